@@ -1,0 +1,6 @@
+//! Configuration: text to a validated, immutable [`Plan`].
+
+pub mod glob;
+pub mod plan;
+
+pub use plan::Plan;

@@ -1,0 +1,173 @@
+//! The plan: a configuration that has been checked and made ready, immutable and shared by every request.
+//!
+//! A plan **never** holds a value that could still be refused: names are unique, URLs parse, globs compile,
+//! `${NAME}`s are filled in. What this host cannot run is in [`Plan::skipped`], by name, with the reason.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use url::Url;
+
+use super::glob::Filter;
+
+/// Everything the gateway needs to know, checked and ready.
+#[derive(Debug)]
+pub struct Plan {
+    /// Identifies the configuration: the first 16 hex digits of the SHA-256 of its normalized JSON.
+    pub digest: String,
+    /// The servers this host can reach, in the order of the file.
+    pub servers: Vec<Arc<Server>>,
+    /// Entries that were left out, with the reason.
+    pub skipped: Vec<Skipped>,
+    /// Who may call. Empty: nobody needs a key (loopback hosts only).
+    pub keys: Vec<Key>,
+    /// Browser origins that may call, as `scheme://host[:port]`; `*` allows any. Loopback origins are always
+    /// allowed to a loopback gateway.
+    pub origins: Vec<String>,
+    /// Limits on what callers may send and how long things may take.
+    pub limits: Limits,
+}
+
+impl Plan {
+    /// The server called `name`.
+    #[must_use]
+    pub fn server(&self, name: &str) -> Option<&Arc<Server>> {
+        self.servers.iter().find(|server| server.name == name)
+    }
+}
+
+/// An entry that is not served on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// The entry's name.
+    pub name: String,
+    /// Why it is not served, and what to do.
+    pub reason: String,
+}
+
+/// One MCP server behind the gateway.
+#[derive(Debug)]
+pub struct Server {
+    /// Its name in the configuration: `[A-Za-z0-9_-]`, at most 32 characters, no `__`.
+    pub name: String,
+    /// What its merged tools and prompts are prefixed with, before `__`. The name unless configured.
+    pub prefix: String,
+    /// Its MCP endpoint.
+    pub url: Url,
+    /// Headers to send with each request. Values are marked sensitive.
+    pub headers: HeaderMap,
+    /// Which tools are offered (by the server's own names).
+    pub tools: Filter,
+    /// Which prompts are offered (by the server's own names).
+    pub prompts: Filter,
+    /// Which resources are offered (by URI).
+    pub resources: Filter,
+    /// Changes to single tools, by the server's own tool name.
+    pub overrides: BTreeMap<String, Override>,
+    /// Whether callers share one upstream session. `None`: isolated if the server issues session ids.
+    pub session: Option<SessionMode>,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// How many bytes one answer (or one event of a stream) may have.
+    pub max_response: usize,
+    /// How long lists of a server that gives no `ttlMs` are held fresh.
+    pub list_ttl: Duration,
+}
+
+/// How upstream sessions of a legacy server are given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionMode {
+    /// One upstream session for all callers.
+    Shared,
+    /// One upstream session for each client session, or for each caller of stateless clients.
+    Isolated,
+}
+
+/// How one tool is presented.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Override {
+    /// The name to offer instead of the server's own (before the prefix).
+    pub rename: Option<String>,
+    /// The description to offer instead of the server's own.
+    pub description: Option<String>,
+    /// Leave the tool out of lists. It cannot be called either.
+    pub hide: bool,
+}
+
+/// Time limits of one server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Setting up a connection.
+    pub connect: Duration,
+    /// From sending the request to the response head.
+    pub first_byte: Duration,
+    /// Between two chunks of a response; any byte resets it.
+    pub idle: Duration,
+    /// The whole exchange, whatever happens.
+    pub total: Duration,
+}
+
+/// A key and who it belongs to.
+#[derive(Debug)]
+pub struct Key {
+    /// SHA-256 of the key.
+    pub digest: [u8; 32],
+    /// Whom it names.
+    pub caller: Arc<Caller>,
+}
+
+/// Who asks us, and what they may do.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The name, as logs show it.
+    pub name: String,
+    /// Which servers they see.
+    pub servers: Filter,
+    /// Which tools they see, by merged name (`server__tool`).
+    pub tools: Filter,
+    /// May read `/status` in full and change the configuration.
+    pub admin: bool,
+}
+
+/// Limits on callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Request bodies, in bytes.
+    pub body: usize,
+    /// Messages in one JSON-RPC batch.
+    pub batch: usize,
+    /// How long a merged answer waits for slow servers.
+    pub merge_deadline: Duration,
+    /// Items in one page of a merged list.
+    pub page: usize,
+    /// How long a legacy session lives after it was made.
+    pub session_age: Duration,
+    /// Silence on a stream before a keep-alive comment is sent.
+    pub keep_alive: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body: 4 * 1024 * 1024,
+            batch: 64,
+            merge_deadline: Duration::from_secs(10),
+            page: 1000,
+            session_age: Duration::from_secs(24 * 60 * 60),
+            keep_alive: Duration::from_secs(15),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            first_byte: Duration::from_secs(60),
+            idle: Duration::from_secs(120),
+            total: Duration::from_secs(600),
+        }
+    }
+}

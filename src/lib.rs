@@ -1,0 +1,5 @@
+//! Causeway: an MCP gateway and LLM router that lives at the edge.
+
+pub mod config;
+pub mod platform;
+pub mod wire;

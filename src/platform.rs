@@ -1,0 +1,204 @@
+//! The seam: everything the gateway may ask of the host it runs on.
+//!
+//! Eight small traits with static dispatch. The core **never** touches a socket, a clock, a thread or the
+//! environment by itself; it asks one of these. Futures carry no `Send` bound: the compiler infers it where the
+//! concrete platform is known, so the same core is `Send` on a threaded host and needs no wrapper at the edge.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use serde::{Deserialize, Serialize};
+
+/// What an adapter reports when an ask failed. The text never holds a secret, a URL's query or a body.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SeamError {
+    /// No connection could be made: refused, no such host, TLS failure.
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    /// The other side did not do something in the time that was set.
+    #[error("timed out: {0}")]
+    Timeout(String),
+    /// The connection ended before the message did.
+    #[error("connection cut: {0}")]
+    Cut(String),
+    /// The host forbids this ask (an outbound host that is not allowed, an ability that is missing).
+    #[error("refused by the host: {0}")]
+    Denied(String),
+    /// The host's own storage or machinery failed.
+    #[error("host failure: {0}")]
+    Host(String),
+}
+
+/// Sends one HTTP request and gives the response head as soon as it is there.
+///
+/// Redirects are **never** followed here: the core decides. Dropping the body cancels the exchange.
+/// A [`ConnectTimeout`] in the request's extensions bounds connection set-up where the host can tell it apart.
+pub trait HttpClient {
+    /// The response body: chunks as they arrive.
+    type Body: Stream<Item = Result<Bytes, SeamError>> + Unpin + 'static;
+
+    /// Sends `request` and resolves with the response head.
+    fn send(
+        &self,
+        request: http::Request<Bytes>,
+    ) -> impl Future<Output = Result<http::Response<Self::Body>, SeamError>>;
+}
+
+/// Request extension: how long setting up a connection may take.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectTimeout(pub Duration);
+
+/// A version of a stored value. Opaque; only equality matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Version(pub u64);
+
+/// A stored value with the version to present when replacing it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The version of `value`.
+    pub version: Version,
+    /// The stored bytes.
+    pub value: Bytes,
+}
+
+/// What came of a [`StateStore::swap`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swap {
+    /// The value was written and has this version now.
+    Done(Version),
+    /// Somebody wrote in between; nothing was changed. Load and decide again.
+    Stale,
+}
+
+/// Consistent state. Compare-and-swap is the only write; `Stale` is an answer, not an error.
+///
+/// Keys are at most 512 bytes of printable ASCII, values at most 1 MiB. A value whose `ttl` has passed is gone.
+pub trait StateStore {
+    /// The value at `key`, if there is one that has not expired.
+    fn load(&self, key: &str) -> impl Future<Output = Result<Option<Held>, SeamError>>;
+
+    /// Writes `value` if the version at `key` is still `seen` (`None`: there is no value yet).
+    fn swap(
+        &self,
+        key: &str,
+        seen: Option<Version>,
+        value: Bytes,
+        ttl: Duration,
+    ) -> impl Future<Output = Result<Swap, SeamError>>;
+}
+
+/// Read-mostly values: quick to read anywhere, eventually consistent (about a minute on Workers KV).
+pub trait KeyValue {
+    /// The value at `key`.
+    fn read(&self, key: &str) -> impl Future<Output = Result<Option<Bytes>, SeamError>>;
+
+    /// Sets the value at `key`.
+    fn write(&self, key: &str, value: Bytes) -> impl Future<Output = Result<(), SeamError>>;
+
+    /// Removes the value at `key`; removing what is not there is fine.
+    fn remove(&self, key: &str) -> impl Future<Output = Result<(), SeamError>>;
+}
+
+/// Values that come from the host's environment or secret store, by name.
+pub trait Secrets {
+    /// The value of `name`, if the host has one.
+    fn secret(&self, name: &str) -> Option<String>;
+}
+
+/// A point in time: milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// The time from `earlier` until now; zero if the clock went back.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// This time plus `span`.
+    #[must_use]
+    pub fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// Time.
+pub trait Clock {
+    /// Wall-clock time.
+    fn now(&self) -> Timestamp;
+
+    /// Microseconds on a clock that only goes forward, for measuring. At the edge this may stand still between
+    /// two network waits.
+    fn ticks(&self) -> u64;
+
+    /// Resolves after `span`. Costs nothing until first polled.
+    fn sleep(&self, span: Duration) -> impl Future<Output = ()> + 'static;
+}
+
+/// Cryptographic randomness.
+pub trait Entropy {
+    /// Fills `buffer` with random bytes.
+    fn fill(&self, buffer: &mut [u8]);
+}
+
+/// Where log records go. One call is one record; the adapter writes it as one line of JSON.
+pub trait Log {
+    /// Writes `line`, a complete JSON object without a line break.
+    fn write(&self, line: &str);
+}
+
+/// What a host can do. A configuration that needs more is refused when it is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    /// The host's name, as `/status` and error messages show it: `native`, `cloudflare`, `spin`.
+    pub host: &'static str,
+    /// Can run child processes (stdio servers).
+    pub processes: bool,
+    /// Callers reach it only over the loopback interface, so it may serve without any key.
+    pub loopback_only: bool,
+    /// The configuration comes from a file that the host watches; `push` is refused.
+    pub config_file: bool,
+}
+
+/// The host: one accessor for each ability.
+///
+/// A value may live for one request. `Clone` must be cheap.
+pub trait Platform: Clone + 'static {
+    /// Outbound HTTP.
+    type Http: HttpClient;
+    /// Consistent state.
+    type Store: StateStore;
+    /// Read-mostly state.
+    type KeyValue: KeyValue;
+    /// Secrets by name.
+    type Secrets: Secrets;
+    /// Time.
+    type Clock: Clock;
+    /// Randomness.
+    type Entropy: Entropy;
+    /// Logs.
+    type Log: Log;
+
+    /// Outbound HTTP.
+    fn http(&self) -> &Self::Http;
+    /// Consistent state.
+    fn store(&self) -> &Self::Store;
+    /// Read-mostly state.
+    fn key_value(&self) -> &Self::KeyValue;
+    /// Secrets by name.
+    fn secrets(&self) -> &Self::Secrets;
+    /// Time.
+    fn clock(&self) -> &Self::Clock;
+    /// Randomness.
+    fn entropy(&self) -> &Self::Entropy;
+    /// Logs.
+    fn log(&self) -> &Self::Log;
+    /// What this host can do.
+    fn abilities(&self) -> Abilities;
+}
+
+/// The response body type of a platform's HTTP client.
+pub type UpstreamBody<P> = <<P as Platform>::Http as HttpClient>::Body;

@@ -1,0 +1,1 @@
+//! Codecs as incremental state machines. Nothing here performs input or output.
