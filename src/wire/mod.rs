@@ -1,1 +1,5 @@
 //! Codecs as incremental state machines. Nothing here performs input or output.
+
+pub mod jsonrpc;
+pub mod sealed;
+pub mod sse;
