@@ -4,5 +4,6 @@ pub mod config;
 pub mod fault;
 pub mod gateway;
 pub mod instance;
+pub mod mcp;
 pub mod platform;
 pub mod wire;
