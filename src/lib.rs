@@ -10,4 +10,6 @@ pub mod instance;
 pub mod mcp;
 pub mod platform;
 pub mod relay;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod wire;

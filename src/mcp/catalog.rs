@@ -433,6 +433,10 @@ impl<P: Platform> Mcp<P> {
             }
         }
         let ttl = if whole { fresh_until.since(now) } else { Duration::ZERO };
+        if page.more {
+            // Makes the key that the cursor is sealed with; without one the list ends here.
+            page.more = self.sealer().await.is_ok();
+        }
         let next = page.more.then(|| self.seal_cursor(caller, kind, offset + self.plan.limits.page));
         let result = Bytes::from(page.finish(next.as_deref(), (era == Era::Modern).then_some((ttl, public))));
         if whole {

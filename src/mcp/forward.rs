@@ -298,6 +298,9 @@ impl<P: Platform> Mcp<P> {
                 return Ok(Refusal::Forgotten);
             }
         }
+        if way.session.is_some() && code.is_some_and(|code| (-32022..=-32020).contains(&code)) && tries <= 2 {
+            return Ok(Refusal::OtherEra);
+        }
         let modern_code = |code: i64| matches!(code, -32099..=-32020 | -32700 | -32603..=-32600);
         if way.session.is_none()
             && matches!(status.as_u16(), 400 | 404 | 405 | 406)
