@@ -36,15 +36,15 @@ pub fn admit<P: Platform>(
     platform: &P,
 ) -> Result<Arc<Caller>, Fault> {
     let secret = platform.secrets().secret("CAUSEWAY_ADMIN_KEY").filter(|secret| secret.len() >= 16);
-    if let (Some(secret), Some(key)) = (secret, auth::presented(headers)) {
-        if bool::from(secret.as_bytes().ct_eq(key)) {
-            return Ok(Arc::new(Caller {
-                name: "admin".to_owned(),
-                servers: Filter::default(),
-                tools: Filter::default(),
-                admin: true,
-            }));
-        }
+    if let (Some(secret), Some(key)) = (secret, auth::presented(headers))
+        && bool::from(secret.as_bytes().ct_eq(key))
+    {
+        return Ok(Arc::new(Caller {
+            name: "admin".to_owned(),
+            servers: Filter::default(),
+            tools: Filter::default(),
+            admin: true,
+        }));
     }
     let Some(plan) = plan else {
         let message = "this gateway has no configuration: authenticate with its secret CAUSEWAY_ADMIN_KEY";

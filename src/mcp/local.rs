@@ -343,11 +343,11 @@ impl<P: Platform> Mcp<P> {
             }
         }
         for server in servers() {
-            if let Some(own) = uri.strip_prefix(&server.name).and_then(|rest| rest.strip_prefix('+')) {
-                if server.resources.admits(own) {
-                    let name = Some(own.to_owned().into());
-                    return Ok(Route { server: server.clone(), name, renamed: call.read.uri });
-                }
+            if let Some(own) = uri.strip_prefix(&server.name).and_then(|rest| rest.strip_prefix('+'))
+                && server.resources.admits(own)
+            {
+                let name = Some(own.to_owned().into());
+                return Ok(Route { server: server.clone(), name, renamed: call.read.uri });
             }
         }
         // Servers may have resources that they do not list; where only one has any, it is asked.

@@ -225,10 +225,10 @@ impl<P: Platform> Mcp<P> {
         if modern {
             return Self::modern_client(inbound, &meta, params, method);
         }
-        if let Some(header) = header {
-            if of(header).is_none() {
-                return Err(unsupported(header));
-            }
+        if let Some(header) = header
+            && of(header).is_none()
+        {
+            return Err(unsupported(header));
         }
         let token = inbound.header(&headers::SESSION).ok_or_else(|| {
             let message = "no Mcp-Session-Id header: send initialize first and then its session id, or send the \

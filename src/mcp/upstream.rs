@@ -272,10 +272,10 @@ impl<P: Platform> Mcp<P> {
             }
             Err(_) => None,
         };
-        if let Some(result) = modern {
-            if let Some(profile) = discovered(&result) {
-                return Ok(memory.set_profile(profile));
-            }
+        if let Some(result) = modern
+            && let Some(profile) = discovered(&result)
+        {
+            return Ok(memory.set_profile(profile));
         }
         let (session, result) = self.initialize(server, "{}", IMPLEMENTATION, Revision::LEGACY).await?;
         let profile = initialized(&result, &session);

@@ -320,7 +320,7 @@ impl HttpClient for Fake {
 
 fn rpc_method(body: &[u8]) -> String {
     let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    value["method"].as_str().unwrap_or("-").to_owned()
+    value.get("method").and_then(serde_json::Value::as_str).unwrap_or("-").to_owned()
 }
 
 impl StateStore for Fake {
