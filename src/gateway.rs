@@ -23,10 +23,11 @@ use crate::inbound::{self, Endpoint};
 use crate::instance::Instance;
 use crate::mcp::forward::event;
 use crate::mcp::memory::UpstreamSession;
-use crate::mcp::serve::{Accepts, Answer, Cancel, Inbound, Note, failed};
+use crate::mcp::serve::{Answer, Cancel, Inbound, Note, failed};
 use crate::mcp::stream::Stream as Relayed;
 use crate::mcp::{Mcp, headers as mcp_headers};
 use crate::platform::{Clock as _, Entropy as _, Log as _, Platform, SeamError, Timestamp};
+use crate::wire::accept::{Accepts, accepts};
 use crate::{admin, auth};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -303,7 +304,7 @@ impl<P: Platform> Gateway<P> {
         };
         match head.method {
             Method::GET => {
-                inbound.accepts = inbound::accepts(&inbound.headers)?;
+                inbound.accepts = accepts(&inbound.headers);
                 if !inbound.accepts.events {
                     let message = "a GET must accept text/event-stream";
                     return Err(Fault::new(Kind::NotAcceptable, message));
@@ -318,7 +319,11 @@ impl<P: Platform> Gateway<P> {
                 Ok(headed(answer, Accepts { json: true, events: true }))
             }
             _ => {
-                inbound.accepts = inbound::accepts(&inbound.headers)?;
+                inbound.accepts = accepts(&inbound.headers);
+                if !inbound.accepts.json && !inbound.accepts.events {
+                    let message = "the Accept header admits neither application/json nor text/event-stream";
+                    return Err(Fault::new(Kind::NotAcceptable, message));
+                }
                 inbound::check_json(&inbound.headers)?;
                 inbound.body = inbound::body(&inbound.headers, body, plan.limits.body).await?;
                 Ok(self.post(mcp, inbound, &plan, asked).await)

@@ -2,12 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN};
 use http::{HeaderMap, Uri};
 
 use crate::config::Plan;
 use crate::fault::{Fault, Kind};
-use crate::mcp::serve::Accepts;
 use crate::platform::{Abilities, SeamError};
 
 /// A place that requests go to.
@@ -121,36 +120,6 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || matches!(host, "127.0.0.1" | "[::1]")
 }
 
-/// What a POST accepts. A missing header accepts everything (RFC 9110 section 12.5.1).
-///
-/// # Errors
-/// [`Kind::NotAcceptable`] when neither JSON nor an event stream is.
-pub fn accepts(headers: &HeaderMap) -> Result<Accepts, Fault> {
-    let mut found = Accepts { json: false, events: false };
-    let mut any = false;
-    for value in headers.get_all(ACCEPT) {
-        any = true;
-        for range in value.to_str().unwrap_or_default().split(',') {
-            let mut parts = range.split(';').map(str::trim);
-            let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
-            let refused = parts.any(|part| part.strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0_f32)));
-            if refused {
-                continue;
-            }
-            found.json |= matches!(essence.as_str(), "application/json" | "application/*" | "*/*");
-            found.events |= matches!(essence.as_str(), "text/event-stream" | "text/*" | "*/*");
-        }
-    }
-    if !any {
-        return Ok(Accepts { json: true, events: true });
-    }
-    if !found.json && !found.events {
-        let message = "the Accept header admits neither application/json nor text/event-stream";
-        return Err(Fault::new(Kind::NotAcceptable, message));
-    }
-    Ok(found)
-}
-
 /// Checks that the body is announced as JSON.
 ///
 /// # Errors
@@ -216,21 +185,6 @@ mod tests {
 
     fn headers(all: &[(&str, &str)]) -> HeaderMap {
         all.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
-    }
-
-    #[test]
-    fn accept_is_read_as_http_says() {
-        let check = |value: &str, expect: Option<(bool, bool)>| {
-            let got = accepts(&headers(&[("accept", value)])).ok().map(|a| (a.json, a.events));
-            assert_eq!(got, expect, "{value}");
-        };
-        check("application/json, text/event-stream", Some((true, true)));
-        check("application/json", Some((true, false)));
-        check("text/event-stream", Some((false, true)));
-        check("*/*", Some((true, true)));
-        check("Application/JSON;q=0.5, text/html", Some((true, false)));
-        check("application/json;q=0, text/*", Some((false, true)));
-        check("text/html", None);
     }
 
     #[test]

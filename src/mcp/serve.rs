@@ -23,16 +23,8 @@ use super::{Mcp, forgotten, headers, names};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Platform, StateStore as _};
+use crate::wire::accept::Accepts;
 use crate::wire::jsonrpc::{self, Invalid, Message, decode_batch, string};
-
-/// What the caller takes as an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Accepts {
-    /// `application/json`
-    pub json: bool,
-    /// `text/event-stream`
-    pub events: bool,
-}
 
 /// A request on an MCP endpoint, admitted and read.
 #[derive(Debug)]
