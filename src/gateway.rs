@@ -23,7 +23,7 @@ use crate::inbound::{self, Endpoint};
 use crate::instance::Instance;
 use crate::mcp::forward::event;
 use crate::mcp::memory::UpstreamSession;
-use crate::mcp::serve::{Answer, Cancel, Inbound, Note, failed};
+use crate::mcp::serve::{Answer, Cancel, Inbound, Note, Ticket, failed};
 use crate::mcp::stream::Stream as Relayed;
 use crate::mcp::{Mcp, headers as mcp_headers};
 use crate::platform::{Clock as _, Entropy as _, Log as _, Platform, SeamError, Timestamp};
@@ -70,6 +70,7 @@ pub struct After {
     caller: Option<Arc<Caller>>,
     note: Note,
     cancel: Option<Cancel>,
+    ticket: Ticket,
     ended: Option<oneshot::Receiver<Ended>>,
     release: Vec<(Arc<Server>, UpstreamSession)>,
 }
@@ -147,6 +148,7 @@ struct Asked {
     caller: Option<Arc<Caller>>,
     note: Note,
     release: Vec<(Arc<Server>, UpstreamSession)>,
+    ticket: Ticket,
 }
 
 impl<P: Platform> Gateway<P> {
@@ -172,6 +174,7 @@ impl<P: Platform> Gateway<P> {
             caller: None,
             note: Note::default(),
             release: Vec::new(),
+            ticket: head.extensions.get::<Ticket>().cloned().unwrap_or_default(),
         };
         let (http, headers) = (head.method.clone(), head.headers.clone());
         let answered = self.answer(head, body, plan.clone(), &mut asked).await;
@@ -211,6 +214,7 @@ impl<P: Platform> Gateway<P> {
             caller: asked.caller,
             note: asked.note,
             cancel: answered.cancel,
+            ticket: asked.ticket,
             ended,
             release: asked.release,
         };
@@ -301,6 +305,7 @@ impl<P: Platform> Gateway<P> {
             body: Bytes::new(),
             caller,
             headers: head.headers,
+            ticket: asked.ticket.clone(),
         };
         match head.method {
             Method::GET => {
@@ -434,6 +439,15 @@ impl<P: Platform> Gateway<P> {
         serde_json::to_vec(&status).unwrap_or_default().into()
     }
 
+    /// Cancels the call that a request was waiting for when its caller went away before there was a reply.
+    ///
+    /// An adapter puts a [`Ticket`] into the request's extensions and, if it has to drop [`Gateway::handle`]
+    /// half-way, hands the ticket in here.
+    pub async fn abandon(self, ticket: Ticket) {
+        let (Some(cancel), Some(plan)) = (ticket.take(), self.instance.plan()) else { return };
+        Mcp::new(self.platform, plan, self.instance.memory().clone()).cancel(&cancel).await;
+    }
+
     /// Does what is left to do: resolves when the body has ended or was dropped and the rest is done.
     pub async fn finish(self, after: After) {
         let mut after = after;
@@ -446,6 +460,7 @@ impl<P: Platform> Gateway<P> {
             after.cancel = cancel;
         }
         let cut = !ended.complete && ended.fault.is_none();
+        after.cancel = after.cancel.or_else(|| after.ticket.take());
         self.log(&after, ended.bytes, ended.fault, cut);
         let Some(plan) = after.plan.clone() else { return };
         let mcp = Mcp::new(self.platform.clone(), plan, self.instance.memory().clone());

@@ -98,7 +98,10 @@ impl<P: Platform> Mcp<P> {
                 way => way?,
             };
             let outgoing = self.outgoing(inbound, client, call, route, &way).await?;
-            let answered = self.exchange(server, outgoing).await?;
+            inbound.ticket.set(cancel(client, call, &way, server));
+            let answered = self.exchange(server, outgoing).await;
+            inbound.ticket.set(None);
+            let answered = answered?;
             if answered.status.is_success() {
                 return self.deliver(inbound, client, call, way, answered).await;
             }
@@ -222,12 +225,7 @@ impl<P: Platform> Mcp<P> {
     ) -> Result<Answer<P>, Fault> {
         let server = answered.reader.server.clone();
         let rewrite = rewrite(client, call, &way, &server);
-        let cancel = way.session.clone().map(|session| Cancel {
-            server: server.clone(),
-            session,
-            id: way.id.clone().unwrap_or_else(|| call.id.get().to_owned()),
-            resumable: client.era() == Era::Legacy,
-        });
+        let cancel = cancel(client, call, &way, &server);
         match content(&answered.headers) {
             Content::Json => self.deliver_json(call, answered, rewrite, cancel).await,
             Content::Events if !inbound.accepts.events => {
@@ -334,6 +332,16 @@ enum Refusal<P: Platform> {
     Forgotten,
     /// The server is not of the era that it was: ask it again what it is.
     OtherEra,
+}
+
+/// How to cancel the call, where the server would not take a lost connection for that.
+fn cancel(client: &Client, call: &Call<'_>, way: &Way, server: &Arc<Server>) -> Option<Cancel> {
+    way.session.clone().map(|session| Cancel {
+        server: server.clone(),
+        session,
+        id: way.id.clone().unwrap_or_else(|| call.id.get().to_owned()),
+        resumable: client.era() == Era::Legacy,
+    })
 }
 
 /// The arguments of a tool call; none are an empty object.

@@ -4,7 +4,7 @@
 //! modern version header is served statelessly; anything else is of the legacy era (2026-07-28, "Versioning").
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
@@ -39,6 +39,24 @@ pub struct Inbound {
     pub accepts: Accepts,
     /// Who asks.
     pub caller: Arc<Caller>,
+    /// How to cancel the call while its answer has not begun.
+    pub ticket: Ticket,
+}
+
+/// Knows the call that is waiting for its answer, so that it can be cancelled should the caller go away first.
+#[derive(Debug, Clone, Default)]
+pub struct Ticket(Arc<Mutex<Option<Cancel>>>);
+
+impl Ticket {
+    /// A call waits for its answer (or none does any more).
+    pub fn set(&self, cancel: Option<Cancel>) {
+        *lock(&self.0) = cancel;
+    }
+
+    /// The call that waits, if any.
+    pub fn take(&self) -> Option<Cancel> {
+        lock(&self.0).take()
+    }
 }
 
 impl Inbound {
@@ -149,6 +167,7 @@ impl<P: Platform> Mcp<P> {
             body: inbound.body.clone(),
             accepts: Accepts { json: true, events: false },
             caller: inbound.caller.clone(),
+            ticket: inbound.ticket.clone(),
         };
         let mut responses: Vec<u8> = Vec::new();
         for text in batch {
