@@ -56,6 +56,8 @@ pub struct Server {
     pub prefix: String,
     /// Its MCP endpoint.
     pub url: Url,
+    /// How it is spoken to.
+    pub transport: Transport,
     /// Headers to send with each request. Values are marked sensitive.
     pub headers: HeaderMap,
     /// Which tools are offered (by the server's own names).
@@ -74,6 +76,38 @@ pub struct Server {
     pub max_response: usize,
     /// How long lists of a server that gives no `ttlMs` are held fresh.
     pub list_ttl: Duration,
+}
+
+impl Server {
+    /// A server with everything else as it is when the configuration says nothing more.
+    #[must_use]
+    pub fn new(name: &str, url: Url) -> Self {
+        Self {
+            name: name.to_owned(),
+            prefix: name.to_owned(),
+            url,
+            transport: Transport::Http,
+            headers: HeaderMap::new(),
+            tools: Filter::default(),
+            prompts: Filter::default(),
+            resources: Filter::default(),
+            overrides: BTreeMap::new(),
+            session: None,
+            timeouts: Timeouts::default(),
+            max_response: 16 * 1024 * 1024,
+            list_ttl: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How a server is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// Streamable HTTP.
+    #[default]
+    Http,
+    /// HTTP with a separate event stream (revision 2024-11-05).
+    Sse,
 }
 
 /// How upstream sessions of a legacy server are given out.
