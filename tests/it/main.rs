@@ -8,6 +8,7 @@
     reason = "a test that meets the unexpected has failed"
 )]
 
+mod admin;
 mod arrows;
 mod server;
 mod world;

@@ -1,13 +1,11 @@
 //! A gateway in front of fake servers, and short ways to talk to it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use causeway::config::Plan;
 use causeway::config::glob::{Filter, Glob};
-use causeway::config::plan::{Caller, Key, Limits, Server, Timeouts};
+use causeway::config::plan::{Caller, Key, Limits, Server};
 use causeway::gateway::{Body, Gateway};
 use causeway::instance::Instance;
 use causeway::testing::Fake;
@@ -48,20 +46,7 @@ impl Got {
 }
 
 pub fn server(name: &str) -> Server {
-    Server {
-        name: name.to_owned(),
-        prefix: name.to_owned(),
-        url: format!("http://{name}/mcp").parse().unwrap(),
-        headers: HeaderMap::new(),
-        tools: Filter::default(),
-        prompts: Filter::default(),
-        resources: Filter::default(),
-        overrides: BTreeMap::new(),
-        session: None,
-        timeouts: Timeouts::default(),
-        max_response: 1 << 20,
-        list_ttl: Duration::from_secs(60),
-    }
+    Server { max_response: 1 << 20, ..Server::new(name, format!("http://{name}/mcp").parse().unwrap()) }
 }
 
 pub fn plan(servers: Vec<Server>) -> Plan {
