@@ -119,7 +119,7 @@ pub struct Key {
 }
 
 /// Who asks us, and what they may do.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The name, as logs show it.
     pub name: String,
