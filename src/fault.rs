@@ -45,6 +45,8 @@ pub enum Kind {
     InvalidRequest,
     /// The parameters are wrong.
     InvalidParams,
+    /// There is no such resource (legacy revisions have a code of its own for that).
+    ResourceNotFound,
     /// A required field of the request's `_meta` is missing or wrong.
     InvalidMeta,
     /// Headers and body disagree.
@@ -53,6 +55,8 @@ pub enum Kind {
     UnsupportedVersion,
     /// The method does not exist here.
     UnknownMethod,
+    /// The same, told to a client of the legacy era.
+    UnknownMethodLegacy,
     /// The session id is unknown, expired or somebody else's.
     UnknownSession,
     /// A session id is needed.
@@ -118,10 +122,12 @@ impl Kind {
             Self::Malformed => (Caller, 400, 400, -32700, "malformed", false),
             Self::InvalidRequest => (Caller, 400, 400, -32600, "invalid_request", false),
             Self::InvalidParams => (Caller, 422, 200, -32602, "invalid_params", false),
+            Self::ResourceNotFound => (Caller, 404, 200, -32002, "resource_not_found", false),
             Self::InvalidMeta => (Caller, 422, 400, -32602, "invalid_meta", false),
             Self::HeaderMismatch => (Caller, 400, 400, -32020, "header_mismatch", false),
             Self::UnsupportedVersion => (Caller, 400, 400, -32022, "unsupported_version", false),
             Self::UnknownMethod => (Caller, 404, 404, -32601, "unknown_method", false),
+            Self::UnknownMethodLegacy => (Caller, 404, 200, -32601, "unknown_method", false),
             Self::UnknownSession => (Caller, 404, 404, -32001, "unknown_session", false),
             Self::SessionRequired => (Caller, 400, 400, -32600, "session_required", false),
             Self::Unprocessable => (Caller, 422, 422, -32602, "unprocessable", false),

@@ -1,13 +1,36 @@
 //! The gateway: a function from a request to a reply.
+//!
+//! [`Gateway::handle`] decides everything and performs nothing but what it asks of its platform. What is left to
+//! do behind the reply comes back in [`After`], which the adapter hands to [`Gateway::finish`].
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_channel::oneshot;
 use futures_util::Stream;
-use http::{Request, Response, StatusCode};
+use futures_util::future::{Either, select};
+use futures_util::stream::unfold;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ORIGIN, VARY, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use serde::Serialize;
 
+use crate::config::Plan;
+use crate::config::plan::{Caller, Server};
+use crate::fault::{Fault, Kind, Who};
+use crate::inbound::{self, Endpoint};
 use crate::instance::Instance;
-use crate::platform::{Platform, SeamError};
+use crate::mcp::forward::event;
+use crate::mcp::memory::UpstreamSession;
+use crate::mcp::serve::{Answer, Cancel, Inbound, Note, Ticket, failed};
+use crate::mcp::stream::Stream as Relayed;
+use crate::mcp::{Mcp, headers as mcp_headers};
+use crate::platform::{Clock as _, Entropy as _, Log as _, Platform, SeamError, Timestamp};
+use crate::wire::accept::{Accepts, accepts};
+use crate::{admin, auth};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The gateway on one host. Building one is free; it may live for a single request.
 #[derive(Debug, Clone)]
@@ -34,9 +57,99 @@ pub enum Body<S> {
     Stream(S),
 }
 
-/// Work for behind the reply: logging, metering, refreshing.
+/// Work for behind the reply: logging, cancelling, renewing what has passed its time.
 #[derive(Debug)]
-pub struct After {}
+pub struct After {
+    plan: Option<Arc<Plan>>,
+    request_id: String,
+    http: Method,
+    endpoint: &'static str,
+    status: StatusCode,
+    began: Timestamp,
+    ticks: u64,
+    caller: Option<Arc<Caller>>,
+    note: Note,
+    cancel: Option<Cancel>,
+    ticket: Ticket,
+    ended: Option<oneshot::Receiver<Ended>>,
+    release: Vec<(Arc<Server>, UpstreamSession)>,
+}
+
+/// How a streamed body ended.
+#[derive(Debug, Default)]
+struct Ended {
+    bytes: u64,
+    complete: bool,
+    resumable: bool,
+    fault: Option<Kind>,
+    late: Option<(Note, Option<Cancel>)>,
+}
+
+/// Tells how a body ended, also when it is dropped half-way.
+struct Witness {
+    ended: Ended,
+    sender: Option<oneshot::Sender<Ended>>,
+}
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        if let Some(sender) = self.sender.take() {
+            let _ = sender.send(std::mem::take(&mut self.ended));
+        }
+    }
+}
+
+/// Where the bytes of a body come from.
+enum Source<P: Platform, F> {
+    /// The answer itself is still being worked on.
+    Waiting(Pin<Box<F>>),
+    /// An upstream's answer.
+    Relayed(Box<Relayed<P>>),
+    /// Nothing comes any more.
+    Over,
+}
+
+/// An answer, as far as the head of the response knows it.
+struct Head<P: Platform, F> {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: HeadBody<P, F>,
+    cancel: Option<Cancel>,
+}
+
+enum HeadBody<P: Platform, F> {
+    Full(Bytes),
+    Source(Source<P, F>),
+}
+
+impl<P: Platform, F> Head<P, F> {
+    fn full(status: StatusCode, content_type: &'static str, body: Bytes) -> Self {
+        let mut headers = HeaderMap::new();
+        if !body.is_empty() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        }
+        Self { status, headers, body: HeadBody::Full(body), cancel: None }
+    }
+
+    fn events(source: Source<P, F>, cancel: Option<Cancel>) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        // Asked for by 2026-07-28 Streamable HTTP, "Receiving Messages".
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        Self { status: StatusCode::OK, headers, body: HeadBody::Source(source), cancel }
+    }
+}
+
+/// What is known of a request before its body is read.
+struct Asked {
+    request_id: String,
+    endpoint: Option<Endpoint>,
+    caller: Option<Arc<Caller>>,
+    note: Note,
+    release: Vec<(Arc<Server>, UpstreamSession)>,
+    ticket: Ticket,
+}
 
 impl<P: Platform> Gateway<P> {
     /// A gateway on `platform` with the state that `instance` holds for the process or isolate.
@@ -52,18 +165,558 @@ impl<P: Platform> Gateway<P> {
     where
         B: Stream<Item = Result<Bytes, SeamError>> + Unpin,
     {
-        let _ = (&self.platform, &self.instance, request);
-        let mut response = Response::new(Body::Full(Bytes::new()));
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        let mut reply = Reply { response, after: After {} };
-        if false {
-            *reply.response.body_mut() = Body::Stream(futures_util::stream::empty());
+        let (began, ticks) = (self.platform.clock().now(), self.platform.clock().ticks());
+        let plan = self.instance.plan();
+        let (head, body) = request.into_parts();
+        let mut asked = Asked {
+            request_id: self.request_id(&head.headers),
+            endpoint: Endpoint::of(head.uri.path()),
+            caller: None,
+            note: Note::default(),
+            release: Vec::new(),
+            ticket: head.extensions.get::<Ticket>().cloned().unwrap_or_default(),
+        };
+        let (http, headers) = (head.method.clone(), head.headers.clone());
+        let answered = self.answer(head, body, plan.clone(), &mut asked).await;
+        let mcp = matches!(asked.endpoint, Some(Endpoint::Mcp(_)));
+        let answered = answered.unwrap_or_else(|fault| {
+            let refusal = if mcp { rpc_refusal(&fault) } else { problem(&fault, &asked.request_id) };
+            asked.note.fault = Some(fault);
+            refusal
+        });
+        let mut witness = Witness { ended: Ended::default(), sender: None };
+        let mut ended = None;
+        let keep_alive = plan.as_ref().map_or(Duration::from_secs(15), |plan| plan.limits.keep_alive);
+        let body = match answered.body {
+            HeadBody::Full(bytes) => {
+                witness.ended.bytes = bytes.len() as u64;
+                Body::Full(bytes)
+            }
+            HeadBody::Source(source) => {
+                let (sender, receiver) = oneshot::channel();
+                witness.sender = Some(sender);
+                ended = Some(receiver);
+                Body::Stream(Box::pin(flow(self.platform.clone(), source, keep_alive, witness)))
+            }
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = answered.status;
+        *response.headers_mut() = answered.headers;
+        self.dress(&asked, &headers, &mut response);
+        let after = After {
+            plan,
+            request_id: asked.request_id,
+            http,
+            endpoint: asked.endpoint.as_ref().map_or("other", Endpoint::label),
+            status: answered.status,
+            began,
+            ticks,
+            caller: asked.caller,
+            note: asked.note,
+            cancel: answered.cancel,
+            ticket: asked.ticket,
+            ended,
+            release: asked.release,
+        };
+        Reply { response, after }
+    }
+
+    async fn answer<B>(
+        &self,
+        head: http::request::Parts,
+        body: B,
+        plan: Option<Arc<Plan>>,
+        asked: &mut Asked,
+    ) -> Result<Head<P, impl Future<Output = (Answer<P>, Note)> + use<P, B>>, Fault>
+    where
+        B: Stream<Item = Result<Bytes, SeamError>> + Unpin,
+    {
+        let abilities = self.platform.abilities();
+        let endpoint = asked.endpoint.clone().ok_or_else(|| {
+            Fault::new(
+                Kind::NotFound,
+                "there is nothing at this path; MCP is served at /mcp and /mcp/{server}",
+            )
+        })?;
+        inbound::check_host(&head.headers, &head.uri, abilities)?;
+        inbound::check_origin(&head.headers, plan.as_deref(), abilities)?;
+        if head.method == Method::OPTIONS {
+            return Ok(Head::full(StatusCode::NO_CONTENT, "", Bytes::new()));
         }
-        reply
+        if endpoint == Endpoint::Health {
+            only(&head.method, &[Method::GET, Method::HEAD])?;
+            return Ok(Head::full(
+                StatusCode::OK,
+                "application/json",
+                Bytes::from_static(b"{\"status\":\"ok\"}"),
+            ));
+        }
+        if matches!(endpoint, Endpoint::Config | Endpoint::Rollback) {
+            let change = match endpoint {
+                Endpoint::Config => {
+                    only(&head.method, &[Method::GET, Method::PUT])?;
+                    if head.method == Method::GET { admin::Change::List } else { admin::Change::Put }
+                }
+                _ => {
+                    only(&head.method, &[Method::POST])?;
+                    admin::Change::Rollback
+                }
+            };
+            let caller = admin::admit(plan.as_deref(), &head.headers, &self.platform)?;
+            asked.caller = Some(caller);
+            let limit = plan.as_ref().map_or(4 * 1024 * 1024, |plan| plan.limits.body);
+            let body = inbound::body(&head.headers, body, limit).await?;
+            let done = admin::apply(&self.platform, &self.instance, change, &body).await?;
+            return Ok(Head::full(StatusCode::OK, "application/json", done));
+        }
+        let plan = plan.ok_or_else(|| Fault::new(Kind::NotConfigured, self.instance.reason()))?;
+        let mcp = Mcp::new(self.platform.clone(), plan.clone(), self.instance.memory().clone());
+        if endpoint == Endpoint::Ready {
+            only(&head.method, &[Method::GET, Method::HEAD])?;
+            if plan.keys.is_empty() && !abilities.loopback_only || !mcp.store_answers().await {
+                return Err(Fault::new(
+                    Kind::NotConfigured,
+                    "not ready: no keys, or the state store does not answer",
+                ));
+            }
+            return Ok(Head::full(
+                StatusCode::OK,
+                "application/json",
+                Bytes::from_static(b"{\"status\":\"ready\"}"),
+            ));
+        }
+        let caller = auth::admit(&plan, &head.headers, abilities)?;
+        asked.caller = Some(caller.clone());
+        let Endpoint::Mcp(target) = endpoint else {
+            only(&head.method, &[Method::GET, Method::HEAD])?;
+            return Ok(Head::full(StatusCode::OK, "application/json", self.status(&mcp, &caller)));
+        };
+        let target = match target {
+            None => None,
+            Some(name) => {
+                let known = plan.server(&name).filter(|server| caller.servers.admits(&server.name)).cloned();
+                Some(known.ok_or_else(|| unserved(&plan, &caller, &name))?)
+            }
+        };
+        only(&head.method, &[Method::POST, Method::GET, Method::DELETE])?;
+        let mut inbound = Inbound {
+            target,
+            accepts: Accepts { json: true, events: true },
+            body: Bytes::new(),
+            caller,
+            headers: head.headers,
+            ticket: asked.ticket.clone(),
+        };
+        match head.method {
+            Method::GET => {
+                inbound.accepts = accepts(&inbound.headers);
+                if !inbound.accepts.events {
+                    let message = "a GET must accept text/event-stream";
+                    return Err(Fault::new(Kind::NotAcceptable, message));
+                }
+                let (answer, note) = mcp.get(inbound).await;
+                asked.note = note;
+                Ok(headed(answer, Accepts { json: true, events: true }))
+            }
+            Method::DELETE => {
+                let (answer, note, release) = mcp.delete(inbound).await;
+                (asked.note, asked.release) = (note, release);
+                Ok(headed(answer, Accepts { json: true, events: true }))
+            }
+            _ => {
+                inbound.accepts = accepts(&inbound.headers);
+                if !inbound.accepts.json && !inbound.accepts.events {
+                    let message = "the Accept header admits neither application/json nor text/event-stream";
+                    return Err(Fault::new(Kind::NotAcceptable, message));
+                }
+                inbound::check_json(&inbound.headers)?;
+                inbound.body = inbound::body(&inbound.headers, body, plan.limits.body).await?;
+                Ok(self.post(mcp, inbound, &plan, asked).await)
+            }
+        }
+    }
+
+    /// Answers a POST. If that takes long, the caller is given an event stream to wait on, so that nothing
+    /// between the two takes the silence for a dead connection.
+    async fn post(
+        &self,
+        mcp: Mcp<P>,
+        inbound: Inbound,
+        plan: &Plan,
+        asked: &mut Asked,
+    ) -> Head<P, impl Future<Output = (Answer<P>, Note)> + use<P>> {
+        let accepts = inbound.accepts;
+        // The id of a session that is being opened goes into the head, so that one must wait for it.
+        let waits = accepts.events && !opens_session(&inbound.body);
+        let mut work = Box::pin(mcp.post(inbound));
+        let patience = pin!(self.platform.clock().sleep(plan.limits.keep_alive));
+        match select(&mut work, patience).await {
+            Either::Left(((answer, note), _)) => {
+                asked.note = note;
+                headed(answer, accepts)
+            }
+            Either::Right(_) if waits => Head::events(Source::Waiting(work), None),
+            Either::Right(_) => {
+                let (answer, note) = work.await;
+                asked.note = note;
+                headed(answer, accepts)
+            }
+        }
+    }
+
+    /// The headers that every answer carries.
+    fn dress<S>(&self, asked: &Asked, request: &HeaderMap, response: &mut Response<Body<S>>) {
+        let status = response.status();
+        let headers = response.headers_mut();
+        if let Ok(id) = HeaderValue::from_str(&asked.request_id) {
+            headers.insert(REQUEST_ID, id);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"causeway\""));
+        }
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(ALLOW, HeaderValue::from_static(allowed(asked.endpoint.as_ref())));
+        }
+        // CORS (fetch.spec.whatwg.org): only for origins that have passed the check.
+        if let Some(origin) = request.get(ORIGIN).filter(|_| status != StatusCode::FORBIDDEN) {
+            headers.insert("access-control-allow-origin", origin.clone());
+            headers.insert(VARY, HeaderValue::from_static("Origin"));
+            headers.insert(
+                "access-control-expose-headers",
+                HeaderValue::from_static("Mcp-Session-Id, X-Request-Id, WWW-Authenticate"),
+            );
+            if let Some(wanted) = request.get("access-control-request-headers") {
+                headers.insert("access-control-allow-headers", wanted.clone());
+                headers.insert(
+                    "access-control-allow-methods",
+                    HeaderValue::from_static("GET, POST, PUT, DELETE"),
+                );
+                headers.insert("access-control-max-age", HeaderValue::from_static("600"));
+            }
+        }
+    }
+
+    /// The caller's own id for the request if it is a sane one, else a new one.
+    fn request_id(&self, headers: &HeaderMap) -> String {
+        let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+        let sane = |id: &&str| {
+            (1..=128).contains(&id.len())
+                && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+        };
+        given.filter(sane).map_or_else(
+            || {
+                let mut id = [0; 12];
+                self.platform.entropy().fill(&mut id);
+                crate::mcp::hex(&id)
+            },
+            str::to_owned,
+        )
+    }
+
+    fn status(&self, mcp: &Mcp<P>, caller: &Caller) -> Bytes {
+        #[derive(Serialize)]
+        struct Status<'a> {
+            version: &'static str,
+            host: &'static str,
+            config: &'a str,
+            servers: Vec<crate::mcp::local::ServerStatus>,
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            skipped: Vec<Skipped<'a>>,
+        }
+        #[derive(Serialize)]
+        struct Skipped<'a> {
+            name: &'a str,
+            reason: &'a str,
+        }
+        let skipped = mcp.plan.skipped.iter().filter(|_| caller.admin);
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION"),
+            host: self.platform.abilities().host,
+            config: &mcp.plan.digest,
+            servers: mcp.statuses(caller),
+            skipped: skipped.map(|s| Skipped { name: &s.name, reason: &s.reason }).collect(),
+        };
+        serde_json::to_vec(&status).unwrap_or_default().into()
+    }
+
+    /// Cancels the call that a request was waiting for when its caller went away before there was a reply.
+    ///
+    /// An adapter puts a [`Ticket`] into the request's extensions and, if it has to drop [`Gateway::handle`]
+    /// half-way, hands the ticket in here.
+    pub async fn abandon(self, ticket: Ticket) {
+        let (Some(cancel), Some(plan)) = (ticket.take(), self.instance.plan()) else { return };
+        Mcp::new(self.platform, plan, self.instance.memory().clone()).cancel(&cancel).await;
     }
 
     /// Does what is left to do: resolves when the body has ended or was dropped and the rest is done.
     pub async fn finish(self, after: After) {
-        let After {} = after;
+        let mut after = after;
+        let ended = match after.ended.take() {
+            Some(ended) => ended.await.unwrap_or_default(),
+            None => Ended { complete: true, ..Ended::default() },
+        };
+        if let Some((note, cancel)) = ended.late {
+            after.note = note;
+            after.cancel = cancel;
+        }
+        let cut = !ended.complete && ended.fault.is_none();
+        after.cancel = after.cancel.or_else(|| after.ticket.take());
+        self.log(&after, ended.bytes, ended.fault, cut);
+        let Some(plan) = after.plan.clone() else { return };
+        let mcp = Mcp::new(self.platform.clone(), plan, self.instance.memory().clone());
+        if let Some(cancel) = after.cancel.filter(|cancel| cut && !(cancel.resumable && ended.resumable)) {
+            mcp.cancel(&cancel).await;
+        }
+        for (server, session) in &after.release {
+            mcp.end(server, session).await;
+        }
+        if let Some(session) = &after.note.recheck {
+            mcp.recheck(session).await;
+        }
+        if let Some(caller) = after.caller.as_ref().filter(|caller| mcp.refresh_due(caller)) {
+            mcp.refresh(caller).await;
+        }
     }
+
+    /// One record for each request: who asked what of whom, what came of it and how long it took.
+    fn log(&self, after: &After, bytes: u64, fault: Option<Kind>, cut: bool) {
+        #[derive(Serialize)]
+        struct Record<'a> {
+            ts: u64,
+            level: &'static str,
+            event: &'static str,
+            request_id: &'a str,
+            http: &'a str,
+            endpoint: &'static str,
+            status: u16,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            caller: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            method: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            server: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            name: Option<&'a str>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            revision: Option<&'static str>,
+            outcome: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            error: Option<&'a str>,
+            ms: f64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            streamed: Option<u64>,
+        }
+        let note = &after.note;
+        let kind = fault.or_else(|| note.fault.as_ref().map(|fault| fault.kind));
+        let (outcome, level) = match kind.map(Kind::row) {
+            Some(row) => (row.label, if row.who == Who::Ours { "error" } else { "warn" }),
+            None if cut => ("gone", "info"),
+            None => ("ok", "info"),
+        };
+        let micros = self.platform.clock().ticks().saturating_sub(after.ticks);
+        #[expect(clippy::cast_precision_loss, reason = "a duration has no use for 53 bits")]
+        let ms = micros as f64 / 1000.0;
+        let record = Record {
+            ts: after.began.0,
+            level,
+            event: "request",
+            request_id: &after.request_id,
+            http: after.http.as_str(),
+            endpoint: after.endpoint,
+            status: after.status.as_u16(),
+            caller: after.caller.as_ref().map(|caller| caller.name.as_str()).filter(|name| !name.is_empty()),
+            method: note.method.as_deref(),
+            server: note.server.as_deref(),
+            name: note.name.as_deref(),
+            revision: note.revision,
+            outcome,
+            error: note.fault.as_ref().map(|fault| fault.message.as_str()),
+            ms,
+            streamed: (bytes > 0).then_some(bytes),
+        };
+        if let Ok(line) = serde_json::to_string(&record) {
+            self.platform.log().write(&line);
+        }
+    }
+}
+
+/// The head of an answer, in the form that the caller takes.
+fn headed<P: Platform, F>(answer: Answer<P>, accepts: Accepts) -> Head<P, F> {
+    match answer {
+        Answer::Json(status, body) if accepts.json || !status.is_success() => {
+            Head::full(status, "application/json", body)
+        }
+        Answer::Json(_, body) => {
+            let mut head = Head::events(Source::Over, None);
+            head.body = HeadBody::Full(event(body));
+            head
+        }
+        Answer::Opened(session, body) => {
+            let mut head = if accepts.json {
+                Head::full(StatusCode::OK, "application/json", body)
+            } else {
+                let mut head = Head::events(Source::Over, None);
+                head.body = HeadBody::Full(event(body));
+                head
+            };
+            if let Ok(session) = HeaderValue::from_str(&session) {
+                head.headers.insert(mcp_headers::SESSION, session);
+            }
+            head
+        }
+        Answer::Empty(status) => Head::full(status, "", Bytes::new()),
+        Answer::Stream(stream, cancel) if stream.is_events() => Head::events(Source::Relayed(stream), cancel),
+        Answer::Stream(stream, cancel) => {
+            let mut head = Head::full(StatusCode::OK, "application/json", Bytes::new());
+            head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            head.body = HeadBody::Source(Source::Relayed(stream));
+            head.cancel = cancel;
+            head
+        }
+    }
+}
+
+/// The bytes of a body, with a comment on the stream whenever it has been silent for long.
+fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
+    platform: P,
+    source: Source<P, F>,
+    keep_alive: Duration,
+    witness: Witness,
+) -> impl Stream<Item = Result<Bytes, SeamError>> {
+    unfold((source, witness), move |(mut source, mut witness)| {
+        let platform = platform.clone();
+        async move {
+            loop {
+                let silence = pin!(platform.clock().sleep(keep_alive));
+                let comment = || Some(Ok(Bytes::from_static(b":\n")));
+                let item = match &mut source {
+                    Source::Over => return None,
+                    Source::Waiting(work) => match select(work, silence).await {
+                        Either::Right(_) => comment(),
+                        Either::Left(((answer, mut note), _)) => {
+                            let (next, item, cancel) = arrived(answer, &mut note).await;
+                            witness.ended.late = Some((note, cancel));
+                            witness.ended.complete = item.is_some();
+                            source = next;
+                            match item {
+                                Some(bytes) => Some(Ok(bytes)),
+                                None => continue,
+                            }
+                        }
+                    },
+                    Source::Relayed(stream) => {
+                        let next = match select(pin!(stream.next()), silence).await {
+                            Either::Left((next, _)) => Some(next),
+                            Either::Right(_) => None,
+                        };
+                        match next {
+                            None if stream.may_comment() => comment(),
+                            None => continue,
+                            Some(item) => {
+                                witness.ended.complete = stream.answered;
+                                witness.ended.fault = stream.fault;
+                                witness.ended.resumable = stream.resumable;
+                                item
+                            }
+                        }
+                    }
+                };
+                if let Some(Ok(bytes)) = &item {
+                    witness.ended.bytes += bytes.len() as u64;
+                }
+                return item.map(|item| (item, (source, witness)));
+            }
+        }
+    })
+}
+
+/// An answer that came after the head had to go: everything is an event now.
+async fn arrived<P: Platform, F>(
+    answer: Answer<P>,
+    note: &mut Note,
+) -> (Source<P, F>, Option<Bytes>, Option<Cancel>) {
+    match answer {
+        Answer::Json(_, body) | Answer::Opened(_, body) => (Source::Over, Some(event(body)), None),
+        Answer::Empty(_) => (Source::Over, Some(Bytes::new()), None),
+        Answer::Stream(stream, cancel) if stream.is_events() => (Source::Relayed(stream), None, cancel),
+        Answer::Stream(mut stream, cancel) => {
+            let mut whole = Vec::new();
+            while let Some(chunk) = stream.next().await {
+                match chunk {
+                    Ok(chunk) => whole.extend_from_slice(&chunk),
+                    Err(error) => {
+                        let fault = Fault::new(Kind::UpstreamCut, error.to_string());
+                        if let Answer::Json(_, body) = failed::<P>(None, &fault, note) {
+                            whole = body.to_vec();
+                        }
+                        break;
+                    }
+                }
+            }
+            (Source::Over, Some(event(whole.into())), cancel)
+        }
+    }
+}
+
+/// Whether a body may be an `initialize`: told without reading it, since a wrong guess only costs patience.
+fn opens_session(body: &[u8]) -> bool {
+    body.windows(12).take(4096).any(|part| part == b"\"initialize\"")
+}
+
+fn only(method: &Method, allowed: &[Method]) -> Result<(), Fault> {
+    if allowed.contains(method) {
+        return Ok(());
+    }
+    Err(Fault::new(Kind::MethodNotAllowed, "this path does not take this HTTP method"))
+}
+
+fn allowed(endpoint: Option<&Endpoint>) -> &'static str {
+    match endpoint {
+        Some(Endpoint::Mcp(None)) => "POST, DELETE",
+        Some(Endpoint::Mcp(Some(_))) => "POST, GET, DELETE",
+        Some(Endpoint::Config) => "GET, PUT",
+        Some(Endpoint::Rollback) => "POST",
+        _ => "GET",
+    }
+}
+
+/// There is no such server for this caller; if it was left out of the plan, an administrator is told why.
+fn unserved(plan: &Plan, caller: &Caller, name: &str) -> Fault {
+    let skipped = plan.skipped.iter().find(|skipped| caller.admin && skipped.name == name);
+    let message = match skipped {
+        Some(skipped) => format!("server {name:?} is not served: {}", skipped.reason),
+        None => format!("no server {:?} here", crate::mcp::serve::brief(name)),
+    };
+    Fault::new(Kind::NotFound, message)
+}
+
+/// A fault on an MCP endpoint, before there was a message to answer.
+fn rpc_refusal<P: Platform, F>(fault: &Fault) -> Head<P, F> {
+    let row = fault.kind.row();
+    let body = crate::wire::jsonrpc::error(None, row.code, &fault.message, fault.data.as_deref());
+    let status = StatusCode::from_u16(row.rpc_status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Head::full(status, "application/json", body)
+}
+
+/// A fault as a problem document (RFC 9457).
+fn problem<P: Platform, F>(fault: &Fault, request_id: &str) -> Head<P, F> {
+    #[derive(Serialize)]
+    struct Problem<'a> {
+        title: &'static str,
+        status: u16,
+        detail: &'a str,
+        code: &'static str,
+        request_id: &'a str,
+    }
+    let row = fault.kind.row();
+    let status = StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let problem = Problem {
+        title: status.canonical_reason().unwrap_or("Error"),
+        status: row.status,
+        detail: &fault.message,
+        code: row.label,
+        request_id,
+    };
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    Head::full(status, "application/problem+json", body.into())
 }

@@ -76,6 +76,27 @@ pub struct Server {
     pub list_ttl: Duration,
 }
 
+impl Server {
+    /// A server with everything else as it is when the configuration says nothing more.
+    #[must_use]
+    pub fn new(name: &str, url: Url) -> Self {
+        Self {
+            name: name.to_owned(),
+            prefix: name.to_owned(),
+            url,
+            headers: HeaderMap::new(),
+            tools: Filter::default(),
+            prompts: Filter::default(),
+            resources: Filter::default(),
+            overrides: BTreeMap::new(),
+            session: None,
+            timeouts: Timeouts::default(),
+            max_response: 16 * 1024 * 1024,
+            list_ttl: Duration::from_secs(60),
+        }
+    }
+}
+
 /// How upstream sessions of a legacy server are given out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionMode {
@@ -119,7 +140,7 @@ pub struct Key {
 }
 
 /// Who asks us, and what they may do.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The name, as logs show it.
     pub name: String,

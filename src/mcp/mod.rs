@@ -1,5 +1,65 @@
 //! The Model Context Protocol: both eras, both sides.
+//!
+//! [`Mcp`] answers one message at a time. It **never** keeps anything but what it has learned ([`memory`]): what
+//! must outlive an instance travels sealed with the client or lies in the store.
 
+pub mod catalog;
+pub mod forward;
 pub mod headers;
+pub mod local;
+pub mod memory;
 pub mod meta;
+pub mod names;
 pub mod revision;
+pub mod serve;
+pub mod session;
+pub mod stream;
+pub mod upstream;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use crate::config::Plan;
+use crate::platform::Platform;
+use memory::Memory;
+
+/// The gateway's MCP side, for one request.
+#[derive(Clone)]
+pub struct Mcp<P> {
+    /// The host.
+    pub platform: P,
+    /// The plan in force when the request came.
+    pub plan: Arc<Plan>,
+    /// What the instance has learned.
+    pub memory: Arc<Memory>,
+}
+
+impl<P: Platform> Mcp<P> {
+    /// The MCP side of a gateway.
+    pub fn new(platform: P, plan: Arc<Plan>, memory: Arc<Memory>) -> Self {
+        Self { platform, plan, memory }
+    }
+}
+
+/// The `_meta` that results of our own carry (2026-07-28 basic, "Per-response protocol fields").
+const SERVER_META: &str = concat!(
+    "\"_meta\":{\"io.modelcontextprotocol/serverInfo\":{\"name\":\"causeway\",\"title\":\"Causeway\",\"version\":\"",
+    env!("CARGO_PKG_VERSION"),
+    "\"}}"
+);
+
+/// `bytes` in lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+/// Whether `status` may mean that a server has forgotten a session. 404 is what the specification says; many
+/// servers answer 400 to a session id that they do not know.
+fn forgotten(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 404 | 400)
+}

@@ -1,1 +1,40 @@
-//! The Cloudflare Workers adapter.
+//! Causeway on Cloudflare Workers.
+//!
+//! One isolate serves many requests at once, each in an I/O context of its own. What outlives a request is plain
+//! memory ([`isolate`]); whatever touches the network, a Durable Object or KV is made for one request and dropped with
+//! it. This crate **never** decides anything about a call: it converts types and asks the core.
+//!
+//! | module | what |
+//! |---|---|
+//! | `entry` | the fetch event: request in, reply out, the rest behind it |
+//! | `isolate` | the plan in force, and when to look for a newer one |
+//! | `platform` | the core's seam over bindings and globals |
+//! | `http` | outbound requests over `fetch` |
+//! | `body` | bytes of a JavaScript message as a stream, and the other way round |
+//! | `store`, `state` | consistent state: the asking side and the Durable Object |
+//! | `key_value` | read-mostly state in Workers KV |
+//! | `time` | clock and timers |
+//! | `glue` | what is done in JavaScript to save crossings |
+//!
+//! On any other target than wasm32 the crate is empty, so that `cargo test --workspace` works everywhere.
+
+#[cfg(target_arch = "wasm32")]
+mod body;
+#[cfg(target_arch = "wasm32")]
+mod entry;
+#[cfg(target_arch = "wasm32")]
+mod glue;
+#[cfg(target_arch = "wasm32")]
+mod http;
+#[cfg(target_arch = "wasm32")]
+mod isolate;
+#[cfg(target_arch = "wasm32")]
+mod key_value;
+#[cfg(target_arch = "wasm32")]
+mod platform;
+#[cfg(target_arch = "wasm32")]
+mod state;
+#[cfg(target_arch = "wasm32")]
+mod store;
+#[cfg(target_arch = "wasm32")]
+mod time;

@@ -1,0 +1,241 @@
+//! Bodies: the bytes of a JavaScript message as a stream, and a stream as the body of a response.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use causeway::platform::SeamError;
+use futures_util::{FutureExt, Stream, StreamExt};
+use js_sys::Uint8Array;
+use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{AbortController, ReadableStreamDefaultReader};
+
+use crate::glue::{self, Chunk, Message};
+
+/// Bodies that say they are at most this long are taken in one piece: one wait and one crossing instead of two of each.
+const ONE_PIECE: u64 = 64 * 1024;
+
+/// Ends a running `fetch` when dropped, unless it was [finished](Exchange::finish).
+pub(crate) struct Exchange(Option<AbortController>);
+
+impl Exchange {
+    pub(crate) fn new(controller: AbortController) -> Self {
+        Self(Some(controller))
+    }
+
+    pub(crate) fn finish(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if let Some(controller) = self.0.take() {
+            controller.abort();
+        }
+    }
+}
+
+/// The body of a request that came in, or of a response to one that went out.
+///
+/// Nothing is read before the first poll. Dropping it early cancels the rest, and the exchange it belongs to.
+pub(crate) struct Chunks {
+    from: From,
+    exchange: Option<Exchange>,
+}
+
+enum From {
+    /// Not asked for yet, and whether it may be taken in one piece.
+    Message(Message, bool),
+    Whole(JsFuture),
+    Reader(ReadableStreamDefaultReader, Option<JsFuture>),
+    End,
+}
+
+impl Chunks {
+    /// The body of `message`, whose `content-length` is `length` if it tells.
+    pub(crate) fn new(message: &JsValue, length: Option<u64>, exchange: Option<Exchange>) -> Self {
+        let from = match length {
+            Some(0) => From::End,
+            length => From::Message(
+                message.clone().unchecked_into(),
+                length.is_some_and(|length| length <= ONE_PIECE),
+            ),
+        };
+        let mut chunks = Self { from, exchange };
+        if matches!(chunks.from, From::End) {
+            chunks.end();
+        }
+        chunks
+    }
+
+    fn end(&mut self) {
+        self.from = From::End;
+        if let Some(exchange) = &mut self.exchange {
+            exchange.finish();
+        }
+    }
+
+    fn start(message: &Message, one_piece: bool) -> Result<From, JsValue> {
+        if one_piece {
+            return Ok(From::Whole(message.bytes()?.into()));
+        }
+        match message.body() {
+            None => Ok(From::End),
+            Some(stream) => Ok(From::Reader(ReadableStreamDefaultReader::new(&stream)?, None)),
+        }
+    }
+}
+
+impl Stream for Chunks {
+    type Item = Result<Bytes, SeamError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let cut = |error: JsValue| Poll::Ready(Some(Err(SeamError::Cut(explain(&error)))));
+        loop {
+            match &mut self.from {
+                From::End => return Poll::Ready(None),
+                From::Message(message, one_piece) => match Self::start(message, *one_piece) {
+                    Ok(From::End) => self.end(),
+                    Ok(next) => self.from = next,
+                    Err(error) => {
+                        self.from = From::End;
+                        return cut(error);
+                    }
+                },
+                From::Whole(read) => {
+                    let Poll::Ready(result) = read.poll_unpin(context) else { return Poll::Pending };
+                    match result {
+                        Ok(value) => {
+                            self.end();
+                            return match take(&value.unchecked_into()) {
+                                bytes if bytes.is_empty() => Poll::Ready(None),
+                                bytes => Poll::Ready(Some(Ok(bytes))),
+                            };
+                        }
+                        Err(error) => {
+                            self.from = From::End;
+                            return cut(error);
+                        }
+                    }
+                }
+                From::Reader(reader, read) => {
+                    let read = read.get_or_insert_with(|| reader.read().into());
+                    let Poll::Ready(result) = read.poll_unpin(context) else { return Poll::Pending };
+                    match result.map(JsCast::unchecked_into::<Chunk>) {
+                        Ok(chunk) if chunk.done() => self.end(),
+                        Ok(chunk) => {
+                            let bytes = take(&chunk.value());
+                            if let From::Reader(_, read) = &mut self.from {
+                                *read = None;
+                            }
+                            if !bytes.is_empty() {
+                                return Poll::Ready(Some(Ok(bytes)));
+                            }
+                        }
+                        Err(error) => {
+                            self.from = From::End;
+                            return cut(error);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Chunks {
+    fn drop(&mut self) {
+        if let From::Reader(reader, _) = &self.from {
+            glue::drop_reader(reader);
+        }
+    }
+}
+
+fn take(array: &Uint8Array) -> Bytes {
+    Bytes::from(array.to_vec())
+}
+
+/// A body on its way to the caller. Two hold it: the JavaScript stream that pulls it, and the task behind the reply
+/// that ends it when the caller has gone.
+pub(crate) struct Outgoing<S>(Rc<RefCell<Slot<S>>>);
+
+struct Slot<S> {
+    stream: Option<S>,
+    waker: Option<Waker>,
+}
+
+impl<S> Clone for Outgoing<S> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<S> Outgoing<S> {
+    pub(crate) fn new(stream: S) -> Self {
+        Self(Rc::new(RefCell::new(Slot { stream: Some(stream), waker: None })))
+    }
+
+    /// Drops the stream, wherever it is, and lets whoever waits for its next chunk see the end.
+    pub(crate) fn end(&self) {
+        let Ok(mut slot) = self.0.try_borrow_mut() else { return };
+        let (stream, waker) = (slot.stream.take(), slot.waker.take());
+        drop(slot);
+        drop(stream);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl<S: Stream<Item = Result<Bytes, SeamError>> + Unpin + 'static> Outgoing<S> {
+    /// This body as a JavaScript stream: pulled chunk by chunk, never ahead.
+    pub(crate) fn into_js(self) -> JsValue {
+        wasm_streams::ReadableStream::from_stream(Pulled(self)).into_raw().into()
+    }
+}
+
+/// The pulling side. When JavaScript lets go of it, the body ends.
+struct Pulled<S>(Outgoing<S>);
+
+impl<S: Stream<Item = Result<Bytes, SeamError>> + Unpin> Stream for Pulled<S> {
+    type Item = Result<JsValue, JsValue>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Ok(mut slot) = self.0.0.try_borrow_mut() else { return Poll::Ready(None) };
+        let Some(stream) = &mut slot.stream else { return Poll::Ready(None) };
+        match stream.poll_next_unpin(context) {
+            Poll::Pending => {
+                slot.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+            Poll::Ready(Some(Ok(bytes))) => Poll::Ready(Some(Ok(Uint8Array::from(bytes.as_ref()).into()))),
+            Poll::Ready(Some(Err(error))) => {
+                slot.stream = None;
+                Poll::Ready(Some(Err(js_sys::Error::new(&error.to_string()).into())))
+            }
+            Poll::Ready(None) => {
+                // Dropped here and not with the JavaScript object, which goes whenever it is collected.
+                slot.stream = None;
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl<S> Drop for Pulled<S> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// What a JavaScript exception says.
+pub(crate) fn explain(error: &JsValue) -> String {
+    match error.dyn_ref::<js_sys::Error>() {
+        Some(error) => String::from(error.message()),
+        None => error.as_string().unwrap_or_else(|| "unknown error".to_owned()),
+    }
+}

@@ -1,0 +1,93 @@
+//! Consistent state: the asking side. Each key has a Durable Object of its own; see [`crate::state`].
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use causeway::platform::{Held, SeamError, StateStore, Swap, Version};
+use futures_util::StreamExt;
+use js_sys::{Reflect, Uint8Array};
+use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
+use worker::Env;
+
+use crate::body::{Chunks, explain};
+use crate::glue;
+use crate::state::{SEEN, TTL, VERSION};
+
+/// The binding's name in `wrangler.toml`.
+const BINDING: &str = "CAUSEWAY_STATE";
+
+/// The Durable Object namespace bound as `CAUSEWAY_STATE`.
+#[derive(Debug)]
+pub(crate) struct Objects(Env);
+
+impl Objects {
+    pub(crate) fn new(env: Env) -> Self {
+        Self(env)
+    }
+
+    async fn ask(
+        &self,
+        key: &str,
+        method: &str,
+        head: &str,
+        body: Option<Uint8Array>,
+    ) -> Result<web_sys::Response, SeamError> {
+        let namespace = Reflect::get(&self.0, &JsValue::from_str(BINDING)).unwrap_or(JsValue::UNDEFINED);
+        if namespace.is_undefined() {
+            return Err(SeamError::Denied(format!(
+                "there is no Durable Object namespace bound as {BINDING}; add one to wrangler.toml"
+            )));
+        }
+        let asked = match glue::ask(&namespace, key, method, head, body) {
+            Ok(promise) => JsFuture::from(promise).await,
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(answer) => Ok(answer.unchecked_into()),
+            Err(error) => Err(SeamError::Host(format!("Durable Object: {}", explain(&error)))),
+        }
+    }
+}
+
+impl StateStore for Objects {
+    async fn load(&self, key: &str) -> Result<Option<Held>, SeamError> {
+        let answer = self.ask(key, "GET", "", None).await?;
+        if answer.status() == 204 {
+            return Ok(None);
+        }
+        let version = version(&answer)?;
+        let mut value = Vec::new();
+        let mut chunks = Chunks::new(answer.as_ref(), None, None);
+        while let Some(chunk) = chunks.next().await {
+            value.extend_from_slice(&chunk?);
+        }
+        Ok(Some(Held { version, value: value.into() }))
+    }
+
+    async fn swap(
+        &self,
+        key: &str,
+        seen: Option<Version>,
+        value: Bytes,
+        ttl: Duration,
+    ) -> Result<Swap, SeamError> {
+        let mut head = format!("{TTL}\n{}\n", ttl.as_millis());
+        if let Some(Version(seen)) = seen {
+            head.push_str(&format!("{SEEN}\n{seen}\n"));
+        }
+        let answer = self.ask(key, "PUT", &head, Some(Uint8Array::from(value.as_ref()))).await?;
+        if answer.status() == 409 {
+            return Ok(Swap::Stale);
+        }
+        Ok(Swap::Done(version(&answer)?))
+    }
+}
+
+fn version(answer: &web_sys::Response) -> Result<Version, SeamError> {
+    let version = answer.headers().get(VERSION).ok().flatten().and_then(|version| version.parse().ok());
+    match version {
+        Some(version) => Ok(Version(version)),
+        None => Err(SeamError::Host(format!("Durable Object: it answered with status {}", answer.status()))),
+    }
+}

@@ -1,0 +1,212 @@
+//! A [`Config`] to the [`Plan`] for one host: variables filled in, names looked up, limits settled.
+//!
+//! A server that this host cannot serve, or whose variables are missing, is left out by name with the reason;
+//! the others go on. Anything else that is wrong refuses the whole. Messages **never** hold a filled-in value.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::fill::fill;
+use super::glob::{Filter, Glob};
+use super::keys::parse_hash;
+use super::plan::{Caller, Key, Limits, Override, Plan, Server, SessionMode, Skipped, Timeouts};
+use super::problem::Problem;
+use super::read::{endpoint, is_ours, origin};
+use super::types::{self, Choice, Config, Kind, Session, Size, Span};
+use crate::platform::{Abilities, Secrets};
+
+/// Makes the plan for a host with these secrets and abilities.
+pub fn compile(config: &Config, secrets: &impl Secrets, abilities: Abilities) -> Result<Plan, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut plan = Plan {
+        digest: config.digest(),
+        servers: Vec::new(),
+        skipped: Vec::new(),
+        keys: Vec::new(),
+        origins: Vec::new(),
+        limits: limits(&config.limits),
+    };
+    for (name, entry) in config.servers.iter() {
+        match server(name, entry, secrets, abilities) {
+            Ok(server) => plan.servers.push(Arc::new(server)),
+            Err(reason) => plan.skipped.push(Skipped { name: name.to_owned(), reason }),
+        }
+    }
+    plan.keys = keys(config, secrets, &mut problems);
+    plan.origins = origins(config, secrets, &mut problems);
+    if config.keys.is_empty() && !abilities.loopback_only {
+        let fix = "make one with `causeway keys new` and store its hash under `keys`";
+        let what = "no keys configured: anybody who reaches the gateway could call every server";
+        problems.push(Problem::error("keys", what, fix));
+    }
+    if problems.is_empty() { Ok(plan) } else { Err(problems) }
+}
+
+/// The server, or why it is left out.
+fn server(
+    name: &str,
+    entry: &types::Server,
+    secrets: &impl Secrets,
+    host: Abilities,
+) -> Result<Server, String> {
+    if entry.disabled {
+        return Err("disabled in the configuration".to_owned());
+    }
+    if let Some(link) = &entry.via {
+        return Err(format!("it is behind the link `{link}`, and this version has no links: remove `via`"));
+    }
+    let url = match (entry.kind, &entry.url) {
+        (Some(Kind::Stdio), _) | (_, None) if host.processes => {
+            return Err(
+                "it is a program, which this version does not run: run it elsewhere and give its `url`"
+                    .into(),
+            );
+        }
+        (Some(Kind::Stdio), _) | (_, None) => {
+            let host = host.host;
+            return Err(format!(
+                "it is a program, which {host} cannot run: run it elsewhere and give its `url`"
+            ));
+        }
+        (_, Some(url)) => url,
+    };
+    if entry.kind == Some(Kind::Sse) {
+        return Err("it speaks the HTTP+SSE transport of 2024-11-05, which this version does not: give the \
+                    `url` of its Streamable HTTP endpoint and remove `type`"
+            .into());
+    }
+    let because = |key: &str, what: &str, fix: &str| format!("{key}: {what}: {fix}");
+    let url = fill(url, secrets).map_err(|(what, fix)| because("url", &what, &fix))?;
+    let url = endpoint(&url).map_err(|(what, fix)| because("url", what, fix))?;
+    let mut headers = HeaderMap::new();
+    for (name, text) in entry.headers.iter() {
+        let key = format!("headers.{name}");
+        let text = fill(text, secrets).map_err(|(what, fix)| because(&key, &what, &fix))?;
+        let fix = "a header holds visible ASCII characters and no line break";
+        let mut value = HeaderValue::from_str(&text)
+            .map_err(|_| because(&key, "the filled-in value cannot be sent", fix))?;
+        value.set_sensitive(true);
+        let name = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| because(&key, "is not a header name", "use letters, digits and `-`"))?;
+        if !is_ours(&name) {
+            headers.insert(name, value);
+        }
+    }
+    let plain = Server::new(name, url);
+    Ok(Server {
+        prefix: entry.prefix.clone().unwrap_or_else(|| name.to_owned()),
+        headers,
+        tools: Filter { allow: globs(&entry.tools.allow), deny: globs(&entry.tools.deny) },
+        prompts: filter(&entry.prompts),
+        resources: filter(&entry.resources),
+        overrides: entry.tools.overrides.iter().map(|(name, change)| (name.clone(), change.into())).collect(),
+        session: entry.session.map(|session| match session {
+            Session::Shared => SessionMode::Shared,
+            Session::Isolated => SessionMode::Isolated,
+        }),
+        timeouts: timeouts(&entry.timeouts),
+        max_response: bytes(entry.max_response, plain.max_response),
+        list_ttl: time(entry.list_ttl, plain.list_ttl),
+        ..plain
+    })
+}
+
+fn keys(config: &Config, secrets: &impl Secrets, problems: &mut Vec<Problem>) -> Vec<Key> {
+    let mut keys = Vec::new();
+    let mut seen = BTreeMap::new();
+    for (name, entry) in config.keys.iter() {
+        let caller = Arc::new(Caller {
+            name: name.to_owned(),
+            servers: filter(&entry.servers),
+            tools: filter(&entry.tools),
+            admin: entry.admin,
+        });
+        let first = entry.hash.iter().map(|hash| (".hash".to_owned(), hash));
+        let more = entry.hashes.iter().enumerate().map(|(i, hash)| (format!(".hashes[{i}]"), hash));
+        for (part, hash) in first.chain(more) {
+            let path = format!("{}{part}", super::read::join("keys", name));
+            let digest = fill(hash, secrets).and_then(|hash| {
+                parse_hash(&hash.trim().to_ascii_lowercase())
+                    .map_err(|(what, fix)| (what.to_owned(), fix.to_owned()))
+            });
+            match digest {
+                Err((what, fix)) => problems.push(Problem::error(path, what, fix)),
+                Ok(digest) => match seen.insert(digest, path.clone()) {
+                    Some(other) => {
+                        let fix = "give each caller a key of their own";
+                        problems.push(Problem::error(path, format!("is the same key as {other}"), fix));
+                    }
+                    None => keys.push(Key { digest, caller: caller.clone() }),
+                },
+            }
+        }
+    }
+    keys
+}
+
+fn origins(config: &Config, secrets: &impl Secrets, problems: &mut Vec<Problem>) -> Vec<String> {
+    let mut origins = Vec::new();
+    for (i, text) in config.origins.iter().enumerate() {
+        let fix = "write `scheme://host` or `scheme://host:port` and nothing more, or `*`";
+        let found = fill(text, secrets).and_then(|text| {
+            origin(text.trim())
+                .ok_or_else(|| ("the filled-in value is not an origin".to_owned(), fix.to_owned()))
+        });
+        match found {
+            Ok(origin) => origins.push(origin),
+            Err((what, fix)) => problems.push(Problem::error(format!("origins[{i}]"), what, fix)),
+        }
+    }
+    origins
+}
+
+fn limits(given: &types::Limits) -> Limits {
+    let plain = Limits::default();
+    let count = |given: Option<u32>, plain| given.map_or(plain, |count| count as usize);
+    Limits {
+        body: bytes(given.body, plain.body),
+        batch: count(given.batch, plain.batch),
+        merge_deadline: time(given.merge_deadline, plain.merge_deadline),
+        page: count(given.page, plain.page),
+        session_age: time(given.session_age, plain.session_age),
+        keep_alive: time(given.keep_alive, plain.keep_alive),
+    }
+}
+
+fn timeouts(given: &types::Timeouts) -> Timeouts {
+    let plain = Timeouts::default();
+    Timeouts {
+        connect: time(given.connect, plain.connect),
+        first_byte: time(given.first_byte, plain.first_byte),
+        idle: time(given.idle, plain.idle),
+        total: time(given.total, plain.total),
+    }
+}
+
+fn time(given: Option<Span>, plain: Duration) -> Duration {
+    given.map_or(plain, |span| span.0)
+}
+
+fn bytes(given: Option<Size>, plain: usize) -> usize {
+    given.map_or(plain, |size| size.0 as usize)
+}
+
+fn globs(patterns: &[String]) -> Vec<Glob> {
+    patterns.iter().map(|pattern| Glob::new(pattern)).collect()
+}
+
+fn filter(choice: &Choice) -> Filter {
+    Filter { allow: globs(&choice.allow), deny: globs(&choice.deny) }
+}
+
+impl From<&types::Override> for Override {
+    fn from(given: &types::Override) -> Self {
+        Self { rename: given.rename.clone(), description: given.description.clone(), hide: given.hide }
+    }
+}
+
+#[cfg(test)]
+mod tests;

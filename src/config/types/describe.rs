@@ -1,0 +1,114 @@
+//! What the derived JSON Schema cannot know by itself.
+
+use std::borrow::Cow;
+use std::marker::PhantomData;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde_json::{Value, json};
+
+use super::{Kind, Named, Size, Span};
+
+/// A `T`, or a list that stands for its `allow`.
+pub(super) struct OrList<T>(PhantomData<T>);
+
+impl<T: JsonSchema> JsonSchema for OrList<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("{}OrList", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let full = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [full, { "type": "array", "items": { "type": "string" }, "minItems": 1 }] })
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Named<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("Named{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let value = if T::schema_name() == "string" {
+            // Real files write ports and flags without quotes.
+            json_schema!({ "type": ["string", "number", "boolean"] })
+        } else {
+            generator.subschema_for::<T>()
+        };
+        json_schema!({ "type": "object", "additionalProperties": value })
+    }
+}
+
+impl JsonSchema for Span {
+    fn schema_name() -> Cow<'static, str> {
+        "Span".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A length of time: a number with the unit ms, s, m, h or d, or a number of seconds.",
+            "anyOf": [{ "type": "string", "pattern": Self::PATTERN }, { "type": "number", "minimum": 0 }],
+            "examples": ["5s", "250ms", "2m", 30],
+        })
+    }
+}
+
+impl JsonSchema for Size {
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A size: a number with the unit B, kB, MB, GB, KiB, MiB or GiB, or a number of bytes.",
+            "anyOf": [{ "type": "string", "pattern": Self::PATTERN }, { "type": "integer", "minimum": 0 }],
+            "examples": ["16MiB", "500kB", 1_048_576],
+        })
+    }
+}
+
+/// Other spellings, and the ways to say the same with another client's words.
+pub(super) fn server(schema: &mut Schema) {
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    properties.insert(
+        "enabled".into(),
+        json!({ "type": "boolean", "default": true, "description": "`false` leaves the server out." }),
+    );
+    for name in ["serverUrl", "httpUrl"] {
+        let description = "Another client's name for `url`.";
+        properties.insert(name.into(), json!({ "type": "string", "description": description }));
+    }
+}
+
+pub(super) fn kind(schema: &mut Schema) {
+    *schema = json_schema!({
+        "description": "How a server is spoken to. `http` is Streamable HTTP, as are its other spellings; `sse` is \
+                        the older HTTP with a separate event stream; `stdio` is a program's standard input and output.",
+        "type": "string",
+        "enum": Kind::SPELLINGS.map(|(word, _)| word),
+    });
+}
+
+/// A key's hash alone stands for the whole.
+pub(super) fn key(schema: &mut Schema) {
+    let description = schema.remove("description");
+    let mut full = schema.clone();
+    full.insert("anyOf".into(), json!([{ "required": ["hash"] }, { "required": ["hashes"] }]));
+    let hash = json!({ "type": "string", "description": "The hash of the key, alone." });
+    *schema = json_schema!({ "description": description, "anyOf": [full, hash] });
+}
+
+pub(super) fn config() -> Value {
+    json!([{ "mcpServers": { "github": {
+        "url": "https://api.githubcopilot.com/mcp/",
+        "headers": { "Authorization": "Bearer ${GITHUB_TOKEN}" },
+        "tools": { "deny": ["delete_*"] },
+    } } }])
+}

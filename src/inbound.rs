@@ -1,0 +1,219 @@
+//! What a request must be before anything else looks at it: its place, its origin, its size, what it accepts.
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt as _};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN};
+use http::{HeaderMap, Uri};
+
+use crate::config::Plan;
+use crate::fault::{Fault, Kind};
+use crate::platform::{Abilities, SeamError};
+
+/// A place that requests go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// `/mcp`, or `/mcp/{server}`
+    Mcp(Option<String>),
+    /// `/health`
+    Health,
+    /// `/ready`
+    Ready,
+    /// `/status`
+    Status,
+    /// `/admin/v1/config`
+    Config,
+    /// `/admin/v1/config/rollback`
+    Rollback,
+}
+
+impl Endpoint {
+    /// The endpoint at `path`.
+    #[must_use]
+    pub fn of(path: &str) -> Option<Self> {
+        let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
+        Some(match path {
+            "/mcp" => Self::Mcp(None),
+            "/health" => Self::Health,
+            "/ready" => Self::Ready,
+            "/status" => Self::Status,
+            "/admin/v1/config" => Self::Config,
+            "/admin/v1/config/rollback" => Self::Rollback,
+            _ => {
+                let server =
+                    path.strip_prefix("/mcp/").filter(|rest| !rest.is_empty() && !rest.contains('/'))?;
+                Self::Mcp(Some(server.to_owned()))
+            }
+        })
+    }
+
+    /// How logs and metrics name it.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Mcp(None) => "/mcp",
+            Self::Mcp(Some(_)) => "/mcp/{server}",
+            Self::Health => "/health",
+            Self::Ready => "/ready",
+            Self::Status => "/status",
+            Self::Config => "/admin/v1/config",
+            Self::Rollback => "/admin/v1/config/rollback",
+        }
+    }
+}
+
+/// Checks that a loopback gateway is asked for as such. A page that rebinds its own name to 127.0.0.1 sends that
+/// name (2025-11-25 transports, "Security Warning").
+///
+/// # Errors
+/// [`Kind::HostRefused`]
+pub fn check_host(headers: &HeaderMap, uri: &Uri, abilities: Abilities) -> Result<(), Fault> {
+    if !abilities.loopback_only {
+        return Ok(());
+    }
+    let host =
+        headers.get(HOST).and_then(|host| host.to_str().ok()).or_else(|| uri.authority().map(|a| a.as_str()));
+    if host.is_some_and(|host| is_loopback(host_of(host))) {
+        return Ok(());
+    }
+    Err(Fault::new(
+        Kind::HostRefused,
+        "the Host header does not name this machine (localhost, 127.0.0.1 or [::1])",
+    ))
+}
+
+/// Checks the origin of a browser's request, if it is one.
+///
+/// # Errors
+/// [`Kind::OriginRefused`]
+pub fn check_origin(headers: &HeaderMap, plan: Option<&Plan>, abilities: Abilities) -> Result<(), Fault> {
+    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+    let allowed = origin.to_str().is_ok_and(|origin| {
+        let own = || {
+            let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+            let authority = origin.split_once("://").map(|(_, authority)| authority);
+            authority.is_some() && authority == host && !abilities.loopback_only
+        };
+        let listed =
+            plan.is_some_and(|plan| plan.origins.iter().any(|o| o == "*" || o.eq_ignore_ascii_case(origin)));
+        let local = || {
+            let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+            abilities.loopback_only && authority.is_some_and(|authority| is_loopback(host_of(authority)))
+        };
+        listed || local() || own()
+    });
+    if allowed {
+        return Ok(());
+    }
+    Err(Fault::new(
+        Kind::OriginRefused,
+        "this Origin is not allowed; add it under origins in the configuration",
+    ))
+}
+
+fn host_of(authority: &str) -> &str {
+    let end = authority.strip_prefix('[').and_then(|rest| rest.find(']')).map(|at| at + 2);
+    let end = end.or_else(|| authority.rfind(':')).unwrap_or(authority.len());
+    authority.get(..end).unwrap_or(authority)
+}
+
+fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || matches!(host, "127.0.0.1" | "[::1]")
+}
+
+/// Checks that the body is announced as JSON.
+///
+/// # Errors
+/// [`Kind::UnsupportedMediaType`]
+pub fn check_json(headers: &HeaderMap) -> Result<(), Fault> {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(Fault::new(Kind::UnsupportedMediaType, "Content-Type must be application/json"))
+}
+
+/// Reads a body of at most `limit` bytes.
+///
+/// # Errors
+/// [`Kind::BodyTooLarge`], [`Kind::BodyCut`].
+pub async fn body<B>(headers: &HeaderMap, mut body: B, limit: usize) -> Result<Bytes, Fault>
+where
+    B: Stream<Item = Result<Bytes, SeamError>> + Unpin,
+{
+    let too_large =
+        || Fault::new(Kind::BodyTooLarge, format!("the body is larger than {limit} bytes (limits.body)"));
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > limit)) {
+        return Err(too_large());
+    }
+    let mut whole = BytesMut::new();
+    let mut first: Option<Bytes> = None;
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|_| Fault::new(Kind::BodyCut, "the body did not arrive whole"))?;
+        if whole.len() + first.as_ref().map_or(0, Bytes::len) + chunk.len() > limit {
+            return Err(too_large());
+        }
+        match first.take() {
+            None if whole.is_empty() => first = Some(chunk),
+            held => {
+                whole.extend_from_slice(&held.unwrap_or_default());
+                whole.extend_from_slice(&chunk);
+            }
+        }
+    }
+    Ok(first.unwrap_or_else(|| whole.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_found_by_their_paths() {
+        let check = |path: &str, expect: Option<&str>| {
+            assert_eq!(Endpoint::of(path).map(|e| e.label()), expect, "{path}")
+        };
+        check("/mcp", Some("/mcp"));
+        check("/mcp/", Some("/mcp"));
+        check("/mcp/github", Some("/mcp/{server}"));
+        check("/mcp/a/b", None);
+        check("/", None);
+        check("//", None);
+        check("/health", Some("/health"));
+    }
+
+    fn headers(all: &[(&str, &str)]) -> HeaderMap {
+        all.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn only_loopback_names_reach_a_loopback_gateway() {
+        let abilities = Abilities { host: "t", processes: false, loopback_only: true, config_file: false };
+        let check = |host: &str, expect: bool| {
+            let got = check_host(&headers(&[("host", host)]), &Uri::from_static("/"), abilities).is_ok();
+            assert_eq!(got, expect, "{host}");
+        };
+        check("localhost:8787", true);
+        check("LOCALHOST", true);
+        check("127.0.0.1:1", true);
+        check("[::1]:80", true);
+        check("evil.example", false);
+        check("localhost.evil.example", false);
+        check("127.0.0.1.evil.example:80", false);
+    }
+
+    #[test]
+    fn origins_are_checked_when_there_is_one() {
+        let check = |origin: &str, host: &str, loopback_only: bool, expect: bool| {
+            let abilities = Abilities { host: "t", processes: false, loopback_only, config_file: false };
+            let got = check_origin(&headers(&[("origin", origin), ("host", host)]), None, abilities).is_ok();
+            assert_eq!(got, expect, "{origin} at {host}");
+        };
+        check("http://localhost:3000", "localhost:8787", true, true);
+        check("http://evil.example", "localhost:8787", true, false);
+        check("null", "localhost:8787", true, false);
+        check("https://gw.example", "gw.example", false, true);
+        check("http://localhost:3000", "gw.example", false, false);
+    }
+}

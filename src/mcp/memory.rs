@@ -1,0 +1,421 @@
+//! What an instance has learned: of servers, of their lists, of sessions. Losing it costs time, never truth.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::catalog::{Kind as ListKind, List};
+use super::revision::{Era, Revision};
+use crate::config::plan::{Plan, Server};
+use crate::fault::Fault;
+use crate::platform::{Timestamp, Version};
+use crate::wire::sealed::Sealer;
+
+/// Sessions remembered at most; beyond it the ones not used for longest go, and are loaded again when needed.
+const SESSIONS: usize = 50_000;
+/// Merged lists held at most.
+const MERGED: usize = 256;
+
+/// Locks, also when a holder panicked: what is guarded here is only ever replaced whole.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Everything learned.
+#[derive(Debug, Default)]
+pub struct Memory {
+    servers: Mutex<HashMap<String, Arc<ServerMemory>>>,
+    sessions: Mutex<HashMap<String, Arc<SessionMemory>>>,
+    merged: Mutex<HashMap<MergedKey, Arc<Merged>>>,
+    generation: AtomicU64,
+    flights: Mutex<HashSet<String>>,
+    failures: Mutex<HashMap<String, (Timestamp, Fault)>>,
+    sealer: OnceLock<Sealer>,
+}
+
+/// Which merged list.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MergedKey {
+    /// Tools, prompts, resources or templates.
+    pub kind: ListKind,
+    /// The client's era: modern lists carry caching hints.
+    pub era: Era,
+    /// For whom; lists are filtered by caller.
+    pub caller: String,
+    /// The first item of the page.
+    pub offset: usize,
+    /// The plan that it was made under.
+    pub plan: String,
+}
+
+/// A merged list, ready to be sent.
+#[derive(Debug)]
+pub struct Merged {
+    /// The result object.
+    pub result: Bytes,
+    /// Until when every part of it is fresh.
+    pub fresh_until: Timestamp,
+    /// The generation of lists that it was made from.
+    pub generation: u64,
+}
+
+impl Memory {
+    /// What is known of `server`. A server whose address or credentials changed starts anew.
+    pub fn server(&self, server: &Server) -> Arc<ServerMemory> {
+        let mut servers = lock(&self.servers);
+        if let Some(known) = servers.get(&server.name).filter(|known| known.fits(server)) {
+            return known.clone();
+        }
+        let fresh = Arc::new(ServerMemory::new(server));
+        servers.insert(server.name.clone(), fresh.clone());
+        fresh
+    }
+
+    /// Forgets what `plan` no longer has.
+    pub fn keep(&self, plan: &Plan) {
+        lock(&self.servers).retain(|name, known| plan.server(name).is_some_and(|server| known.fits(server)));
+        lock(&self.merged).clear();
+        self.changed();
+    }
+
+    /// Notes that a list changed, so that merged lists are made anew.
+    pub fn changed(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts changes of lists.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// The merged list at `key`, if it is still what its parts say.
+    pub fn merged(&self, key: &MergedKey, now: Timestamp) -> Option<Arc<Merged>> {
+        let merged = lock(&self.merged).get(key).cloned()?;
+        (merged.generation == self.generation() && now < merged.fresh_until).then_some(merged)
+    }
+
+    /// Keeps a merged list.
+    pub fn keep_merged(&self, key: MergedKey, merged: Arc<Merged>) {
+        let mut all = lock(&self.merged);
+        if all.len() >= MERGED {
+            all.clear();
+        }
+        all.insert(key, merged);
+    }
+
+    /// What is known of the session `id`, if anything.
+    pub fn session(&self, id: &str) -> Option<Arc<SessionMemory>> {
+        lock(&self.sessions).get(id).cloned()
+    }
+
+    /// Remembers a session; one that is there already stays.
+    pub fn keep_session(&self, id: &str, session: SessionMemory, now: Timestamp) -> Arc<SessionMemory> {
+        let mut sessions = lock(&self.sessions);
+        if sessions.len() >= SESSIONS && !sessions.contains_key(id) {
+            let mut used: Vec<u64> = sessions.values().map(|s| s.used.load(Ordering::Relaxed)).collect();
+            let middle = used.len() / 2;
+            let (_, median, _) = used.select_nth_unstable(middle);
+            let median = *median;
+            sessions.retain(|_, session| session.used.load(Ordering::Relaxed) > median);
+        }
+        session.used.store(now.0, Ordering::Relaxed);
+        sessions.entry(id.to_owned()).or_insert_with(|| Arc::new(session)).clone()
+    }
+
+    /// Claims the work called `key` for one asker; the others wait and look again. Freed when dropped.
+    pub fn claim(self: &Arc<Self>, key: &str) -> Option<Claim> {
+        lock(&self.flights)
+            .insert(key.to_owned())
+            .then(|| Claim { memory: self.clone(), key: key.to_owned() })
+    }
+
+    /// How the work called `key` failed, if it did so at or after `since`.
+    pub fn failure(&self, key: &str, since: Timestamp) -> Option<Fault> {
+        lock(&self.failures).get(key).filter(|(at, _)| *at >= since).map(|(_, fault)| fault.clone())
+    }
+
+    /// Remembers that the work called `key` failed, for those who wait for it.
+    pub fn set_failure(&self, key: &str, now: Timestamp, fault: &Fault) {
+        let mut failures = lock(&self.failures);
+        if failures.len() >= 1024 {
+            failures.clear();
+        }
+        failures.insert(key.to_owned(), (now, fault.clone()));
+    }
+
+    /// The sealer, once it has been made.
+    pub fn sealer(&self) -> Option<&Sealer> {
+        self.sealer.get()
+    }
+
+    /// Sets the sealer; the first one stays.
+    pub fn set_sealer(&self, sealer: Sealer) -> &Sealer {
+        self.sealer.get_or_init(|| sealer)
+    }
+}
+
+/// The right to do one piece of work alone.
+#[derive(Debug)]
+pub struct Claim {
+    memory: Arc<Memory>,
+    key: String,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        lock(&self.memory.flights).remove(&self.key);
+    }
+}
+
+/// What is known of one server.
+#[derive(Debug)]
+pub struct ServerMemory {
+    fingerprint: String,
+    state: Mutex<ServerState>,
+    ids: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct ServerState {
+    profile: Option<Arc<Profile>>,
+    lists: HashMap<(ListKind, String), Arc<List>>,
+    pool: HashMap<String, UpstreamSession>,
+    health: Health,
+}
+
+/// How a server has been doing.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Health {
+    /// Exchanges that were answered.
+    pub answered: u64,
+    /// Exchanges that failed.
+    pub failed: u64,
+    /// Failures since the last answer.
+    pub failing: u64,
+    /// A moving average of the time to the response head, in microseconds.
+    pub latency_us: u64,
+    /// The last failure, in words.
+    pub last_error: Option<String>,
+    /// When it was.
+    pub last_error_at: Option<Timestamp>,
+    /// When the server last answered.
+    pub last_answer_at: Option<Timestamp>,
+}
+
+/// What a server is, learned by asking it.
+#[derive(Debug)]
+pub struct Profile {
+    /// The newest modern revision that it speaks, if it speaks any.
+    pub modern: Option<Revision>,
+    /// The legacy revision that it chose, or [`Revision::LEGACY`] if it only said that it has some.
+    pub legacy: Option<Revision>,
+    /// Whether it issues session ids.
+    pub sessions: bool,
+    /// Its capabilities.
+    pub capabilities: Box<RawValue>,
+    /// Its name and version.
+    pub info: Option<Box<RawValue>>,
+    /// What it tells models about itself.
+    pub instructions: Option<String>,
+    /// The result of `server/discover` or `initialize`, as it came.
+    pub result: Box<RawValue>,
+}
+
+impl Profile {
+    /// The revision to speak to this server for a client of `era`: the client's own era if the server has it.
+    pub fn revision_for(&self, era: Era) -> Revision {
+        let (first, second) = match era {
+            Era::Modern => (self.modern, self.legacy),
+            Era::Legacy => (self.legacy, self.modern),
+        };
+        first.or(second).unwrap_or(Revision::LEGACY)
+    }
+
+    /// Whether the server declares the capability `name`.
+    pub fn has(&self, name: &str) -> bool {
+        serde_json::from_str::<HashMap<String, serde::de::IgnoredAny>>(self.capabilities.get())
+            .is_ok_and(|all| all.contains_key(name))
+    }
+}
+
+/// A session that the gateway holds with a legacy server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamSession {
+    /// The server's session id; `None` if it issues none.
+    pub id: Option<String>,
+    /// The revision that was agreed.
+    pub revision: Revision,
+}
+
+impl ServerMemory {
+    fn new(server: &Server) -> Self {
+        Self { fingerprint: fingerprint(server), state: Mutex::default(), ids: AtomicU64::new(1) }
+    }
+
+    fn fits(&self, server: &Server) -> bool {
+        self.fingerprint == fingerprint(server)
+    }
+
+    /// A request id of our own that no other request to this server has.
+    pub fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What the server is, if it has been asked.
+    pub fn profile(&self) -> Option<Arc<Profile>> {
+        lock(&self.state).profile.clone()
+    }
+
+    /// Remembers what the server is.
+    pub fn set_profile(&self, profile: Profile) -> Arc<Profile> {
+        let profile = Arc::new(profile);
+        lock(&self.state).profile = Some(profile.clone());
+        profile
+    }
+
+    /// Forgets what the server is and every session with it: it has turned out otherwise.
+    pub fn forget(&self) {
+        let mut state = lock(&self.state);
+        state.profile = None;
+        state.pool.clear();
+    }
+
+    /// The list of `kind` that `caller` may be given: the public one, or the caller's own.
+    pub fn list(&self, kind: ListKind, caller: &str) -> Option<Arc<List>> {
+        let state = lock(&self.state);
+        let public = state.lists.get(&(kind, String::new()));
+        public.or_else(|| state.lists.get(&(kind, scope(caller)))).cloned()
+    }
+
+    /// Keeps a list: for everybody if it is public, else for `caller` alone.
+    pub fn set_list(&self, kind: ListKind, caller: &str, list: List) -> Arc<List> {
+        let mut state = lock(&self.state);
+        let list = Arc::new(list);
+        let key = if list.public {
+            state.lists.retain(|(other, owner), _| *other != kind || owner.is_empty());
+            String::new()
+        } else {
+            state.lists.remove(&(kind, String::new()));
+            scope(caller)
+        };
+        if state.lists.len() >= MERGED {
+            state.lists.retain(|(_, owner), _| owner.is_empty());
+        }
+        state.lists.insert((kind, key), list.clone());
+        list
+    }
+
+    /// The pooled session of `holder`.
+    pub fn pooled(&self, holder: &str) -> Option<UpstreamSession> {
+        lock(&self.state).pool.get(holder).cloned()
+    }
+
+    /// Keeps a session for `holder`.
+    pub fn pool(&self, holder: &str, session: UpstreamSession) {
+        lock(&self.state).pool.insert(holder.to_owned(), session);
+    }
+
+    /// Drops the session of `holder` if it still is `session`.
+    pub fn unpool(&self, holder: &str, session: &UpstreamSession) {
+        let mut state = lock(&self.state);
+        if state.pool.get(holder) == Some(session) {
+            state.pool.remove(holder);
+        }
+    }
+
+    /// How many items of `kind` are known, over all scopes.
+    pub fn count(&self, kind: ListKind) -> Option<usize> {
+        lock(&self.state)
+            .lists
+            .iter()
+            .filter(|((k, _), _)| *k == kind)
+            .map(|(_, list)| list.items.len())
+            .max()
+    }
+
+    /// Warnings about what the server lists.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut all: Vec<String> =
+            lock(&self.state).lists.values().flat_map(|list| list.warnings.iter().cloned()).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// Notes that the server answered after `took`.
+    pub fn answered(&self, now: Timestamp, took: Duration) {
+        let mut state = lock(&self.state);
+        let health = &mut state.health;
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        health.latency_us =
+            if health.answered == 0 { micros } else { (health.latency_us.saturating_mul(7) + micros) / 8 };
+        health.answered += 1;
+        health.failing = 0;
+        health.last_answer_at = Some(now);
+    }
+
+    /// Notes that an exchange failed.
+    pub fn failed(&self, now: Timestamp, fault: &Fault) {
+        let mut state = lock(&self.state);
+        let health = &mut state.health;
+        health.failed += 1;
+        health.failing += 1;
+        health.last_error = Some(fault.message.clone());
+        health.last_error_at = Some(now);
+    }
+
+    /// How the server has been doing.
+    pub fn health(&self) -> Health {
+        lock(&self.state).health.clone()
+    }
+}
+
+/// Private lists are kept under the caller's name, which an anonymous caller has not.
+fn scope(caller: &str) -> String {
+    format!("={caller}")
+}
+
+/// What must be the same for what we know of a server to hold.
+fn fingerprint(server: &Server) -> String {
+    use sha2::{Digest as _, Sha256};
+    let mut hash = Sha256::new();
+    hash.update(server.url.as_str());
+    hash.update(format!("{:?} {:?}", server.session, server.list_ttl));
+    for (name, value) in &server.headers {
+        hash.update(name.as_str());
+        hash.update([0]);
+        hash.update(value.as_bytes());
+        hash.update([0]);
+    }
+    super::hex(&hash.finalize())
+}
+
+/// What this instance knows of one client session.
+#[derive(Debug, Default)]
+pub struct SessionMemory {
+    /// When it was last used, in milliseconds.
+    pub used: AtomicU64,
+    /// When it was last compared with the store, in milliseconds.
+    pub checked: AtomicU64,
+    /// Its record.
+    pub record: Mutex<(Record, Option<Version>)>,
+}
+
+/// What must outlive an instance of a client session; kept in the store once there is something to keep.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The session was ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
+    /// The log level that the client set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
+    /// The sessions held with legacy servers on its behalf, by server.
+    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
+    pub upstreams: HashMap<String, UpstreamSession>,
+}

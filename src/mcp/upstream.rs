@@ -1,0 +1,597 @@
+//! The gateway as a client: one exchange with one server, in the server's own era.
+//!
+//! Source: 2026-07-28 and 2025-11-25, Streamable HTTP. Redirects are followed within the same origin only; no
+//! answer is read past its limit; every wait has an end.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use http::header::{ACCEPT, CONTENT_TYPE, LOCATION};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::memory::{Profile, ServerMemory, UpstreamSession};
+use super::revision::{Era, Revision};
+use super::{Mcp, headers, meta};
+use crate::config::plan::Server;
+use crate::fault::{Fault, Kind};
+use crate::platform::{Clock as _, ConnectTimeout, HttpClient as _, Platform, Timestamp, UpstreamBody};
+use crate::relay::{Reader, seam, too_large};
+use crate::wire::jsonrpc::{Message, string};
+use crate::wire::sse::{Decoder, Event};
+
+/// Redirects followed within one origin.
+const REDIRECTS: usize = 3;
+/// An error body is read no further than this: it is only looked at for a JSON-RPC error.
+const ERROR_BODY: usize = 64 * 1024;
+/// How the gateway names itself to servers, and to clients.
+pub const IMPLEMENTATION: &str =
+    concat!("{\"name\":\"causeway\",\"title\":\"Causeway\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}");
+
+/// A request on its way to a server.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// `POST`, or `GET` and `DELETE` on a legacy session.
+    pub http: Method,
+    /// The message.
+    pub body: Bytes,
+    /// Headers besides the ones that each request has.
+    pub headers: HeaderMap,
+}
+
+/// The headers of a message to a server.
+pub fn standard_headers(
+    revision: Revision,
+    session: Option<&str>,
+    method: &str,
+    name: Option<&str>,
+) -> HeaderMap {
+    let mut out = HeaderMap::with_capacity(10);
+    out.insert(headers::VERSION, HeaderValue::from_static(revision.as_str()));
+    if let Some(session) = session.and_then(|id| HeaderValue::from_str(id).ok()) {
+        out.insert(headers::SESSION, session);
+    }
+    if revision.era() == Era::Modern {
+        if let Ok(method) = HeaderValue::from_str(method) {
+            out.insert(headers::METHOD, method);
+        }
+        if let Some(name) = name.and_then(headers::encode) {
+            out.insert(headers::NAME, name);
+        }
+    }
+    out
+}
+
+/// What kind of body an answer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// One JSON document.
+    Json,
+    /// An event stream.
+    Events,
+    /// Nothing, or nothing we know.
+    Other,
+}
+
+/// The kind of body that `headers` announce.
+pub fn content(headers: &HeaderMap) -> Content {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        Content::Json
+    } else if essence.eq_ignore_ascii_case("text/event-stream") {
+        Content::Events
+    } else {
+        Content::Other
+    }
+}
+
+/// An answer whose head has arrived.
+pub struct Answered<P: Platform> {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub reader: Reader<P>,
+}
+
+impl<P: Platform> Mcp<P> {
+    /// Sends one message and waits for the response head.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, is too slow, or redirects elsewhere.
+    pub async fn exchange(&self, server: &Arc<Server>, outgoing: Outgoing) -> Result<Answered<P>, Fault> {
+        let memory = self.memory.server(server);
+        let (started, ticks) = (self.platform.clock().now(), self.platform.clock().ticks());
+        let result = self.exchange_timed(server, outgoing, started).await;
+        let now = self.platform.clock().now();
+        match &result {
+            Ok(answered) if answered.status.is_server_error() => {
+                memory.failed(now, &refused(server, answered.status))
+            }
+            Ok(_) => memory
+                .answered(now, Duration::from_micros(self.platform.clock().ticks().saturating_sub(ticks))),
+            Err(fault) => memory.failed(now, fault),
+        }
+        result
+    }
+
+    async fn exchange_timed(
+        &self,
+        server: &Arc<Server>,
+        outgoing: Outgoing,
+        started: Timestamp,
+    ) -> Result<Answered<P>, Fault> {
+        let mut url = server.url.clone();
+        let wait = pin!(self.platform.clock().sleep(server.timeouts.first_byte));
+        let mut wait = wait;
+        for _ in 0..=REDIRECTS {
+            let request = http_request(server, &url, &outgoing)?;
+            let response = match select(pin!(self.platform.http().send(request)), &mut wait).await {
+                Either::Left((Ok(response), _)) => response,
+                Either::Left((Err(error), _)) => return Err(seam(&server.name, &error)),
+                Either::Right(((), _)) => {
+                    let limit = server.timeouts.first_byte;
+                    let message =
+                        format!("server {:?}: no answer within {limit:?} (timeouts.first_byte)", server.name);
+                    return Err(Fault::new(Kind::UpstreamTimeout, message));
+                }
+            };
+            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok(self.answered(server, response, started));
+            }
+            url = redirect(server, &url, &response)?;
+        }
+        let message = format!("server {:?}: more than {REDIRECTS} redirects", server.name);
+        Err(Fault::new(Kind::UpstreamRefused, message))
+    }
+
+    fn answered(
+        &self,
+        server: &Arc<Server>,
+        response: Response<UpstreamBody<P>>,
+        started: Timestamp,
+    ) -> Answered<P> {
+        let (head, body) = response.into_parts();
+        let deadline = started.after(server.timeouts.total);
+        let reader = Reader::new(self.platform.clone(), server.clone(), body, deadline);
+        Answered { status: head.status, headers: head.headers, reader }
+    }
+
+    /// Reads an answer to the end of its one response, dropping what else comes on the stream.
+    ///
+    /// # Errors
+    /// When there is no such response, or reading fails.
+    pub async fn single(&self, mut answered: Answered<P>, id: &str) -> Result<Bytes, Fault> {
+        let server = answered.reader.server.clone();
+        let limit = server.max_response;
+        match content(&answered.headers) {
+            Content::Events => {
+                let (mut decoder, mut events) = (Decoder::new(limit), Vec::new());
+                while let Some(chunk) = answered.reader.chunk().await? {
+                    decoder.push(&chunk, &mut events).map_err(|_| too_large(&server, limit))?;
+                    for Event { data, .. } in events.drain(..) {
+                        if is_response(&data, id) {
+                            return Ok(data);
+                        }
+                    }
+                }
+                Err(no_answer(&server))
+            }
+            Content::Json => {
+                let body = answered.reader.all(limit).await?;
+                if is_response(&body, id) { Ok(body) } else { Err(no_answer(&server)) }
+            }
+            Content::Other => Err(refused(&server, answered.status)),
+        }
+    }
+
+    /// A request of our own, answered: its result.
+    ///
+    /// # Errors
+    /// When it fails, or the server answers with an error.
+    pub async fn ask(
+        &self,
+        server: &Arc<Server>,
+        method: &str,
+        params: &str,
+        session: Option<&UpstreamSession>,
+    ) -> Result<Box<RawValue>, Asked> {
+        let id = format!("causeway-{}", self.memory.server(server).next_id());
+        let (revision, params) = match session {
+            Some(session) => (session.revision, params.to_owned()),
+            None => (Revision::MODERN, with_meta(params)),
+        };
+        let headers =
+            standard_headers(revision, session.and_then(|session| session.id.as_deref()), method, None);
+        let body = meta::request(&id, method, &params);
+        let outgoing = Outgoing { http: Method::POST, body, headers };
+        let mut answered = self.exchange(server, outgoing).await.map_err(Asked::Fault)?;
+        let status = answered.status;
+        if !status.is_success() {
+            let body = answered.reader.all(ERROR_BODY).await.unwrap_or_default();
+            return Err(match error_of(&body) {
+                Some((code, data)) => Asked::Refused { status, code, data },
+                None => Asked::NotMcp(status, refused(server, status)),
+            });
+        }
+        let quoted = format!("\"{id}\"");
+        let body = self.single(answered, &quoted).await.map_err(Asked::Fault)?;
+        match Message::decode(&body) {
+            Ok(Message::Response { outcome: Ok(result), .. }) => Ok(result.to_owned()),
+            _ => {
+                let (code, data) = error_of(&body).unwrap_or((-32603, None));
+                Err(Asked::Refused { status, code, data })
+            }
+        }
+    }
+
+    /// Sends a notification or a response, for which a server has nothing to say.
+    pub async fn tell(&self, server: &Arc<Server>, body: Bytes, session: &UpstreamSession) {
+        let headers = standard_headers(session.revision, session.id.as_deref(), "", None);
+        let _ = self.exchange(server, Outgoing { http: Method::POST, body, headers }).await;
+    }
+
+    /// Ends a session with a legacy server; what it answers does not matter.
+    pub async fn end(&self, server: &Arc<Server>, session: &UpstreamSession) {
+        if session.id.is_some() {
+            let headers = standard_headers(session.revision, session.id.as_deref(), "", None);
+            let outgoing = Outgoing { http: Method::DELETE, body: Bytes::new(), headers };
+            let _ = self.exchange(server, outgoing).await;
+        }
+    }
+
+    /// What the server is: remembered, or asked once.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or is no MCP server.
+    pub async fn profile(&self, server: &Arc<Server>) -> Result<Arc<Profile>, Fault> {
+        let memory = self.memory.server(server);
+        let key = format!("profile {}", server.name);
+        self.once(&key, || memory.profile(), || self.probe(server, &memory)).await
+    }
+
+    /// Asks the server what it is: `server/discover` first, `initialize` if that is no modern answer
+    /// (2026-07-28 Streamable HTTP, "Backward Compatibility").
+    async fn probe(&self, server: &Arc<Server>, memory: &ServerMemory) -> Result<Arc<Profile>, Fault> {
+        let modern = match self.ask(server, "server/discover", "{}", None).await {
+            Ok(result) => Some(result),
+            Err(Asked::Fault(fault)) => return Err(fault),
+            Err(Asked::NotMcp(status, fault)) if is_final(status) => return Err(fault),
+            Err(Asked::Refused { code: -32022, data, .. }) if names_modern(data.as_deref()) => {
+                let message = format!(
+                    "server {:?}: speaks none of the protocol revisions that the gateway speaks",
+                    server.name
+                );
+                return Err(Fault::new(Kind::UpstreamInvalid, message));
+            }
+            Err(_) => None,
+        };
+        if let Some(result) = modern
+            && let Some(profile) = discovered(&result)
+        {
+            return Ok(memory.set_profile(profile));
+        }
+        let (session, result) = self.initialize(server, "{}", IMPLEMENTATION, Revision::LEGACY).await?;
+        let profile = initialized(&result, &session);
+        memory.pool(GATEWAY, session);
+        Ok(memory.set_profile(profile))
+    }
+
+    /// Opens a session with a legacy server. Gives the session and the whole `initialize` result.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn initialize(
+        &self,
+        server: &Arc<Server>,
+        capabilities: &str,
+        client_info: &str,
+        revision: Revision,
+    ) -> Result<(UpstreamSession, Box<RawValue>), Fault> {
+        let id = format!("causeway-{}", self.memory.server(server).next_id());
+        let params = format!(
+            "{{\"protocolVersion\":\"{}\",\"capabilities\":{capabilities},\"clientInfo\":{client_info}}}",
+            revision.as_str()
+        );
+        // No version header: the version is not agreed yet (2025-11-25 transports, "Protocol Version Header").
+        let body = meta::request(&id, "initialize", &params);
+        let outgoing = Outgoing { http: Method::POST, body, headers: HeaderMap::new() };
+        let mut answered = self.exchange(server, outgoing).await?;
+        if !answered.status.is_success() {
+            let status = answered.status;
+            let body = answered.reader.all(ERROR_BODY).await.unwrap_or_default();
+            return Err(match error_of(&body) {
+                Some((code, _)) => not_initialized(server, code),
+                None => refused(server, status),
+            });
+        }
+        let issued = session_id(&answered.headers);
+        let body = self.single(answered, &format!("\"{id}\"")).await?;
+        let Ok(Message::Response { outcome: Ok(result), .. }) = Message::decode(&body) else {
+            return Err(not_initialized(server, error_of(&body).map_or(-32603, |(code, _)| code)));
+        };
+        let agreed =
+            field(result, "protocolVersion").as_deref().and_then(string).as_deref().map(Revision::parse);
+        let Some(Some(agreed)) = agreed.filter(|agreed| agreed.is_some_and(|r| r.era() == Era::Legacy))
+        else {
+            let message = format!("server {:?}: chose a protocol revision that nobody offered", server.name);
+            return Err(Fault::new(Kind::UpstreamInvalid, message));
+        };
+        let session = UpstreamSession { id: issued, revision: agreed };
+        let ready = Bytes::from_static(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}");
+        self.tell(server, ready, &session).await;
+        Ok((session, result.to_owned()))
+    }
+
+    /// Does `make` once, however many ask at the same time: the first works, the others look again until
+    /// `look` finds what was made or the work has failed. Nobody waits on another request's input or output,
+    /// which Workers forbid.
+    ///
+    /// # Errors
+    /// What `make` says.
+    pub async fn once<T, M>(
+        &self,
+        key: &str,
+        look: impl Fn() -> Option<T>,
+        make: impl FnOnce() -> M,
+    ) -> Result<T, Fault>
+    where
+        M: Future<Output = Result<T, Fault>>,
+    {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        let began = self.platform.clock().now();
+        let mut pause = Duration::from_millis(1);
+        loop {
+            if let Some(_claim) = self.memory.claim(key) {
+                if let Some(found) = look() {
+                    return Ok(found);
+                }
+                if let Some(fault) =
+                    self.memory.failure(key, began).filter(|_| pause > Duration::from_millis(1))
+                {
+                    return Err(fault);
+                }
+                let made = make().await;
+                if let Err(fault) = &made {
+                    self.memory.set_failure(key, self.platform.clock().now(), fault);
+                }
+                return made;
+            }
+            self.platform.clock().sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+}
+
+fn http_request(server: &Server, url: &url::Url, outgoing: &Outgoing) -> Result<Request<Bytes>, Fault> {
+    let mut request = Request::new(outgoing.body.clone());
+    *request.method_mut() = outgoing.http.clone();
+    *request.uri_mut() = url.as_str().parse().map_err(|_| {
+        Fault::new(Kind::UpstreamConnect, format!("server {:?}: its URL cannot be used", server.name))
+    })?;
+    let headers = request.headers_mut();
+    headers.reserve(outgoing.headers.len() + server.headers.len() + 4);
+    headers.extend(outgoing.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let accept = if outgoing.http == Method::GET {
+        "text/event-stream"
+    } else {
+        "application/json, text/event-stream"
+    };
+    headers.insert(ACCEPT, HeaderValue::from_static(accept));
+    if outgoing.http == Method::POST {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    for (name, value) in &server.headers {
+        headers.insert(name.clone(), value.clone());
+    }
+    request.extensions_mut().insert(ConnectTimeout(server.timeouts.connect));
+    Ok(request)
+}
+
+/// The holder of the gateway's own sessions.
+pub const GATEWAY: &str = "";
+
+/// Why a request of our own has no result.
+#[derive(Debug)]
+pub enum Asked {
+    /// The exchange failed.
+    Fault(Fault),
+    /// The server answered with a JSON-RPC error.
+    Refused {
+        /// The HTTP status.
+        status: StatusCode,
+        /// The error's code.
+        code: i64,
+        /// The error's data.
+        data: Option<Box<RawValue>>,
+    },
+    /// The server answered with an HTTP error that is no JSON-RPC error.
+    NotMcp(StatusCode, Fault),
+}
+
+impl Asked {
+    /// The fault to tell of.
+    pub fn fault(self, server: &str, method: &str) -> Fault {
+        match self {
+            Self::Fault(fault) | Self::NotMcp(_, fault) => fault,
+            Self::Refused { code, .. } => Fault::new(
+                Kind::UpstreamRefused,
+                format!("server {server:?}: answered {method} with error {code}"),
+            ),
+        }
+    }
+}
+
+/// An HTTP error that has nothing to do with the era: trying `initialize` would only meet it again.
+fn is_final(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 403 | 407 | 429) || status.is_server_error()
+}
+
+/// Whether the `supported` list of a version error has only versions beyond the legacy era.
+fn names_modern(data: Option<&RawValue>) -> bool {
+    #[derive(Deserialize)]
+    struct Data {
+        supported: Vec<String>,
+    }
+    data.and_then(|data| serde_json::from_str::<Data>(data.get()).ok())
+        .is_some_and(|data| data.supported.iter().all(|version| Revision::parse(version).is_none()))
+}
+
+fn with_meta(params: &str) -> String {
+    let members = format!(
+        "\"_meta\":{{\"{}\":\"{}\",\"{}\":{IMPLEMENTATION},\"{}\":{{}}}}",
+        meta::VERSION,
+        Revision::MODERN.as_str(),
+        meta::CLIENT_INFO,
+        meta::CAPABILITIES
+    );
+    let rest = params.strip_prefix('{').unwrap_or("}");
+    let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
+    format!("{{{members}{comma}{rest}")
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Described<'a> {
+    #[serde(default)]
+    supported_versions: Vec<String>,
+    #[serde(borrow, default)]
+    capabilities: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    server_info: Option<&'a RawValue>,
+    #[serde(default)]
+    instructions: Option<String>,
+    #[serde(borrow, default, rename = "_meta")]
+    meta: Option<&'a RawValue>,
+}
+
+fn empty_object() -> Box<RawValue> {
+    // `{}` is JSON.
+    RawValue::from_string("{}".to_owned()).unwrap_or_default()
+}
+
+/// Reads a `server/discover` result; `None` if it is none.
+fn discovered(result: &RawValue) -> Option<Profile> {
+    let described: Described<'_> = serde_json::from_str(result.get()).ok()?;
+    let versions: Vec<Revision> =
+        described.supported_versions.iter().filter_map(|version| Revision::parse(version)).collect();
+    let newest = |era| versions.iter().copied().filter(|revision| revision.era() == era).max();
+    newest(Era::Modern)?;
+    Some(Profile {
+        modern: newest(Era::Modern),
+        legacy: newest(Era::Legacy),
+        sessions: newest(Era::Legacy).is_some(),
+        capabilities: described.capabilities.map_or_else(empty_object, RawValue::to_owned),
+        info: described.meta.and_then(|meta| field(meta, "io.modelcontextprotocol/serverInfo")),
+        instructions: described.instructions,
+        result: result.to_owned(),
+    })
+}
+
+/// Reads an `initialize` result.
+fn initialized(result: &RawValue, session: &UpstreamSession) -> Profile {
+    let described = serde_json::from_str::<Described<'_>>(result.get()).ok();
+    let of = |pick: fn(&Described<'_>) -> Option<Box<RawValue>>| described.as_ref().and_then(pick);
+    Profile {
+        modern: None,
+        legacy: Some(session.revision),
+        sessions: session.id.is_some(),
+        capabilities: of(|d| d.capabilities.map(RawValue::to_owned)).unwrap_or_else(empty_object),
+        info: of(|d| d.server_info.map(RawValue::to_owned)),
+        instructions: described.as_ref().and_then(|d| d.instructions.clone()),
+        result: result.to_owned(),
+    }
+}
+
+/// The member `name` of an object.
+pub fn field(object: &RawValue, name: &str) -> Option<Box<RawValue>> {
+    let mut members: std::collections::HashMap<String, Box<RawValue>> =
+        serde_json::from_str(object.get()).ok()?;
+    members.remove(name)
+}
+
+fn redirect<B>(server: &Server, from: &url::Url, response: &Response<B>) -> Result<url::Url, Fault> {
+    let refused = |why: &str| {
+        let message = format!("server {:?}: redirects {why}; set url to where it really is", server.name);
+        Fault::new(Kind::UpstreamRefused, message)
+    };
+    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+    let to = location.and_then(|location| from.join(location).ok()).ok_or_else(|| refused("to nowhere"))?;
+    if to.origin() != from.origin() {
+        return Err(refused("to another origin, where its credentials must not go"));
+    }
+    // 301 to 303 let a client turn POST into GET, which would lose the message (RFC 9110 section 15.4).
+    if !matches!(response.status().as_u16(), 307 | 308) {
+        return Err(refused("without keeping the method"));
+    }
+    Ok(to)
+}
+
+/// The session id that an `initialize` answer carries: visible ASCII of sane length.
+fn session_id(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(headers::SESSION)?.to_str().ok()?;
+    (value.len() <= 1024 && !value.is_empty() && value.bytes().all(|b| (0x21..=0x7E).contains(&b)))
+        .then(|| value.to_owned())
+}
+
+/// The code and data of a JSON-RPC error.
+pub fn error_of(body: &[u8]) -> Option<(i64, Option<Box<RawValue>>)> {
+    #[derive(Deserialize)]
+    struct Error {
+        code: i64,
+        #[serde(default)]
+        data: Option<Box<RawValue>>,
+    }
+    match Message::decode(body) {
+        Ok(Message::Response { outcome: Err(error), .. }) => {
+            serde_json::from_str::<Error>(error.get()).ok().map(|error| (error.code, error.data))
+        }
+        _ => None,
+    }
+}
+
+fn is_response(data: &[u8], expected: &str) -> bool {
+    match Message::decode(data) {
+        Ok(Message::Response { id: Some(id), .. }) => id.get() == expected,
+        Ok(Message::Response { id: None, .. }) => true,
+        _ => false,
+    }
+}
+
+/// The server answered, but not with the response that was asked for.
+pub fn no_answer(server: &Server) -> Fault {
+    let message = format!("server {:?}: its answer ended without the response to the request", server.name);
+    Fault::new(Kind::UpstreamInvalid, message)
+}
+
+/// The server answered with an HTTP error.
+pub fn refused(server: &Server, status: StatusCode) -> Fault {
+    let hint = match status.as_u16() {
+        401 | 403 => "; check its headers in the configuration",
+        404 | 405 => "; check its url in the configuration",
+        429 => "; it limits how often it may be asked",
+        _ => "",
+    };
+    let message = format!("server {:?}: answered HTTP {}{hint}", server.name, status.as_u16());
+    Fault::new(Kind::UpstreamRefused, message)
+}
+
+fn not_initialized(server: &Server, code: i64) -> Fault {
+    let message = format!("server {:?}: refused initialize with error {code}", server.name);
+    Fault::new(Kind::UpstreamRefused, message)
+}
+
+/// Headers of a caller that go on to the server: tracing and nothing else.
+pub const PASSED: [HeaderName; 3] = [
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("baggage"),
+];

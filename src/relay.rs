@@ -1,0 +1,103 @@
+//! Upstream bytes in, caller bytes out: pulled, never pushed, with every limit applied on the way.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use futures_util::future::{Either, select};
+
+use crate::config::plan::Server;
+use crate::fault::{Fault, Kind};
+use crate::platform::{Clock as _, Platform, SeamError, Timestamp, UpstreamBody};
+
+/// An answer being read: chunks with every time and size limit applied.
+pub struct Reader<P: Platform> {
+    platform: P,
+    /// Which server it comes from.
+    pub server: Arc<Server>,
+    body: UpstreamBody<P>,
+    deadline: Timestamp,
+    heard_at: Timestamp,
+}
+
+impl<P: Platform> Reader<P> {
+    /// A reader of `body`, which must have ended at `deadline`.
+    pub fn new(platform: P, server: Arc<Server>, body: UpstreamBody<P>, deadline: Timestamp) -> Self {
+        let heard_at = platform.clock().now();
+        Self { platform, server, body, deadline, heard_at }
+    }
+
+    /// The next chunk; `None` at the end. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// When the answer is cut or takes too long.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
+        let now = self.platform.clock().now();
+        let left = self.deadline.since(now);
+        let idle = self.heard_at.after(self.server.timeouts.idle).since(now);
+        let wait = pin!(self.platform.clock().sleep(left.min(idle)));
+        match select(self.body.next(), wait).await {
+            Either::Left((Some(Ok(chunk)), _)) => {
+                self.heard_at = self.platform.clock().now();
+                Ok(Some(chunk))
+            }
+            Either::Left((Some(Err(error)), _)) => Err(seam(&self.server.name, &error)),
+            Either::Left((None, _)) => Ok(None),
+            Either::Right(((), _)) => Err(timed_out(&self.server, left <= idle)),
+        }
+    }
+
+    /// Everything that is left, up to `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Self::chunk`]; [`Kind::UpstreamTooLarge`] past the limit.
+    pub async fn all(&mut self, limit: usize) -> Result<Bytes, Fault> {
+        let first = self.chunk().await?.unwrap_or_default();
+        let mut whole = BytesMut::new();
+        let mut last = first;
+        loop {
+            if whole.len() + last.len() > limit {
+                return Err(too_large(&self.server, limit));
+            }
+            match self.chunk().await? {
+                None if whole.is_empty() => return Ok(last),
+                None => {
+                    whole.extend_from_slice(&last);
+                    return Ok(whole.freeze());
+                }
+                Some(next) => {
+                    whole.extend_from_slice(&last);
+                    last = next;
+                }
+            }
+        }
+    }
+}
+
+fn timed_out(server: &Server, total: bool) -> Fault {
+    let timeouts = &server.timeouts;
+    let message = if total {
+        format!("server {:?}: no end of the answer within {:?} (timeouts.total)", server.name, timeouts.total)
+    } else {
+        format!("server {:?}: silent for {:?} in mid-answer (timeouts.idle)", server.name, timeouts.idle)
+    };
+    Fault::new(Kind::UpstreamTimeout, message)
+}
+
+/// The server's answer is larger than it may be.
+pub fn too_large(server: &Server, limit: usize) -> Fault {
+    let message = format!("server {:?}: its answer is larger than {limit} bytes (max_response)", server.name);
+    Fault::new(Kind::UpstreamTooLarge, message)
+}
+
+/// What an adapter reported, told of `server`.
+pub fn seam(server: &str, error: &SeamError) -> Fault {
+    let kind = match error {
+        SeamError::Connect(_) | SeamError::Denied(_) => Kind::UpstreamConnect,
+        SeamError::Timeout(_) => Kind::UpstreamTimeout,
+        SeamError::Cut(_) => Kind::UpstreamCut,
+        SeamError::Host(_) => Kind::Host,
+    };
+    Fault::new(kind, format!("server {server:?}: {error}"))
+}

@@ -1,0 +1,437 @@
+//! A platform for tests: virtual time, scripted upstreams, and a trace of everything the core asks for.
+//!
+//! Nothing sleeps and nothing is sent. [`Fake::run`] drives a future and, whenever it can only wait, moves the
+//! clock to the next moment that somebody waits for.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::{HeaderMap, Request, Response};
+
+use crate::platform::{
+    Abilities, Clock, Entropy, Held, HttpClient, KeyValue, Log, Platform, SeamError, Secrets, StateStore,
+    Swap, Timestamp, Version,
+};
+
+/// One step of an upstream's answer.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Time passes.
+    Wait(Duration),
+    /// Bytes arrive.
+    Send(Bytes),
+    /// The connection is cut.
+    Cut,
+    /// Nothing comes any more, and no end either.
+    Stall,
+}
+
+/// An upstream's answer.
+#[derive(Debug, Clone)]
+pub struct Script {
+    /// How long the head takes.
+    pub delay: Duration,
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body.
+    pub body: Vec<Step>,
+}
+
+impl Script {
+    /// An answer of `content_type` with a whole body.
+    #[must_use]
+    pub fn new(status: u16, content_type: &str, body: impl Into<Bytes>) -> Self {
+        Self {
+            delay: Duration::ZERO,
+            status,
+            headers: vec![("content-type", content_type.to_owned())],
+            body: vec![Step::Send(body.into())],
+        }
+    }
+
+    /// An answer with a JSON body.
+    #[must_use]
+    pub fn json(body: impl Into<Bytes>) -> Self {
+        Self::new(200, "application/json", body)
+    }
+
+    /// This answer with one more header.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.push((name, value.to_owned()));
+        self
+    }
+}
+
+/// What an upstream does with a request: answers it, or cannot be reached.
+pub type Upstream = Arc<dyn Fn(&Request<Bytes>) -> Result<Script, SeamError> + Send + Sync>;
+
+#[derive(Default)]
+struct World {
+    now: u64,
+    timers: Vec<(u64, Waker)>,
+    upstreams: HashMap<String, Upstream>,
+    trace: Vec<String>,
+    log: Vec<String>,
+    secrets: HashMap<String, String>,
+    state: HashMap<String, (Held, u64)>,
+    values: HashMap<String, Bytes>,
+    version: u64,
+    random: u64,
+    dropped: u64,
+}
+
+/// The fake platform. Clones share one world.
+#[derive(Clone)]
+pub struct Fake {
+    world: Arc<Mutex<World>>,
+    abilities: Abilities,
+}
+
+impl std::fmt::Debug for Fake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Fake")
+    }
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        let world = World { now: 1_700_000_000_000, ..World::default() };
+        let abilities = Abilities { host: "fake", processes: false, loopback_only: true, config_file: false };
+        Self { world: Arc::new(Mutex::new(world)), abilities }
+    }
+}
+
+impl Fake {
+    /// The same world on a host that others can reach.
+    #[must_use]
+    pub fn public(mut self) -> Self {
+        self.abilities.loopback_only = false;
+        self
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts an upstream at `host` (`name` or `name:port`).
+    pub fn upstream(
+        &self,
+        host: &str,
+        answer: impl Fn(&Request<Bytes>) -> Result<Script, SeamError> + Send + Sync + 'static,
+    ) {
+        self.world().upstreams.insert(host.to_owned(), Arc::new(answer));
+    }
+
+    /// Sets a secret.
+    pub fn set_secret(&self, name: &str, value: &str) {
+        self.world().secrets.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Everything asked since the last call.
+    pub fn trace(&self) -> Vec<String> {
+        std::mem::take(&mut self.world().trace)
+    }
+
+    /// The log lines since the last call.
+    pub fn logged(&self) -> Vec<String> {
+        std::mem::take(&mut self.world().log)
+    }
+
+    /// Upstream bodies that were dropped before their end.
+    pub fn dropped(&self) -> u64 {
+        self.world().dropped
+    }
+
+    /// Lets time pass.
+    pub fn pass(&self, span: Duration) {
+        let until = self.world().now + u64::try_from(span.as_millis()).unwrap_or(0);
+        while self.wake_next(until) {}
+        self.world().now = until;
+    }
+
+    /// Drives `future` to its end.
+    ///
+    /// # Panics
+    /// When it waits for something that never comes.
+    #[expect(clippy::panic, reason = "a test that cannot go on has failed")]
+    pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        struct Flag(AtomicU64);
+        impl Wake for Flag {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let flag = Arc::new(Flag(AtomicU64::new(0)));
+        let waker = Waker::from(flag.clone());
+        let mut future = Box::pin(future);
+        loop {
+            let before = flag.0.load(Ordering::Relaxed);
+            if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return value;
+            }
+            if flag.0.load(Ordering::Relaxed) == before && !self.wake_next(u64::MAX) {
+                panic!("the future waits for something that never comes; trace: {:?}", self.trace());
+            }
+        }
+    }
+
+    fn wake_next(&self, until: u64) -> bool {
+        let mut world = self.world();
+        let Some(next) = world.timers.iter().map(|(at, _)| *at).min().filter(|at| *at <= until) else {
+            return false;
+        };
+        world.now = world.now.max(next);
+        let (due, rest): (Vec<_>, Vec<_>) = world.timers.drain(..).partition(|(at, _)| *at <= next);
+        world.timers = rest;
+        drop(world);
+        due.into_iter().for_each(|(_, waker)| waker.wake());
+        true
+    }
+}
+
+/// A wait in virtual time.
+struct Sleep {
+    fake: Fake,
+    span: u64,
+    until: Option<u64>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let fake = self.fake.clone();
+        let mut world = fake.world();
+        let latest = world.now.saturating_add(self.span);
+        let until = *self.until.get_or_insert(latest);
+        if world.now >= until {
+            return Poll::Ready(());
+        }
+        world.timers.push((until, cx.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Fake {
+    fn wait(&self, span: Duration) -> Sleep {
+        let millis = span.as_micros().div_ceil(1000);
+        Sleep { fake: self.clone(), span: u64::try_from(millis).unwrap_or(u64::MAX / 2), until: None }
+    }
+}
+
+impl Clock for Fake {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.world().now)
+    }
+
+    fn ticks(&self) -> u64 {
+        self.world().now * 1000
+    }
+
+    fn sleep(&self, span: Duration) -> impl Future<Output = ()> + 'static {
+        self.wait(span)
+    }
+}
+
+/// A scripted body.
+pub struct FakeBody {
+    fake: Fake,
+    steps: VecDeque<Step>,
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+impl Drop for FakeBody {
+    fn drop(&mut self) {
+        if !self.steps.is_empty() {
+            self.fake.world().dropped += 1;
+        }
+    }
+}
+
+impl Stream for FakeBody {
+    type Item = Result<Bytes, SeamError>;
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(wait) = &mut self.wait {
+                if wait.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                self.wait = None;
+            }
+            match self.steps.front() {
+                Some(Step::Stall) => return Poll::Pending,
+                Some(Step::Wait(span)) => {
+                    self.wait = Some(Box::pin(self.fake.wait(*span)));
+                    self.steps.pop_front();
+                }
+                Some(Step::Send(bytes)) => {
+                    let bytes = bytes.clone();
+                    self.steps.pop_front();
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
+                Some(Step::Cut) => {
+                    self.steps.clear();
+                    return Poll::Ready(Some(Err(SeamError::Cut("reset by the script".to_owned()))));
+                }
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl HttpClient for Fake {
+    type Body = FakeBody;
+
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<FakeBody>, SeamError> {
+        let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        let session = request.headers().get("mcp-session-id").and_then(|id| id.to_str().ok());
+        let line = format!(
+            "http.send {} {} {}{}",
+            request.method(),
+            host,
+            rpc_method(request.body()),
+            session.map(|id| format!(" [{id}]")).unwrap_or_default()
+        );
+        self.world().trace.push(line);
+        let upstream = self.world().upstreams.get(&host).cloned();
+        let upstream = upstream.ok_or_else(|| SeamError::Connect("connection refused".to_owned()))?;
+        let script = upstream(&request)?;
+        self.wait(script.delay).await;
+        let body = FakeBody { fake: self.clone(), steps: script.body.into(), wait: None };
+        let mut response = Response::new(body);
+        *response.status_mut() = script.status.try_into().unwrap_or_default();
+        let headers: HeaderMap = script
+            .headers
+            .iter()
+            .filter_map(|(name, value)| Some((name.parse().ok()?, value.parse().ok()?)))
+            .collect();
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+}
+
+fn rpc_method(body: &[u8]) -> String {
+    let value: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    value.get("method").and_then(serde_json::Value::as_str).unwrap_or("-").to_owned()
+}
+
+impl StateStore for Fake {
+    async fn load(&self, key: &str) -> Result<Option<Held>, SeamError> {
+        let mut world = self.world();
+        world.trace.push(format!("store.load {}", kind_of(key)));
+        let now = world.now;
+        Ok(world.state.get(key).filter(|(_, expires)| now < *expires).map(|(held, _)| held.clone()))
+    }
+
+    async fn swap(
+        &self,
+        key: &str,
+        seen: Option<Version>,
+        value: Bytes,
+        ttl: Duration,
+    ) -> Result<Swap, SeamError> {
+        let mut world = self.world();
+        world.trace.push(format!("store.swap {}", kind_of(key)));
+        let now = world.now;
+        let held = world.state.get(key).filter(|(_, expires)| now < *expires).map(|(held, _)| held.version);
+        if held != seen {
+            return Ok(Swap::Stale);
+        }
+        world.version += 1;
+        let version = Version(world.version);
+        let expires = now.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        world.state.insert(key.to_owned(), (Held { version, value }, expires));
+        Ok(Swap::Done(version))
+    }
+}
+
+fn kind_of(key: &str) -> &str {
+    key.split('/').next().unwrap_or(key)
+}
+
+impl KeyValue for Fake {
+    async fn read(&self, key: &str) -> Result<Option<Bytes>, SeamError> {
+        let mut world = self.world();
+        world.trace.push(format!("kv.read {key}"));
+        Ok(world.values.get(key).cloned())
+    }
+
+    async fn write(&self, key: &str, value: Bytes) -> Result<(), SeamError> {
+        let mut world = self.world();
+        world.trace.push(format!("kv.write {key}"));
+        world.values.insert(key.to_owned(), value);
+        Ok(())
+    }
+
+    async fn remove(&self, key: &str) -> Result<(), SeamError> {
+        self.world().values.remove(key);
+        Ok(())
+    }
+}
+
+impl Secrets for Fake {
+    fn secret(&self, name: &str) -> Option<String> {
+        self.world().secrets.get(name).cloned()
+    }
+}
+
+impl Entropy for Fake {
+    fn fill(&self, buffer: &mut [u8]) {
+        let mut world = self.world();
+        for byte in buffer {
+            // Numerical Recipes' generator: all that matters here is that values differ and tests repeat.
+            world.random =
+                world.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *byte = u8::try_from(world.random >> 56).unwrap_or_default();
+        }
+    }
+}
+
+impl Log for Fake {
+    fn write(&self, line: &str) {
+        self.world().log.push(line.to_owned());
+    }
+}
+
+impl Platform for Fake {
+    type Http = Self;
+    type Store = Self;
+    type KeyValue = Self;
+    type Secrets = Self;
+    type Clock = Self;
+    type Entropy = Self;
+    type Log = Self;
+
+    fn http(&self) -> &Self {
+        self
+    }
+    fn store(&self) -> &Self {
+        self
+    }
+    fn key_value(&self) -> &Self {
+        self
+    }
+    fn secrets(&self) -> &Self {
+        self
+    }
+    fn clock(&self) -> &Self {
+        self
+    }
+    fn entropy(&self) -> &Self {
+        self
+    }
+    fn log(&self) -> &Self {
+        self
+    }
+    fn abilities(&self) -> Abilities {
+        self.abilities
+    }
+}

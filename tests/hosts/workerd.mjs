@@ -1,0 +1,178 @@
+#!/usr/bin/env node
+// Runs the built Worker on a bare workerd, as the tests and the benchmark need it: `wrangler dev` puts two proxies in
+// front, which cost more than the gateway itself. Durable Objects and the stand-in for KV keep their data in a folder.
+//
+//   node tests/hosts/workerd.mjs --config FILE [--port N] [--state DIR] [--secret NAME[=VALUE]]... [--build DIR]
+//
+//   --config FILE    the configuration, as normalized JSON; a change is pushed to the running Worker
+//   --port N         where to listen on 127.0.0.1; 0, the default, lets the system choose
+//   --state DIR      where state is kept; without it, in a folder that is deleted at the end
+//   --secret NAME    gives the Worker the environment variable NAME as a secret (or VALUE)
+//   --build DIR      what worker-build made; adapters/cloudflare/build
+//
+// Writes `listening on http://127.0.0.1:N/mcp` to stderr once it answers; the Worker's log lines follow there.
+// workerd itself is $WORKERD_BIN, or `workerd` on PATH. It ends with this process, however that ends.
+
+import { spawn } from "node:child_process";
+import fs from "node:fs";
+import os from "node:os";
+import path from "node:path";
+import { parseArgs } from "node:util";
+
+const here = import.meta.dirname;
+const root = path.resolve(here, "../..");
+
+function usage(problem) {
+  console.error(`workerd.mjs: ${problem}`);
+  process.exit(2);
+}
+
+let options;
+try {
+  options = parseArgs({
+    options: {
+      config: { type: "string" },
+      port: { type: "string", default: "0" },
+      state: { type: "string" },
+      secret: { type: "string", multiple: true, default: [] },
+      build: { type: "string", default: path.join(root, "adapters/cloudflare/build") },
+    },
+  }).values;
+} catch (error) {
+  usage(error.message);
+}
+if (!fs.existsSync(path.join(options.build, "index_bg.wasm"))) usage(`nothing is built in ${options.build}`);
+
+const secrets = options.secret.map((text) => {
+  const at = text.indexOf("=");
+  const name = at < 0 ? text : text.slice(0, at);
+  const value = at < 0 ? process.env[name] : text.slice(at + 1);
+  if (value === undefined) usage(`the environment has no variable ${name}`);
+  return { name, value };
+});
+
+// --- the folder that workerd reads its configuration from ---------------------------------------------------------------
+
+const folder = fs.mkdtempSync(path.join(os.tmpdir(), "causeway-workerd-"));
+const state = options.state ? path.resolve(options.state) : path.join(folder, "state");
+const put = (name, text) => fs.writeFileSync(path.join(folder, name), text, { mode: 0o600 });
+const take = (from, name) => fs.copyFileSync(from, path.join(folder, name));
+
+for (const part of ["state", "kv"]) fs.mkdirSync(path.join(state, part), { recursive: true });
+take(path.join(options.build, "index.js"), "index.js");
+take(path.join(options.build, "index_bg.wasm"), "index_bg.wasm");
+take(path.join(here, "workerd/kv.js"), "kv.js");
+
+// Dates and flags are those that are deployed.
+const wrangler = fs.readFileSync(path.join(root, "wrangler.toml"), "utf8");
+const date = /^compatibility_date = (".*")/m.exec(wrangler)[1];
+const flags = /^compatibility_flags = (\[.*\])/m.exec(wrangler)?.[1] ?? "[]";
+
+// Values are embedded from files of their own: the text format has escapes of its own.
+const variables = [...secrets];
+if (options.config) variables.push({ name: "CAUSEWAY_CONFIG", value: fs.readFileSync(options.config, "utf8") });
+variables.forEach(({ value }, index) => put(`variable-${index}`, value));
+const bindings = variables.map(({ name }, index) => `(name = ${JSON.stringify(name)}, text = embed "variable-${index}"),`);
+
+put(
+  "config.capnp",
+  `using Workerd = import "/workerd/workerd.capnp";
+
+const config :Workerd.Config = (
+  services = [
+    (name = "gateway", worker = (
+      modules = [
+        (name = "index.js", esModule = embed "index.js"),
+        (name = "index_bg.wasm", wasm = embed "index_bg.wasm"),
+      ],
+      compatibilityDate = ${date},
+      compatibilityFlags = ${flags},
+      bindings = [
+        (name = "CAUSEWAY_STATE", durableObjectNamespace = "State"),
+        (name = "CAUSEWAY_KV", kvNamespace = "kv"),
+        ${bindings.join("\n        ")}
+      ],
+      durableObjectNamespaces = [(className = "State", uniqueKey = "causeway-state", enableSql = true)],
+      durableObjectStorage = (localDisk = "state"),
+    )),
+    (name = "kv", worker = (
+      modules = [(name = "kv.js", esModule = embed "kv.js")],
+      compatibilityDate = ${date},
+      bindings = [(name = "NAMESPACE", durableObjectNamespace = "Namespace")],
+      durableObjectNamespaces = [(className = "Namespace", uniqueKey = "causeway-kv", enableSql = true)],
+      durableObjectStorage = (localDisk = "kv-disk"),
+    )),
+    (name = "state", disk = (path = ${JSON.stringify(path.join(state, "state"))}, writable = true)),
+    (name = "kv-disk", disk = (path = ${JSON.stringify(path.join(state, "kv"))}, writable = true)),
+    # Upstreams of a test are on this machine.
+    (name = "internet", network = (
+      allow = ["public", "private"],
+      tlsOptions = (trustBrowserCas = true),
+    )),
+  ],
+  sockets = [
+    (name = "gateway", address = "127.0.0.1:${Number(options.port)}", http = (), service = "gateway"),
+    (name = "kv", address = "127.0.0.1:0", http = (), service = "kv"),
+  ],
+  logging = (stdoutPrefix = "", stderrPrefix = ""),
+);
+`,
+);
+
+// --- workerd ------------------------------------------------------------------------------------------------------------
+
+const workerd = spawn(
+  process.env.WORKERD_BIN || "workerd",
+  ["serve", path.join(folder, "config.capnp"), "--control-fd=3", ...(process.env.WORKERD_FLAGS?.split(" ") ?? [])],
+  { stdio: ["ignore", "pipe", "pipe", "pipe"] },
+);
+workerd.stdout.pipe(process.stderr, { end: false });
+workerd.stderr.pipe(process.stderr, { end: false });
+
+// Ends workerd if this process is killed and can do nothing itself: then the pipe closes.
+let guard;
+workerd.once("spawn", () => {
+  guard = spawn("sh", ["-c", 'cat >/dev/null; kill "$0" 2>/dev/null', String(workerd.pid)], {
+    stdio: ["pipe", "ignore", "ignore"],
+    detached: true,
+  });
+  guard.stdin.on("error", () => {});
+  guard.unref();
+});
+
+let ending = false;
+function end() {
+  if (ending) return;
+  ending = true;
+  workerd.kill("SIGTERM");
+  setTimeout(() => workerd.kill("SIGKILL"), 3000).unref();
+}
+for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"]) process.on(signal, end);
+
+workerd.once("error", (error) => {
+  fs.rmSync(folder, { recursive: true, force: true });
+  usage(`cannot start workerd (${error.message}); set WORKERD_BIN`);
+});
+workerd.once("exit", (code, signal) => {
+  guard?.kill("SIGKILL");
+  fs.rmSync(folder, { recursive: true, force: true });
+  if (!ending) console.error(`workerd.mjs: workerd ended by itself (${signal ?? code})`);
+  process.exit(ending ? 0 : 1);
+});
+
+// It tells its ports on the control pipe, a JSON object a line.
+const ports = {};
+let told = "";
+workerd.stdio[3].on("data", (data) => {
+  told += data;
+  const lines = told.split("\n");
+  told = lines.pop();
+  for (const line of lines) {
+    const { event, socket, port } = JSON.parse(line);
+    if (event === "listen") ports[socket] = port;
+  }
+  if (ports.gateway && ports.kv && !ports.told) {
+    ports.told = true;
+    console.error(`listening on http://127.0.0.1:${ports.gateway}/mcp`);
+  }
+});

@@ -1,0 +1,20 @@
+//! The whole gateway on the fake platform: what goes in, what comes out, and every ask in between.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test that meets the unexpected has failed"
+)]
+
+mod admin;
+mod arrows;
+mod server;
+mod world;
+
+mod eras;
+mod lists;
+mod rules;
+mod sessions;
+mod streams;
