@@ -340,7 +340,8 @@ impl Span {
     }
 
     pub(super) fn seconds(seconds: f64) -> Option<Self> {
-        // Whole milliseconds; beyond ten years it is not a length of time that anybody means.
+        // Whole milliseconds, of ten years at the most: every bound is far below.
+        let seconds = if seconds.is_finite() { seconds.min(315_360_000.0) } else { seconds };
         (0.0..=315_360_000.0).contains(&seconds).then(|| {
             #[expect(
                 clippy::cast_possible_truncation,
@@ -399,6 +400,7 @@ impl Size {
     }
 
     pub(super) fn bytes(bytes: f64) -> Option<Self> {
+        let bytes = if bytes.is_finite() { bytes.min(f64::from(u32::MAX)) } else { bytes };
         (0.0..=f64::from(u32::MAX)).contains(&bytes).then(|| {
             #[expect(
                 clippy::cast_possible_truncation,

@@ -77,6 +77,9 @@ impl JsonSchema for Size {
 /// Other spellings, and the ways to say the same with another client's words.
 pub(super) fn server(schema: &mut Schema) {
     let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    if let Some(items) = properties.get_mut("args").and_then(|args| args.get_mut("items")) {
+        *items = json!({ "type": ["string", "number", "boolean"] });
+    }
     properties.insert(
         "enabled".into(),
         json!({ "type": "boolean", "default": true, "description": "`false` leaves the server out." }),
