@@ -43,7 +43,7 @@ pub struct Config {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(transform = describe::server))]
 #[non_exhaustive]
 pub struct Server {
-    /// How the server is spoken to. Needed only for `sse`; otherwise `url` or `command` tells.
+    /// How the server is spoken to. Not needed: `url` or `command` tells.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
     /// The server's MCP endpoint. `${NAME}` is filled in from the host's variables and secrets.
@@ -122,7 +122,7 @@ pub struct Server {
 pub enum Kind {
     /// Streamable HTTP.
     Http,
-    /// The older HTTP with a separate event stream (revision 2024-11-05).
+    /// The older HTTP with a separate event stream (revision 2024-11-05). Left out by name.
     Sse,
     /// A program's standard input and output.
     Stdio,

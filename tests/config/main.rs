@@ -6,6 +6,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "a test may stop at what it did not expect"
 )]
 
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use causeway::config::{Config, Format, Plan, Problem, Reading, compile, load};
 use causeway::platform::{Abilities, Secrets};
 
+mod docs;
 mod random;
 mod schema;
 
@@ -116,8 +118,7 @@ fn summary(reading: &Reading) -> String {
     if let Some(config) = &reading.config {
         let plan: Plan = compile(config, &Vars, LAPTOP).unwrap();
         for server in &plan.servers {
-            writeln!(summary, "serves {} {:?}, headers {:?}", server.name, server.transport, server.headers)
-                .unwrap();
+            writeln!(summary, "serves {} with {:?}", server.name, server.headers).unwrap();
         }
         for skipped in &plan.skipped {
             writeln!(summary, "skips {}: {}", skipped.name, skipped.reason).unwrap();
