@@ -207,6 +207,3 @@ impl From<&types::Override> for Override {
         Self { rename: given.rename.clone(), description: given.description.clone(), hide: given.hide }
     }
 }
-
-#[cfg(test)]
-mod tests;
