@@ -35,9 +35,14 @@ impl Secrets for Vars {
 }
 
 const LAPTOP: Abilities =
-    Abilities { host: "native", processes: true, loopback_only: true, config_file: true };
-const EDGE: Abilities =
-    Abilities { host: "cloudflare", processes: false, loopback_only: false, config_file: false };
+    Abilities { host: "native", processes: true, loopback_only: true, keyless: true, config_file: true };
+const EDGE: Abilities = Abilities {
+    host: "cloudflare",
+    processes: false,
+    loopback_only: false,
+    keyless: false,
+    config_file: false,
+};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config")
