@@ -56,6 +56,8 @@ impl Gateway {
             .args(["serve", "--listen", "127.0.0.1:0", "--config"])
             .arg(&file)
             .current_dir(folder.path())
+            // State of its own: gateways that run side by side must not meet in a common folder.
+            .env("XDG_STATE_HOME", folder.path())
             .envs(secrets.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
