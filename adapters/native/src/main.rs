@@ -1,1 +1,3 @@
+//! The `causeway` command.
+
 fn main() {}

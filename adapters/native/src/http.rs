@@ -1,0 +1,257 @@
+//! Outbound HTTP: one pooled client per connect timeout, over hyper and rustls.
+//!
+//! It **never** follows a redirect, never retries what may have reached the other side, and its errors name host
+//! and port at most. What TLS needs (roots, configuration) is made for the first `https` request and not before:
+//! a gateway in front of local servers starts sooner and stays smaller.
+
+use std::error::Error as StdError;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use causeway::platform::{ConnectTimeout, HttpClient, SeamError};
+use futures_util::Stream;
+use http::{Request, Response, Uri, uri::Scheme};
+use http_body::Body as _;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::sync::OnceCell;
+use tower_service::Service;
+
+/// Bounds connection set-up when a request says nothing.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An idle connection is closed after this long; shorter than what most servers and balancers keep.
+const POOL_IDLE: Duration = Duration::from_secs(50);
+/// Idle connections kept for one host: as many as calls are likely to run at once.
+const POOL_PER_HOST: usize = 128;
+/// How many different connect timeouts are told apart before the next one gets the nearest pool there is.
+const MAX_POOLS: usize = 32;
+
+type Pool = Client<Connector, Full<Bytes>>;
+
+/// The HTTP client. Clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Http {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    tls: Arc<Tls>,
+    usual: Pool,
+    /// A connector sees only the URI, so that a timeout of its own needs a pool of its own. They are few: one
+    /// for each different value in a configuration.
+    others: RwLock<Vec<(Duration, Pool)>>,
+}
+
+impl Http {
+    /// A client without any connection yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let tls = Arc::new(Tls::default());
+        let usual = pool(CONNECT_TIMEOUT, &tls);
+        Self { shared: Arc::new(Shared { tls, usual, others: RwLock::default() }) }
+    }
+
+    fn pool_for(&self, timeout: Duration) -> Pool {
+        if timeout == CONNECT_TIMEOUT {
+            return self.shared.usual.clone();
+        }
+        let known = |pools: &[(Duration, Pool)]| {
+            pools.iter().find(|(span, _)| *span == timeout).map(|(_, pool)| pool.clone())
+        };
+        if let Some(pool) = known(&self.shared.others.read().unwrap_or_else(PoisonError::into_inner)) {
+            return pool;
+        }
+        let mut others = self.shared.others.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = known(&others) {
+            return pool;
+        }
+        if others.len() >= MAX_POOLS {
+            let nearest = others.iter().min_by_key(|(span, _)| span.abs_diff(timeout));
+            return nearest.map_or_else(|| self.shared.usual.clone(), |(_, pool)| pool.clone());
+        }
+        let pool = pool(timeout, &self.shared.tls);
+        others.push((timeout, pool.clone()));
+        pool
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl HttpClient for Http {
+    type Body = Received;
+
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Received>, SeamError> {
+        let timeout = request.extensions().get().map_or(CONNECT_TIMEOUT, |ConnectTimeout(span)| *span);
+        let response = self.pool_for(timeout).request(request.map(Full::new)).await;
+        response.map(|response| response.map(Received)).map_err(|error| sorted(&error))
+    }
+}
+
+fn pool(timeout: Duration, tls: &Arc<Tls>) -> Pool {
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_max_idle_per_host(POOL_PER_HOST)
+        .timer(TokioTimer::new())
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .http2_keep_alive_timeout(Duration::from_secs(10))
+        .http2_initial_stream_window_size(1 << 20)
+        .http2_initial_connection_window_size(4 << 20)
+        .build(Connector { timeout, plain: plain(), tls: tls.clone() })
+}
+
+fn plain() -> HttpConnector {
+    let mut plain = HttpConnector::new();
+    plain.enforce_http(false);
+    plain.set_nodelay(true);
+    plain.set_keepalive(Some(Duration::from_secs(60)));
+    plain
+}
+
+/// Sorts hyper's error into the seam's kinds.
+fn sorted(error: &hyper_util::client::legacy::Error) -> SeamError {
+    if let Some(ours) = sources(error).find_map(|source| source.downcast_ref::<SeamError>()) {
+        return ours.clone();
+    }
+    let text = root(error);
+    if error.is_connect() { SeamError::Connect(text) } else { SeamError::Cut(text) }
+}
+
+fn sources<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    let mut next = Some(error);
+    std::iter::from_fn(move || {
+        let current = next?;
+        next = current.source();
+        Some(current)
+    })
+}
+
+/// The text of the innermost cause: it says most and, coming from the OS, TLS or the HTTP parser, holds neither
+/// URL nor header.
+fn root(error: &(dyn StdError + 'static)) -> String {
+    sources(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+/// A body as it arrives. Dropping it closes the exchange.
+#[derive(Debug)]
+pub struct Received(pub(crate) Incoming);
+
+impl Stream for Received {
+    type Item = Result<Bytes, SeamError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            return Poll::Ready(match ready!(Pin::new(&mut self.0).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => Some(Ok(data)),
+                    Err(_trailers) => continue,
+                },
+                Some(Err(error)) => Some(Err(SeamError::Cut(root(&error)))),
+                None => None,
+            });
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let hint = self.0.size_hint();
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        // In chunks, not bytes: all that is known is whether there is anything at all.
+        (usize::from(hint.lower() > 0), hint.upper().map(size).filter(|upper| *upper == 0))
+    }
+}
+
+/// Connects within a time limit that covers name look-up, TCP and TLS, and nothing after them.
+#[derive(Clone, Debug)]
+struct Connector {
+    timeout: Duration,
+    plain: HttpConnector,
+    tls: Arc<Tls>,
+}
+
+impl Service<Uri> for Connector {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = Box<dyn StdError + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let Self { timeout, mut plain, tls } = self.clone();
+        Box::pin(async move {
+            let peer = peer(&uri);
+            let connected = async {
+                if uri.scheme() == Some(&Scheme::HTTP) {
+                    plain.call(uri).await.map(MaybeHttpsStream::Http).map_err(|error| root(&error))
+                } else if uri.scheme() == Some(&Scheme::HTTPS) {
+                    let mut connector = tls.connector().await?;
+                    connector.call(uri).await.map_err(|error| root(&*error))
+                } else {
+                    Err("only http and https URLs can be reached".to_owned())
+                }
+            };
+            match tokio::time::timeout(timeout, connected).await {
+                Ok(Ok(stream)) => Ok(stream),
+                Ok(Err(why)) => Err(SeamError::Connect(format!("{peer}: {why}")).into()),
+                Err(_) => {
+                    Err(SeamError::Timeout(format!("{peer}: no connection after {} ms", timeout.as_millis()))
+                        .into())
+                }
+            }
+        })
+    }
+}
+
+/// Host and port: the one part of a URL that never holds a secret.
+fn peer(uri: &Uri) -> String {
+    let host = uri.host().unwrap_or("no host");
+    let port = uri.port_u16().unwrap_or(if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 });
+    format!("{host}:{port}")
+}
+
+/// TLS, made when first needed.
+#[derive(Default, Debug)]
+struct Tls {
+    connector: OnceCell<HttpsConnector<HttpConnector>>,
+}
+
+impl Tls {
+    async fn connector(&self) -> Result<HttpsConnector<HttpConnector>, String> {
+        let connector = self.connector.get_or_try_init(|| async {
+            // Reading and parsing the system's certificates takes milliseconds of CPU and disk.
+            let config =
+                tokio::task::spawn_blocking(client_config).await.map_err(|error| error.to_string())??;
+            let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_only();
+            Ok::<_, String>(builder.enable_http1().enable_http2().wrap_connector(plain()))
+        });
+        connector.await.cloned()
+    }
+}
+
+/// The system's roots, so that a company's own authority works; the bundled ones where a system has none.
+fn client_config() -> Result<rustls::ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let mut roots = rustls::RootCertStore::empty();
+    let (added, _unusable) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if added == 0 {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}

@@ -1,0 +1,110 @@
+//! The native host: sockets, files, threads and the environment, given to the core through its seam.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use causeway::platform::{Abilities, Clock, Entropy, Platform, Timestamp};
+
+use crate::http::Http;
+use crate::log::Log;
+use crate::secrets::Secrets;
+use crate::store::Store;
+
+/// The platform. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct Native {
+    parts: Arc<Parts>,
+}
+
+#[derive(Debug)]
+struct Parts {
+    http: Http,
+    store: Store,
+    secrets: Secrets,
+    clock: TokioClock,
+    entropy: OsEntropy,
+    log: Log,
+    abilities: Abilities,
+}
+
+impl Native {
+    /// A platform made of these parts.
+    #[must_use]
+    pub fn new(store: Store, secrets: Secrets, log: Log, abilities: Abilities) -> Self {
+        let clock = TokioClock { start: Instant::now() };
+        let parts = Parts { http: Http::new(), store, secrets, clock, entropy: OsEntropy, log, abilities };
+        Self { parts: Arc::new(parts) }
+    }
+}
+
+impl Platform for Native {
+    type Http = Http;
+    type Store = Store;
+    type KeyValue = Store;
+    type Secrets = Secrets;
+    type Clock = TokioClock;
+    type Entropy = OsEntropy;
+    type Log = Log;
+
+    fn http(&self) -> &Http {
+        &self.parts.http
+    }
+    fn store(&self) -> &Store {
+        &self.parts.store
+    }
+    fn key_value(&self) -> &Store {
+        &self.parts.store
+    }
+    fn secrets(&self) -> &Secrets {
+        &self.parts.secrets
+    }
+    fn clock(&self) -> &TokioClock {
+        &self.parts.clock
+    }
+    fn entropy(&self) -> &OsEntropy {
+        &self.parts.entropy
+    }
+    fn log(&self) -> &Log {
+        &self.parts.log
+    }
+    fn abilities(&self) -> Abilities {
+        self.parts.abilities
+    }
+}
+
+/// The system's clocks, and tokio's timers.
+#[derive(Clone, Debug)]
+pub struct TokioClock {
+    start: Instant,
+}
+
+impl Clock for TokioClock {
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn ticks(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` would borrow the clock; a sleep outlives it")]
+    fn sleep(&self, span: Duration) -> impl Future<Output = ()> + 'static {
+        // The timer is registered when this is first polled, and most deadlines never are.
+        async move { tokio::time::sleep(span).await }
+    }
+}
+
+/// The operating system's randomness.
+#[derive(Clone, Copy, Debug)]
+pub struct OsEntropy;
+
+impl Entropy for OsEntropy {
+    #[expect(
+        clippy::expect_used,
+        reason = "a host without randomness can keep no secret; going on would be worse"
+    )]
+    fn fill(&self, buffer: &mut [u8]) {
+        getrandom::fill(buffer).expect("the operating system gives randomness");
+    }
+}

@@ -1,0 +1,195 @@
+//! The listening side: connections in, requests to the core, replies out.
+//!
+//! HTTP/1.1 and cleartext HTTP/2 on one port. TLS is for whatever stands in front. Nothing here looks into a
+//! request: what is allowed, and what is too much, the core decides.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use causeway::gateway::{self, Gateway, Reply};
+use causeway::platform::{Platform, SeamError};
+use futures_util::Stream;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::http::Received;
+use crate::log::Level;
+use crate::platform::Native;
+
+/// What one gateway takes from its network.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at a time; further ones wait in the system's queue.
+    pub connections: usize,
+    /// How long a request's head may take to arrive, and so how long an idle connection is kept.
+    pub head_time: Duration,
+    /// The size of a request's head.
+    pub head_bytes: usize,
+    /// How long requests may go on after the gateway was told to stop.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            head_time: Duration::from_secs(75),
+            head_bytes: 64 * 1024,
+            grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Serves `gateway` on `listener` until `stop` resolves and the requests in flight have ended, or the grace has.
+///
+/// Says whether all of them ended in time.
+pub async fn serve(
+    listener: TcpListener,
+    gateway: Gateway<Native>,
+    native: Native,
+    limits: Limits,
+    stop: impl Future<Output = ()>,
+) -> bool {
+    let builder = builder(limits);
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let graceful = GracefulShutdown::new();
+    // Every connection and every piece of work behind a reply holds one; `idle` ends when the last is gone.
+    let (busy, mut idle) = mpsc::channel::<()>(1);
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = async {
+            let slot = slots.clone().acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, stream) = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            (slot, accepted) = accepted => match accepted {
+                Ok((stream, _peer)) => (slot, stream),
+                Err(error) => {
+                    turned_away(&native, &error).await;
+                    continue;
+                }
+            },
+        };
+        // A small answer must not wait for the acknowledgement of the one before.
+        _ = stream.set_nodelay(true);
+        let (gateway, behind) = (gateway.clone(), busy.clone());
+        let service = service_fn(move |request| answer(gateway.clone(), behind.clone(), request));
+        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = graceful.watch(connection);
+        let busy = busy.clone();
+        tokio::spawn(async move {
+            // A caller that went away or spoke no HTTP is its own affair.
+            _ = connection.await;
+            drop((slot, busy));
+        });
+    }
+    // New connections are refused from here on, not left waiting.
+    drop((listener, busy));
+    let ended = async {
+        graceful.shutdown().await;
+        _ = idle.recv().await;
+    };
+    tokio::time::timeout(limits.grace, ended).await.is_ok()
+}
+
+fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_time)
+        .max_buf_size(limits.head_bytes);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+        .max_concurrent_streams(256)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder
+}
+
+async fn answer(
+    gateway: Gateway<Native>,
+    behind: mpsc::Sender<()>,
+    request: Request<Incoming>,
+) -> Result<Response<impl Body<Data = Bytes, Error = SeamError>>, SeamError> {
+    let Reply { response, after } = gateway.clone().handle(request.map(Received)).await;
+    tokio::spawn(async move {
+        gateway.finish(after).await;
+        drop(behind);
+    });
+    Ok(response.map(Outgoing))
+}
+
+/// A failed accept is the caller's (it hung up first) or ours (no descriptor left). Ours goes away when other
+/// connections end, and until then asking again at once would only burn a processor.
+async fn turned_away(native: &Native, error: &io::Error) {
+    let callers = [io::ErrorKind::ConnectionAborted, io::ErrorKind::ConnectionReset];
+    if !callers.contains(&error.kind()) && error.kind() != io::ErrorKind::Interrupted {
+        native.log().event(Level::Error, "accept.failed", &error.to_string());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The core's body, as hyper wants it.
+struct Outgoing<S>(gateway::Body<S>);
+
+impl<S> Body for Outgoing<S>
+where
+    S: Stream<Item = Result<Bytes, SeamError>> + Unpin,
+{
+    type Data = Bytes;
+    type Error = SeamError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, SeamError>>> {
+        match &mut self.0 {
+            gateway::Body::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            gateway::Body::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            gateway::Body::Stream(stream) => {
+                Pin::new(stream).poll_next(cx).map(|next| next.map(|chunk| chunk.map(Frame::data)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.0, gateway::Body::Full(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            gateway::Body::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            gateway::Body::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Never called: it compiles only while the core's futures are `Send` on the native platform, which they
+    /// stop being as soon as the core boxes a `dyn Future` or keeps an `Rc` across a wait.
+    #[expect(dead_code, reason = "compiling is the test")]
+    fn futures_are_send(gateway: Gateway<Native>, request: Request<Received>, after: gateway::After) {
+        fn send<T: Send>(_: T) {}
+        send(gateway.clone().handle(request));
+        send(gateway.finish(after));
+    }
+}
