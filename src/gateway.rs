@@ -273,7 +273,7 @@ impl<P: Platform> Gateway<P> {
         let mcp = Mcp::new(self.platform.clone(), plan.clone(), self.instance.memory().clone());
         if endpoint == Endpoint::Ready {
             only(&head.method, &[Method::GET, Method::HEAD])?;
-            if plan.keys.is_empty() && !abilities.loopback_only || !mcp.store_answers().await {
+            if plan.keys.is_empty() && !abilities.keyless || !mcp.store_answers().await {
                 return Err(Fault::new(
                     Kind::NotConfigured,
                     "not ready: no keys, or the state store does not answer",

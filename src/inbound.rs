@@ -88,10 +88,11 @@ pub fn check_host(headers: &HeaderMap, uri: &Uri, abilities: Abilities) -> Resul
 pub fn check_origin(headers: &HeaderMap, plan: Option<&Plan>, abilities: Abilities) -> Result<(), Fault> {
     let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
     let allowed = origin.to_str().is_ok_and(|origin| {
+        // Without keys, a page that rebinds its own name to this host would come in as its own.
         let own = || {
             let host = headers.get(HOST).and_then(|host| host.to_str().ok());
             let authority = origin.split_once("://").map(|(_, authority)| authority);
-            authority.is_some() && authority == host && !abilities.loopback_only
+            authority.is_some() && authority == host && !abilities.keyless
         };
         let listed =
             plan.is_some_and(|plan| plan.origins.iter().any(|o| o == "*" || o.eq_ignore_ascii_case(origin)));
@@ -187,9 +188,13 @@ mod tests {
         all.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
     }
 
+    fn reached(loopback_only: bool, keyless: bool) -> Abilities {
+        Abilities { host: "t", processes: false, loopback_only, keyless, config_file: false }
+    }
+
     #[test]
     fn only_loopback_names_reach_a_loopback_gateway() {
-        let abilities = Abilities { host: "t", processes: false, loopback_only: true, config_file: false };
+        let abilities = reached(true, true);
         let check = |host: &str, expect: bool| {
             let got = check_host(&headers(&[("host", host)]), &Uri::from_static("/"), abilities).is_ok();
             assert_eq!(got, expect, "{host}");
@@ -206,7 +211,7 @@ mod tests {
     #[test]
     fn origins_are_checked_when_there_is_one() {
         let check = |origin: &str, host: &str, loopback_only: bool, expect: bool| {
-            let abilities = Abilities { host: "t", processes: false, loopback_only, config_file: false };
+            let abilities = reached(loopback_only, loopback_only);
             let got = check_origin(&headers(&[("origin", origin), ("host", host)]), None, abilities).is_ok();
             assert_eq!(got, expect, "{origin} at {host}");
         };
@@ -215,5 +220,11 @@ mod tests {
         check("null", "localhost:8787", true, false);
         check("https://gw.example", "gw.example", false, true);
         check("http://localhost:3000", "gw.example", false, false);
+    }
+
+    #[test]
+    fn page_cannot_rebind_its_name_to_a_keyless_gateway() {
+        let page = headers(&[("origin", "http://evil.example"), ("host", "evil.example")]);
+        assert!(check_origin(&page, None, reached(false, true)).is_err());
     }
 }

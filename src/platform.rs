@@ -157,8 +157,10 @@ pub struct Abilities {
     pub host: &'static str,
     /// Can run child processes (stdio servers).
     pub processes: bool,
-    /// Callers reach it only over the loopback interface, so it may serve without any key.
+    /// Callers reach it only over the loopback interface, so it must be asked for by that interface's names.
     pub loopback_only: bool,
+    /// May serve without any key: only this machine reaches it, or whoever runs it vouches for what is in front.
+    pub keyless: bool,
     /// The configuration comes from a file that the host watches; `push` is refused.
     pub config_file: bool,
 }

@@ -23,7 +23,7 @@ const MAX_KEY: usize = 512;
 /// keys at all on a host that others can reach.
 pub fn admit(plan: &Plan, headers: &HeaderMap, abilities: Abilities) -> Result<Arc<Caller>, Fault> {
     if plan.keys.is_empty() {
-        return if abilities.loopback_only { Ok(anonymous()) } else { Err(keyless()) };
+        return if abilities.keyless { Ok(anonymous()) } else { Err(keyless()) };
     }
     let Some(key) = presented(headers) else {
         let message =
@@ -98,8 +98,13 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
             .collect();
-        let abilities =
-            Abilities { host: "test", processes: false, loopback_only: loopback, config_file: false };
+        let abilities = Abilities {
+            host: "test",
+            processes: false,
+            loopback_only: loopback,
+            keyless: loopback,
+            config_file: false,
+        };
         let got =
             admit(&plan(keys), &map, abilities).map(|caller| caller.name.clone()).map_err(|fault| fault.kind);
         assert_eq!(got, expect.map(str::to_owned), "{headers:?}");

@@ -37,7 +37,7 @@ pub fn compile(config: &Config, secrets: &impl Secrets, abilities: Abilities) ->
     }
     plan.keys = keys(config, secrets, &mut problems);
     plan.origins = origins(config, secrets, &mut problems);
-    if config.keys.is_empty() && !abilities.loopback_only {
+    if config.keys.is_empty() && !abilities.keyless {
         let fix = "make one with `causeway keys new` and store its hash under `keys`";
         let what = "no keys configured: anybody who reaches the gateway could call every server";
         problems.push(Problem::error("keys", what, fix));
@@ -207,6 +207,3 @@ impl From<&types::Override> for Override {
         Self { rename: given.rename.clone(), description: given.description.clone(), hide: given.hide }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -57,6 +57,3 @@ pub fn load(text: &str, format: Format) -> Reading {
         Err(problem) => Reading::refused(problem),
     }
 }
-
-#[cfg(all(test, feature = "text"))]
-mod tests;

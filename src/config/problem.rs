@@ -114,13 +114,13 @@ impl fmt::Display for InFile<'_> {
 pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let bare = |s: &str| s.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
     let near: Vec<char> = bare(word);
-    if near.is_empty() || near.len() > 40 {
+    if near.len() < 2 || near.len() > 40 {
         return None;
     }
     candidates
         .into_iter()
         .map(|candidate| (distance(&near, &bare(candidate)), candidate))
-        .filter(|(far, candidate)| *far <= 2 && *far < candidate.chars().count().min(near.len()))
+        .filter(|(far, candidate)| *far <= if near.len().max(candidate.len()) > 5 { 2 } else { 1 })
         .min_by_key(|(far, _)| *far)
         .map(|(_, candidate)| candidate)
 }
@@ -157,6 +157,7 @@ mod tests {
         assert_eq!(nearest("kesy", known), Some("keys"));
         assert_eq!(nearest("maxResponse", known), Some("max_response"));
         assert_eq!(nearest("theme", known), None);
+        assert_eq!(nearest("kind", known), None);
         assert_eq!(nearest("x", known), None);
         assert_eq!(nearest("", known), None);
     }

@@ -198,7 +198,7 @@ impl Reader {
         }
         let fix = match nearest(&entry.key, known.iter().copied()) {
             Some(known) => format!("did you mean `{known}`?"),
-            None => format!("the keys here are {}", listed(known)),
+            None => format!("the keys here are {}", listed(known, "and")),
         };
         self.error(entry.place, &join(path, &entry.key), "is not a known key", fix);
     }
@@ -231,7 +231,12 @@ impl Reader {
 
     fn list<'n>(&mut self, node: &'n Node, path: &str) -> Option<&'n [Node]> {
         match &node.value {
-            Value::List(items) => Some(items),
+            Value::List(items) => {
+                for (i, item) in items.iter().enumerate().filter(|(_, item)| item.place != Place::default()) {
+                    self.places.insert(format!("{path}[{i}]"), item.place);
+                }
+                Some(items)
+            }
             Value::Null => Some(&[]),
             _ => {
                 self.wrong(node, path, "a list");
@@ -291,14 +296,17 @@ impl Reader {
         }
     }
 
-    fn one_of<T: Copy>(&mut self, node: &Node, path: &str, words: &[(&str, T)]) -> Option<T> {
+    /// One of some words. The first word for each value is the one that a message names.
+    fn one_of<T: Copy + PartialEq>(&mut self, node: &Node, path: &str, words: &[(&str, T)]) -> Option<T> {
         let text = self.text(node, path)?;
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         if found.is_none() {
-            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            let fix = match nearest(&text, known.iter().copied()) {
+            let first = |i: usize, value: &T| !words.iter().take(i).any(|(_, other)| other == value);
+            let known = words.iter().enumerate().filter(|(i, (_, value))| first(*i, value));
+            let known: Vec<&str> = known.map(|(_, (word, _))| *word).collect();
+            let fix = match nearest(&text, words.iter().map(|(word, _)| *word)) {
                 Some(word) => format!("did you mean `{word}`?"),
-                None => format!("write {}", listed(&known)),
+                None => format!("write {}", listed(&known, "or")),
             };
             self.error(node.place, path, format!("is {}", shown(&text)), fix);
         }
@@ -376,7 +384,7 @@ impl Reader {
     /// `{ allow, deny }`, or a list that stands for `allow`.
     fn choice(&mut self, node: &Node, path: &str) -> Choice {
         let mut choice = Choice::default();
-        if matches!(node.value, Value::List(_)) {
+        if matches!(node.value, Value::List(_) | Value::Null) {
             choice.allow = self.allowed(node, path);
             return choice;
         }
@@ -390,11 +398,12 @@ impl Reader {
         choice
     }
 
-    /// What is allowed. An empty list would read as "nothing" and mean "everything", so it is refused.
+    /// What is allowed. An empty list would read as "nothing" and mean "everything", so it is refused, as is one
+    /// whose items are all commented out.
     fn allowed(&mut self, node: &Node, path: &str) -> Vec<String> {
-        if matches!(&node.value, Value::List(items) if items.is_empty()) {
+        if matches!(&node.value, Value::List(items) if items.is_empty()) || node.value == Value::Null {
             let fix = "leave it out to allow everything, or write `deny: [\"*\"]` to allow nothing";
-            self.error(node.place, path, "is an empty list", fix);
+            self.error(node.place, path, "is empty", fix);
         }
         self.globs(node, path)
     }
@@ -446,10 +455,10 @@ fn shown(text: &str) -> String {
     format!("{short:?}")
 }
 
-fn listed(words: &[&str]) -> String {
+fn listed(words: &[&str], last_by: &str) -> String {
     let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
     match words.split_last() {
-        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        Some((last, rest)) if !rest.is_empty() => format!("{} {last_by} {last}", rest.join(", ")),
         _ => words.concat(),
     }
 }

@@ -26,8 +26,40 @@ pub fn schema() -> Value {
         let about = "VS Code's questions. A server that uses `${input:…}` is left out by name.";
         properties.insert("inputs".into(), json!({ "type": "array", "description": about }));
     }
-    schema.into()
+    let mut schema = schema.into();
+    tidy(&mut schema);
+    schema
 }
 
-#[cfg(test)]
-mod tests;
+/// Drops what only a Rust type needs: `null` for what may be left out, and line breaks in descriptions.
+fn tidy(schema: &mut Value) {
+    match schema {
+        Value::Array(items) => items.iter_mut().for_each(tidy),
+        Value::Object(map) => {
+            let is_null = |schema: &Value| schema.get("type").is_some_and(|kind| kind == "null");
+            if let Some(mut either) = map.remove("anyOf") {
+                let kept = either.as_array_mut().map_or(0, |either| {
+                    either.retain(|schema| !is_null(schema));
+                    either.len()
+                });
+                // A lone reference needs a list around it, or what stands beside it is not looked at.
+                map.insert(if kept == 1 { "allOf" } else { "anyOf" }.to_owned(), either);
+            }
+            if let Some(Value::Array(kinds)) = map.get_mut("type") {
+                kinds.retain(|kind| kind != "null");
+                if let [kind] = kinds.as_slice() {
+                    let kind = kind.clone();
+                    map.insert("type".to_owned(), kind);
+                }
+            }
+            if let Some(Value::String(text)) = map.get_mut("description") {
+                let paragraphs: Vec<String> =
+                    text.split("\n\n").map(|text| text.replace('\n', " ")).collect();
+                *text = paragraphs.join("\n\n");
+            }
+            map.remove("format");
+            map.values_mut().for_each(tidy);
+        }
+        _ => {}
+    }
+}

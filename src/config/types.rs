@@ -43,7 +43,7 @@ pub struct Config {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(transform = describe::server))]
 #[non_exhaustive]
 pub struct Server {
-    /// How the server is spoken to. Needed only for `sse`; otherwise `url` or `command` tells.
+    /// How the server is spoken to. Not needed: `url` or `command` tells.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
     /// The server's MCP endpoint. `${NAME}` is filled in from the host's variables and secrets.
@@ -122,7 +122,7 @@ pub struct Server {
 pub enum Kind {
     /// Streamable HTTP.
     Http,
-    /// The older HTTP with a separate event stream (revision 2024-11-05).
+    /// The older HTTP with a separate event stream (revision 2024-11-05). Left out by name.
     Sse,
     /// A program's standard input and output.
     Stdio,
@@ -340,7 +340,8 @@ impl Span {
     }
 
     pub(super) fn seconds(seconds: f64) -> Option<Self> {
-        // Whole milliseconds; beyond ten years it is not a length of time that anybody means.
+        // Whole milliseconds, of ten years at the most: every bound is far below.
+        let seconds = if seconds.is_finite() { seconds.min(315_360_000.0) } else { seconds };
         (0.0..=315_360_000.0).contains(&seconds).then(|| {
             #[expect(
                 clippy::cast_possible_truncation,
@@ -399,6 +400,7 @@ impl Size {
     }
 
     pub(super) fn bytes(bytes: f64) -> Option<Self> {
+        let bytes = if bytes.is_finite() { bytes.min(f64::from(u32::MAX)) } else { bytes };
         (0.0..=f64::from(u32::MAX)).contains(&bytes).then(|| {
             #[expect(
                 clippy::cast_possible_truncation,

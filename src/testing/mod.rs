@@ -105,7 +105,13 @@ impl std::fmt::Debug for Fake {
 impl Default for Fake {
     fn default() -> Self {
         let world = World { now: 1_700_000_000_000, ..World::default() };
-        let abilities = Abilities { host: "fake", processes: false, loopback_only: true, config_file: false };
+        let abilities = Abilities {
+            host: "fake",
+            processes: false,
+            loopback_only: true,
+            keyless: true,
+            config_file: false,
+        };
         Self { world: Arc::new(Mutex::new(world)), abilities }
     }
 }
@@ -115,6 +121,7 @@ impl Fake {
     #[must_use]
     pub fn public(mut self) -> Self {
         self.abilities.loopback_only = false;
+        self.abilities.keyless = false;
         self
     }
 

@@ -2,7 +2,13 @@
 //!
 //! `UPDATE_EXPECT=1 cargo test --test config` rewrites what is expected; the diff is the review.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may stop at what it did not expect")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may stop at what it did not expect"
+)]
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -10,6 +16,8 @@ use std::path::{Path, PathBuf};
 use causeway::config::{Config, Format, Plan, Problem, Reading, compile, load};
 use causeway::platform::{Abilities, Secrets};
 
+mod docs;
+mod random;
 mod schema;
 
 /// A host with two variables.
@@ -26,8 +34,15 @@ impl Secrets for Vars {
     }
 }
 
-const LAPTOP: Abilities = Abilities { host: "native", processes: true, loopback_only: true, config_file: true };
-const EDGE: Abilities = Abilities { host: "cloudflare", processes: false, loopback_only: false, config_file: false };
+const LAPTOP: Abilities =
+    Abilities { host: "native", processes: true, loopback_only: true, keyless: true, config_file: true };
+const EDGE: Abilities = Abilities {
+    host: "cloudflare",
+    processes: false,
+    loopback_only: false,
+    keyless: false,
+    config_file: false,
+};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config")
@@ -61,7 +76,8 @@ fn check_cases(file: &str) {
         let (head, rest) = case.split_once('\n').unwrap();
         let (input, expect) = rest.split_once("---\n").unwrap_or((rest, ""));
         let format = [("[json]", Format::Json), ("[toml]", Format::Toml)];
-        let format = format.iter().find(|(mark, _)| head.contains(mark)).map_or(Format::Yaml, |(_, format)| *format);
+        let format =
+            format.iter().find(|(mark, _)| head.contains(mark)).map_or(Format::Yaml, |(_, format)| *format);
         let said = say(input, format, if head.contains("[edge]") { EDGE } else { LAPTOP });
         if said.trim_end() != expect.trim_end() {
             wrong.push(format!("{head}\n  expected:\n{expect}\n  said:\n{said}"));
@@ -107,7 +123,7 @@ fn summary(reading: &Reading) -> String {
     if let Some(config) = &reading.config {
         let plan: Plan = compile(config, &Vars, LAPTOP).unwrap();
         for server in &plan.servers {
-            writeln!(summary, "serves {} {:?}, headers {:?}", server.name, server.transport, server.headers).unwrap();
+            writeln!(summary, "serves {} with {:?}", server.name, server.headers).unwrap();
         }
         for skipped in &plan.skipped {
             writeln!(summary, "skips {}: {}", skipped.name, skipped.reason).unwrap();
@@ -147,8 +163,8 @@ fn normalized_json_reads_back_as_the_same_configuration() {
 
 #[test]
 fn the_three_formats_say_the_same() {
-    let [json, toml, yaml] =
-        ["json", "toml", "yaml"].map(|ending| loaded(&folder().join(format!("../../examples/gateway.{ending}"))));
+    let [json, toml, yaml] = ["json", "toml", "yaml"]
+        .map(|ending| loaded(&folder().join(format!("../../examples/gateway.{ending}"))));
     assert_eq!(json.config.as_ref().map(Config::normalized), yaml.config.as_ref().map(Config::normalized));
     assert_eq!(toml.config.as_ref().map(Config::normalized), yaml.config.as_ref().map(Config::normalized));
 }

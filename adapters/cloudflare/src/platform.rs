@@ -12,8 +12,13 @@ use crate::store::Objects;
 use crate::time::Time;
 
 /// What this host can do.
-pub(crate) const ABILITIES: Abilities =
-    Abilities { host: "cloudflare", processes: false, loopback_only: false, config_file: false };
+pub(crate) const ABILITIES: Abilities = Abilities {
+    host: "cloudflare",
+    processes: false,
+    loopback_only: false,
+    keyless: false,
+    config_file: false,
+};
 
 /// The host, for one request.
 #[derive(Debug, Clone)]

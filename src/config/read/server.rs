@@ -81,7 +81,12 @@ const FOREIGN: [&str; 40] = [
 
 impl Reader {
     pub(super) fn servers(&mut self, node: &Node, top: &str, into: &mut Named<Server>) {
-        for entry in self.map(node, top).unwrap_or_default() {
+        let entries = self.map(node, top).unwrap_or_default();
+        // Names that are fine as they stand come before those that are made up.
+        let mut taken: BTreeSet<String> = into.iter().map(|(name, _)| name.to_owned()).collect();
+        let own: BTreeSet<String> =
+            entries.iter().map(|e| &e.key).filter(|key| is_safe(key)).cloned().collect();
+        for entry in entries {
             let path = join(top, &entry.key);
             if is_comment(&entry.key) && !matches!(entry.node.value, Value::Map(_)) {
                 continue;
@@ -90,16 +95,17 @@ impl Reader {
                 self.error(entry.place, &path, "a server has no name", "give it one");
                 continue;
             }
-            let name = safe_name(&entry.key);
-            if into.named(&name).is_some() {
-                let fix = "give one of the two another name";
-                self.error(entry.place, &path, format!("there is another server called `{name}`"), fix);
-            } else if name != entry.key {
-                let what = format!("the name does for a client only; here the server is `{name}`");
-                let fix =
-                    "names are up to 32 of A-Z, a-z, 0-9, `-` and `_`, without `__` and no `_` at the end";
+            let mut name = entry.key.clone();
+            if !is_safe(&name) {
+                name = safe_name(&name, |name| taken.contains(name) || own.contains(name));
+                let what = format!("the name cannot be used here; the server is called `{name}`");
+                let fix = "use up to 32 letters, digits, `-` and `_`, without `__` and no `_` at the end";
                 self.warn(entry.place, &path, what, fix);
+            } else if taken.contains(&name) {
+                let fix = "give one of the two another name";
+                self.error(entry.place, &path, "there is another server of that name", fix);
             }
+            taken.insert(name.clone());
             if entry.place != Place::default() {
                 self.places.insert(format!("mcpServers.{name}"), entry.place);
             }
@@ -190,6 +196,7 @@ impl Reader {
                 matches!(e.key.as_str(), "url" | "command" | "type" | "serverUrl" | "httpUrl" | "transport")
                     && e.node.value != Value::Null
             }),
+            Value::Null => false,
             _ => true,
         };
         match (server.kind, &server.url, &server.command) {
@@ -227,7 +234,7 @@ impl Reader {
             Ok(_) => match endpoint(&fill::unescape(url)) {
                 Err((what, fix)) => self.error(place, path, what, fix),
                 Ok(url) if url.scheme() == "http" && !is_loopback(&url) && !behind_link => {
-                    let fix = "use https://, or put the server behind a link";
+                    let fix = "use https:// unless the network can be trusted";
                     self.warn(place, path, "credentials and answers travel unencrypted", fix);
                 }
                 Ok(_) => {}
@@ -295,7 +302,7 @@ impl Reader {
     }
 
     fn tools(&mut self, node: &Node, path: &str, into: &mut Tools) {
-        if matches!(node.value, Value::List(_)) {
+        if matches!(node.value, Value::List(_) | Value::Null) {
             into.allow.extend(self.allowed(node, path));
             return;
         }
@@ -437,13 +444,11 @@ fn is_safe(name: &str) -> bool {
     (1..=32).contains(&name.len()) && name.chars().all(plain) && !name.contains("__") && !name.ends_with('_')
 }
 
-/// The name itself if it is safe, or one made of it.
-fn safe_name(name: &str) -> String {
-    if is_safe(name) {
-        return name.to_owned();
-    }
+/// A name made of one that is not safe: of `github.com/org/name` the last part, of `My Server` all of it.
+fn safe_name(name: &str, taken: impl Fn(&str) -> bool) -> String {
+    let last = name.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     let mut safe = String::new();
-    for c in name.chars() {
+    for c in last.chars() {
         match c {
             c if c.is_ascii_alphanumeric() || c == '-' => safe.push(c),
             _ if safe.is_empty() || safe.ends_with('_') => {}
@@ -451,6 +456,19 @@ fn safe_name(name: &str) -> String {
         }
     }
     safe.truncate(32);
-    let safe = safe.trim_end_matches('_');
-    if safe.is_empty() { "server".to_owned() } else { safe.to_owned() }
+    let base = match safe.trim_end_matches(['_', '-']) {
+        "" => "server",
+        base => base,
+    };
+    let mut name = base.to_owned();
+    // There are fewer servers than numbers here.
+    for n in 2..10_000 {
+        if !taken(&name) {
+            break;
+        }
+        let end = format!("-{n}");
+        let keep = base.get(..base.len().min(32 - end.len())).unwrap_or(base);
+        name = format!("{keep}{end}");
+    }
+    name
 }

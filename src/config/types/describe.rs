@@ -77,6 +77,9 @@ impl JsonSchema for Size {
 /// Other spellings, and the ways to say the same with another client's words.
 pub(super) fn server(schema: &mut Schema) {
     let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    if let Some(items) = properties.get_mut("args").and_then(|args| args.get_mut("items")) {
+        *items = json!({ "type": ["string", "number", "boolean"] });
+    }
     properties.insert(
         "enabled".into(),
         json!({ "type": "boolean", "default": true, "description": "`false` leaves the server out." }),
@@ -90,7 +93,7 @@ pub(super) fn server(schema: &mut Schema) {
 pub(super) fn kind(schema: &mut Schema) {
     *schema = json_schema!({
         "description": "How a server is spoken to. `http` is Streamable HTTP, as are its other spellings; `sse` is \
-                        the older HTTP with a separate event stream; `stdio` is a program's standard input and output.",
+                        the older HTTP with a separate event stream, and left out; `stdio` is a program's standard input and output.",
         "type": "string",
         "enum": Kind::SPELLINGS.map(|(word, _)| word),
     });
