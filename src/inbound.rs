@@ -88,11 +88,13 @@ pub fn check_host(headers: &HeaderMap, uri: &Uri, abilities: Abilities) -> Resul
 pub fn check_origin(headers: &HeaderMap, plan: Option<&Plan>, abilities: Abilities) -> Result<(), Fault> {
     let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
     let allowed = origin.to_str().is_ok_and(|origin| {
-        // Without keys, a page that rebinds its own name to this host would come in as its own.
+        // Without keys, a page that rebinds its own name to this host would come in as its own; and a gateway
+        // that others reach is reached over TLS, which such a page does not have.
         let own = || {
             let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-            let authority = origin.split_once("://").map(|(_, authority)| authority);
-            authority.is_some() && authority == host && !abilities.keyless
+            let (scheme, authority) = origin.split_once("://").unwrap_or_default();
+            let trusted = scheme == "https" || is_loopback(host_of(authority));
+            trusted && Some(authority) == host && !abilities.keyless
         };
         let listed =
             plan.is_some_and(|plan| plan.origins.iter().any(|o| o == "*" || o.eq_ignore_ascii_case(origin)));
@@ -219,6 +221,8 @@ mod tests {
         check("http://evil.example", "localhost:8787", true, false);
         check("null", "localhost:8787", true, false);
         check("https://gw.example", "gw.example", false, true);
+        check("http://gw.example", "gw.example", false, false);
+        check("http://localhost:8787", "localhost:8787", false, true);
         check("http://localhost:3000", "gw.example", false, false);
     }
 

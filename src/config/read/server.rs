@@ -190,14 +190,12 @@ impl Reader {
     /// Refuses an entry that says neither what to call nor what to run, or both.
     fn check_kind(&mut self, entry: &Entry, path: &str, server: &Server) {
         let place = entry.place;
-        let wrong_type = |map: &Node| match &map.value {
-            // What was refused for its own sake is not missing as well.
-            Value::Map(entries) => entries.iter().any(|e| {
-                matches!(e.key.as_str(), "url" | "command" | "type" | "serverUrl" | "httpUrl" | "transport")
-                    && e.node.value != Value::Null
-            }),
-            Value::Null => false,
-            _ => true,
+        // What was given and refused for its own sake is not missing as well.
+        let says =
+            |key: &str| matches!(key, "url" | "serverUrl" | "httpUrl" | "command" | "type" | "transport");
+        let given = match &entry.node.value {
+            Value::Map(entries) => entries.iter().any(|e| says(&e.key) && e.node.value != Value::Null),
+            _ => false,
         };
         match (server.kind, &server.url, &server.command) {
             _ if server.disabled => {}
@@ -216,7 +214,7 @@ impl Reader {
                 let (what, fix) = match kind {
                     Some(Kind::Stdio) => ("has no `command`", "add the program to run"),
                     Some(Kind::Http | Kind::Sse) => ("has no `url`", "add the server's MCP endpoint"),
-                    None if wrong_type(&entry.node) => return,
+                    None if given => return,
                     None => (
                         "has neither `url` nor `command`",
                         "add the server's MCP endpoint, or the program to run",
