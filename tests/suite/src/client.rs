@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::Gateway;
+use crate::host::key_for;
 
 /// Nothing in this suite takes this long unless it hangs.
 const HANG: Duration = Duration::from_secs(20);
@@ -129,7 +130,11 @@ impl Request {
         let mut request = http::Request::new(Full::new(self.body));
         *request.method_mut() = self.method;
         *request.uri_mut() = self.url.parse().unwrap();
+        let brings_key = self.headers.contains_key("authorization") || self.headers.contains_key("x-api-key");
         *request.headers_mut() = self.headers;
+        if let (false, Some(key)) = (brings_key, key_for(&self.url)) {
+            request.headers_mut().insert("x-api-key", HeaderValue::from_static(key));
+        }
         let response = tokio::time::timeout(HANG, http.request(request)).await.expect("an answer in time");
         let (head, body) = response.expect("an HTTP answer").into_parts();
         Reply { status: head.status.as_u16(), headers: head.headers, body }
@@ -479,8 +484,12 @@ impl Client {
 /// Writes `bytes` to the gateway and gives back everything it says, up to its closing the connection or a pause.
 pub async fn raw(gateway: &Gateway, bytes: &[u8]) -> String {
     let mut socket = TcpStream::connect(gateway.authority()).await.unwrap();
+    let mut bytes = String::from_utf8(bytes.to_vec()).unwrap();
+    if let Some(key) = key_for(&gateway.url("")) {
+        bytes = bytes.replace("\r\nhost:", &format!("\r\nx-api-key: {key}\r\nhost:"));
+    }
     // The gateway may have answered and closed before all was written.
-    let _ = socket.write_all(bytes).await;
+    let _ = socket.write_all(bytes.as_bytes()).await;
     let mut said = Vec::new();
     let mut chunk = [0; 4096];
     while let Ok(Ok(count)) = tokio::time::timeout(Duration::from_millis(500), socket.read(&mut chunk)).await
