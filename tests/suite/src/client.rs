@@ -130,6 +130,12 @@ impl Request {
         *request.method_mut() = self.method;
         *request.uri_mut() = self.url.parse().unwrap();
         *request.headers_mut() = self.headers;
+        let key = request.uri().authority().and_then(|authority| crate::host::key_for(authority.as_str()));
+        if let Some(key) = key.filter(|_| {
+            ["authorization", "x-api-key"].iter().all(|name| !request.headers().contains_key(*name))
+        }) {
+            request.headers_mut().insert("x-api-key", HeaderValue::from_static(key));
+        }
         let response = tokio::time::timeout(HANG, http.request(request)).await.expect("an answer in time");
         let (head, body) = response.expect("an HTTP answer").into_parts();
         Reply { status: head.status.as_u16(), headers: head.headers, body }
@@ -465,8 +471,13 @@ impl Client {
 /// Writes `bytes` to the gateway and gives back everything it says, up to its closing the connection or a pause.
 pub async fn raw(gateway: &Gateway, bytes: &[u8]) -> String {
     let mut socket = TcpStream::connect(gateway.authority()).await.unwrap();
+    let mut bytes = bytes.to_vec();
+    if let Some(key) = crate::host::key_for(gateway.authority()) {
+        let text = String::from_utf8(bytes).unwrap();
+        bytes = text.replace("HTTP/1.1\r\n", &format!("HTTP/1.1\r\nx-api-key: {key}\r\n")).into();
+    }
     // The gateway may have answered and closed before all was written.
-    let _ = socket.write_all(bytes).await;
+    let _ = socket.write_all(&bytes).await;
     let mut said = Vec::new();
     let mut chunk = [0; 4096];
     while let Ok(Ok(count)) = tokio::time::timeout(Duration::from_millis(500), socket.read(&mut chunk)).await

@@ -1,11 +1,14 @@
 //! Starting the gateway on the host that `CAUSEWAY_HOST` names: `native` (the default) or `cloudflare`.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -21,6 +24,7 @@ pub struct Gateway {
 #[derive(Debug)]
 enum Host {
     Native(Native),
+    Cloudflare(Cloudflare),
 }
 
 /// The `causeway` program with a configuration file that it watches.
@@ -29,6 +33,38 @@ struct Native {
     folder: TempDir,
     process: Child,
     log: Arc<Mutex<String>>,
+}
+
+/// The Worker on a bare workerd. It serves nobody without a key, so that a configuration without any is given one,
+/// which every request to it carries that has none of its own.
+#[derive(Debug)]
+struct Cloudflare {
+    /// Held for its deletion at the end.
+    _folder: TempDir,
+    process: Child,
+    log: Arc<Mutex<String>>,
+}
+
+/// Gives the suite's own access to gateways that would serve nobody without a key.
+const ADMIN: &str = "the-administrator-of-this-suite";
+const KEY: &str = "a-key-for-what-needs-none-elsewhere";
+
+/// Gateways (`host:port`) whose callers need [`KEY`].
+static KEYED: LazyLock<Mutex<HashMap<String, bool>>> = LazyLock::new(Mutex::default);
+
+/// The key to send to `authority` if a request has none.
+pub(crate) fn key_for(authority: &str) -> Option<&'static str> {
+    KEYED.lock().unwrap().get(authority).copied().unwrap_or_default().then_some(KEY)
+}
+
+/// `config`, with a key if it has none, and whether that was so.
+fn keyed(config: &Value) -> (Value, bool) {
+    let mut config = config.clone();
+    let without = config["keys"].as_object().is_none_or(serde_json::Map::is_empty);
+    if without {
+        config["keys"] = json!({"suite": {"hash": crate::hash(KEY)}});
+    }
+    (config, without)
 }
 
 impl Gateway {
@@ -44,6 +80,7 @@ impl Gateway {
     pub async fn start_with(config: Value, secrets: &[(&str, &str)]) -> Self {
         match std::env::var("CAUSEWAY_HOST").as_deref().unwrap_or("native") {
             "native" => Self::start_native(&config, secrets).await,
+            "cloudflare" => Self::start_cloudflare(&config, secrets).await,
             other => panic!("this suite cannot start the host {other:?}"),
         }
     }
@@ -63,28 +100,35 @@ impl Gateway {
             .kill_on_drop(true)
             .spawn()
             .expect("the gateway's program can be run");
-        let log = Arc::new(Mutex::new(String::new()));
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut base = None;
-        let started = tokio::time::timeout(Duration::from_secs(10), async {
-            while let Ok(Some(line)) = lines.next_line().await {
-                log.lock().unwrap().push_str(&format!("{line}\n"));
-                if let Some((_, rest)) = line.split_once("listening on ") {
-                    let url = rest.split_whitespace().next().unwrap_or_default();
-                    base = Some(url.trim_end_matches("/mcp").trim_end_matches('/').to_owned());
-                    break;
-                }
-            }
-        });
-        let _ = started.await;
-        let Some(base) = base else { panic!("the gateway did not start:\n{}", log.lock().unwrap()) };
-        let more = log.clone();
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                more.lock().unwrap().push_str(&format!("{line}\n"));
-            }
-        });
+        let (base, log) = listening(&mut process, Duration::from_secs(10)).await;
         Self { base, host: Host::Native(Native { folder, process, log }) }
+    }
+
+    async fn start_cloudflare(config: &Value, secrets: &[(&str, &str)]) -> Self {
+        let folder = TempDir::with_prefix("causeway-suite").unwrap();
+        let (config, without) = keyed(config);
+        let file = folder.path().join("causeway.json");
+        std::fs::write(&file, config.to_string()).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hosts/workerd.mjs");
+        let secrets = secrets.iter().chain(&[("CAUSEWAY_ADMIN_KEY", ADMIN)]);
+        let mut process = Command::new("node")
+            .arg(script)
+            .arg("--front")
+            .arg("--config")
+            .arg(&file)
+            .arg("--state")
+            .arg(folder.path().join("state"))
+            .args(secrets.map(|(name, value)| format!("--secret={name}={value}")))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("node can be run");
+        // Many start at the same time, and each takes a second of a processor.
+        let (base, log) = listening(&mut process, Duration::from_secs(60)).await;
+        KEYED.lock().unwrap().insert(base.trim_start_matches("http://").to_owned(), without);
+        Self { base, host: Host::Cloudflare(Cloudflare { _folder: folder, process, log }) }
     }
 
     /// The URL of `path`.
@@ -99,6 +143,12 @@ impl Gateway {
         self.base.trim_start_matches("http://")
     }
 
+    /// Whether only this machine reaches it, which makes it take this machine's names and pages for its own.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        matches!(self.host, Host::Native(_))
+    }
+
     /// Replaces the configuration. It takes effect a moment later: see [`eventually`].
     pub fn configure(&self, config: &Value) {
         match &self.host {
@@ -108,6 +158,11 @@ impl Gateway {
                 std::fs::write(&new, config.to_string()).unwrap();
                 std::fs::rename(new, native.folder.path().join("causeway.json")).unwrap();
             }
+            Host::Cloudflare(_) => {
+                let (config, without) = keyed(config);
+                push(self.authority(), &config.to_string());
+                KEYED.lock().unwrap().insert(self.authority().to_owned(), without);
+            }
         }
     }
 
@@ -115,6 +170,7 @@ impl Gateway {
     pub fn configure_raw(&self, text: &str) {
         match &self.host {
             Host::Native(native) => std::fs::write(native.folder.path().join("causeway.json"), text).unwrap(),
+            Host::Cloudflare(_) => push(self.authority(), text),
         }
     }
 
@@ -123,6 +179,7 @@ impl Gateway {
     pub fn log(&self) -> String {
         match &self.host {
             Host::Native(native) => native.log.lock().unwrap().clone(),
+            Host::Cloudflare(cloudflare) => cloudflare.log.lock().unwrap().clone(),
         }
     }
 
@@ -131,8 +188,49 @@ impl Gateway {
     pub fn process(&self) -> Option<u32> {
         match &self.host {
             Host::Native(native) => native.process.id(),
+            Host::Cloudflare(cloudflare) => cloudflare.process.id(),
         }
     }
+}
+
+/// Waits until `process` says where it listens, and goes on collecting what it logs.
+async fn listening(process: &mut Child, patience: Duration) -> (String, Arc<Mutex<String>>) {
+    let log = Arc::new(Mutex::new(String::new()));
+    let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+    let mut base = None;
+    let started = tokio::time::timeout(patience, async {
+        while let Ok(Some(line)) = lines.next_line().await {
+            log.lock().unwrap().push_str(&format!("{line}\n"));
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                let url = rest.split_whitespace().next().unwrap_or_default();
+                base = Some(url.trim_end_matches("/mcp").trim_end_matches('/').to_owned());
+                break;
+            }
+        }
+    });
+    let _ = started.await;
+    let Some(base) = base else { panic!("the gateway did not start:\n{}", log.lock().unwrap()) };
+    let more = log.clone();
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            more.lock().unwrap().push_str(&format!("{line}\n"));
+        }
+    });
+    (base, log)
+}
+
+/// Pushes a configuration, which may be refused.
+fn push(authority: &str, text: &str) {
+    let mut connection = TcpStream::connect(authority).unwrap();
+    let length = text.len();
+    write!(
+        connection,
+        "PUT /admin/v1/config HTTP/1.1\r\nhost: {authority}\r\nx-api-key: {ADMIN}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.1 4"), "{answer}");
 }
 
 /// The program under test: `CAUSEWAY_BIN`, or what was built next to this test.

@@ -88,10 +88,11 @@ async fn a_foreign_origin_gets_403() {
     for origin in foreign {
         check(&fine(&gateway).header("origin", origin).answer().await, 403, -32600, origin);
     }
-    for origin in
-        ["https://chat.example.com", "http://localhost:6274", "http://127.0.0.1:9", "http://[::1]:1"]
-    {
-        check(&fine(&gateway).header("origin", origin).answer().await, 200, 0, origin);
+    check(&fine(&gateway).header("origin", "https://chat.example.com").answer().await, 200, 0, "ours");
+    // Pages of this machine are no strangers to a gateway of this machine, and to no other.
+    let (status, code) = if gateway.is_local() { (200, 0) } else { (403, -32600) };
+    for origin in ["http://localhost:6274", "http://127.0.0.1:9", "http://[::1]:1"] {
+        check(&fine(&gateway).header("origin", origin).answer().await, status, code, origin);
     }
     assert!(fixture.trace().iter().all(|method| method != "evil"), "nothing foreign went on");
 }
@@ -99,6 +100,9 @@ async fn a_foreign_origin_gets_403() {
 #[tokio::test]
 async fn a_foreign_host_on_loopback_gets_403() {
     let (_fixture, gateway) = plain().await;
+    if !gateway.is_local() {
+        return; // It is reached by whatever name it is given.
+    }
     for host in ["evil.example.com", "127.0.0.1.evil.example.com", "localhost.evil.example.com:80"] {
         check(&fine(&gateway).header("host", host).answer().await, 403, -32600, host);
     }
