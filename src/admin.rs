@@ -137,8 +137,9 @@ pub async fn refresh<P: Platform>(platform: &P, instance: &Instance) -> Result<b
 }
 
 fn take<P: Platform>(platform: &P, instance: &Instance, stamp: Stamp, config: &Config) -> Result<(), String> {
-    let plan = compile(config, platform.secrets(), platform.abilities())
-        .map_err(|problems| format!("stored version {} cannot be served: {}", stamp.version, lines(&problems)))?;
+    let plan = compile(config, platform.secrets(), platform.abilities()).map_err(|problems| {
+        format!("stored version {} cannot be served: {}", stamp.version, lines(&problems))
+    })?;
     instance.install(Arc::new(plan));
     instance.set_stamp(stamp);
     Ok(())
@@ -151,7 +152,8 @@ pub const BUNDLED: &str = "CAUSEWAY_CONFIG";
 /// host's variable [`BUNDLED`], or refuses calls and says what to do.
 pub async fn start<P: Platform>(platform: &P) -> Arc<Instance> {
     let instance = Instance::unconfigured(
-        "this gateway has no configuration yet: set its secret CAUSEWAY_ADMIN_KEY and run `causeway push`".to_owned(),
+        "this gateway has no configuration yet: set its secret CAUSEWAY_ADMIN_KEY and run `causeway push`"
+            .to_owned(),
     );
     look(platform, &instance).await;
     if instance.plan().is_some() {

@@ -3,15 +3,21 @@
 //! | module | what |
 //! |---|---|
 //! | [`platform`] | the host's half of the seam, put together from [`http`], [`store`], [`secrets`] and [`log`] |
+//! | [`running`] | a gateway that runs: its listener, its plan, and what keeps them up to date |
 //! | [`server`] | connections in, requests to the core, replies out |
+//! | [`source`] | plans from files and from what was pushed |
 //! | [`watch`] | sees when a file has changed |
+//! | [`cli`] | the `causeway` command |
 //!
 //! Nothing here decides what a gateway does: that is the core's. A file here only converts types and calls it.
 
+pub mod cli;
 pub mod http;
 pub mod log;
 pub mod platform;
+pub mod running;
 pub mod secrets;
 pub mod server;
+pub mod source;
 pub mod store;
 pub mod watch;

@@ -20,8 +20,10 @@ const MAX_WAITING: usize = 1 << 20;
 pub enum Level {
     /// None.
     Off,
-    /// Failures only.
+    /// What the gateway or its host did wrong.
     Error,
+    /// And what others did wrong.
+    Warn,
     /// Everything, one record per request included.
     Info,
 }
@@ -95,7 +97,11 @@ impl Log {
     /// Writes a record of the host's own, `{"level":…,"event":…,"message":…}`.
     pub fn event(&self, level: Level, event: &str, message: &str) {
         if level <= self.level {
-            let name = if level == Level::Error { "error" } else { "info" };
+            let name = match level {
+                Level::Off | Level::Error => "error",
+                Level::Warn => "warn",
+                Level::Info => "info",
+            };
             let ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             let record = serde_json::json!({
                 "ts": u64::try_from(ms.as_millis()).unwrap_or(u64::MAX),
@@ -112,7 +118,9 @@ impl platform::Log for Log {
     fn write(&self, line: &str) {
         let wanted = match self.level {
             Level::Off => false,
+            // A quotation mark inside of a value is escaped, so no caller can write this.
             Level::Error => line.contains(r#""level":"error""#),
+            Level::Warn => !line.contains(r#""level":"info""#),
             Level::Info => true,
         };
         if wanted {
@@ -188,8 +196,10 @@ mod tests {
 
     #[test]
     fn level_chooses_the_records() {
-        let lines = [r#"{"level":"info"}"#, r#"{"level":"error"}"#];
-        check(Level::Info, &lines, "{\"level\":\"info\"}\n{\"level\":\"error\"}\n");
+        let lines = [r#"{"level":"info"}"#, r#"{"level":"warn"}"#, r#"{"level":"error"}"#];
+        let info = "{\"level\":\"info\"}\n{\"level\":\"warn\"}\n{\"level\":\"error\"}\n";
+        check(Level::Info, &lines, info);
+        check(Level::Warn, &lines, "{\"level\":\"warn\"}\n{\"level\":\"error\"}\n");
         check(Level::Error, &lines, "{\"level\":\"error\"}\n");
         check(Level::Off, &lines, "");
     }

@@ -76,8 +76,6 @@ impl std::fmt::Debug for Secrets {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails should say so")]
-
     use super::*;
     use causeway::platform::Secrets as _;
 

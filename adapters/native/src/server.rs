@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use causeway::gateway::{self, Gateway, Reply};
+use causeway::mcp::serve::Ticket;
 use causeway::platform::{Platform, SeamError};
 use futures_util::Stream;
 use http_body::{Body, Frame, SizeHint};
@@ -125,14 +126,41 @@ fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
 async fn answer(
     gateway: Gateway<Native>,
     behind: mpsc::Sender<()>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<impl Body<Data = Bytes, Error = SeamError>>, SeamError> {
+    let ticket = Ticket::default();
+    request.extensions_mut().insert(ticket.clone());
+    let waiting = Waiting(Some((gateway.clone(), ticket, behind.clone())));
     let Reply { response, after } = gateway.clone().handle(request.map(Received)).await;
+    waiting.answered();
     tokio::spawn(async move {
         gateway.finish(after).await;
         drop(behind);
     });
     Ok(response.map(Outgoing))
+}
+
+/// A request that has no reply yet. hyper drops it, with all it waits for, when its caller hangs up; the call that
+/// it made is then cancelled where it runs.
+struct Waiting(Option<(Gateway<Native>, Ticket, mpsc::Sender<()>)>);
+
+impl Waiting {
+    fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let Some((gateway, ticket, behind)) = self.0.take() else { return };
+        // A runtime that is going down drops requests too, and takes no new work.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                gateway.abandon(ticket).await;
+                drop(behind);
+            });
+        }
+    }
 }
 
 /// A failed accept is the caller's (it hung up first) or ours (no descriptor left). Ours goes away when other

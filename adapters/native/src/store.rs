@@ -261,8 +261,6 @@ fn private(path: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that fails should say so")]
-
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);

@@ -1,0 +1,114 @@
+//! `causeway status`.
+
+use http::Method;
+use serde_json::Value;
+
+use super::remote::Remote;
+use super::table::table;
+use super::{Outcome, print, print_json};
+
+/// Show the servers of a running gateway.
+#[derive(Debug, clap::Args)]
+#[command(
+    long_about = "Show the servers of a running gateway: whether each answers, how it speaks, what it offers, \
+    how long it takes and what went wrong last."
+)]
+pub(super) struct Status {
+    #[command(flatten)]
+    remote: Remote,
+
+    /// Print what the gateway answers, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(super) async fn run(self) -> Outcome {
+        let answer = self.remote.ask(Method::GET, "/status", None).await?;
+        if self.json { print_json(&answer) } else { print(&shown(&answer)) }
+    }
+}
+
+fn shown(answer: &Value) -> String {
+    let mut lines = Vec::new();
+    let head: Vec<_> = ["host", "version", "config"]
+        .iter()
+        .filter_map(|name| answer.get(name).map(|value| format!("{name} {}", cell(Some(value)))))
+        .collect();
+    if !head.is_empty() {
+        lines.push(head.join("  "));
+        lines.push(String::new());
+    }
+    let servers = answer.get("servers").and_then(Value::as_array);
+    let rows: Vec<_> = servers
+        .into_iter()
+        .flatten()
+        .map(|server| {
+            // Zero: nothing was measured yet.
+            let latency = server.get("latency_ms").and_then(Value::as_f64).filter(|ms| *ms > 0.0);
+            [
+                cell(server.get("name")),
+                cell(server.get("state")),
+                cell(server.get("eras")),
+                cell(server.get("revision")),
+                cell(server.get("tools")),
+                latency.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1} ms")),
+                cell(server.get("last_error")),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        lines.push("no servers".to_owned());
+    } else {
+        lines.push(table(["SERVER", "STATE", "ERA", "REVISION", "TOOLS", "LATENCY", "LAST ERROR"], &rows));
+    }
+    for server in servers.into_iter().flatten() {
+        for warning in server.get("warnings").and_then(Value::as_array).into_iter().flatten() {
+            lines.push(format!("{}: {}", cell(server.get("name")), cell(Some(warning))));
+        }
+    }
+    for skipped in answer.get("skipped").and_then(Value::as_array).into_iter().flatten() {
+        lines.push(format!("not served: {}: {}", cell(skipped.get("name")), cell(skipped.get("reason"))));
+    }
+    lines.join("\n")
+}
+
+/// A value as one line of text: what an upstream says may hold line breaks and terminal sequences.
+fn cell(value: Option<&Value>) -> String {
+    let text = match value {
+        None | Some(Value::Null) => return "-".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(items)) if items.is_empty() => return "-".to_owned(),
+        Some(Value::Array(items)) => items.iter().map(|item| cell(Some(item))).collect::<Vec<_>>().join("+"),
+        Some(other) => other.to_string(),
+    };
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn servers_are_shown_as_a_table() {
+        let answer = json!({
+            "host": "native",
+            "servers": [
+                { "name": "github", "state": "up", "eras": ["modern", "legacy"], "revision": "2026-07-28", "tools": 3,
+                  "latency_ms": 1.26 },
+                { "name": "files", "state": "down", "eras": [], "latency_ms": 0.0, "last_error": "cannot connect\n\u{1b}[31m" },
+            ],
+            "skipped": [{ "name": "local", "reason": "needs a process" }],
+        });
+        assert_eq!(
+            shown(&answer),
+            "host native\n\n\
+             SERVER  STATE  ERA            REVISION    TOOLS  LATENCY  LAST ERROR\n\
+             github  up     modern+legacy  2026-07-28  3      1.3 ms   -\n\
+             files   down   -              -           -      -        cannot connect  [31m\n\
+             not served: local: needs a process"
+        );
+        assert_eq!(shown(&json!({})), "no servers");
+    }
+}
