@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
@@ -11,6 +12,9 @@ use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform, SeamError, Timestamp, UpstreamBody};
 
+/// Silence after which even a stream of news is given up: the other side may have gone without a word.
+const OPEN_ENDED: Duration = Duration::from_secs(60 * 60);
+
 /// An answer being read: chunks with every time and size limit applied.
 pub struct Reader<P: Platform> {
     platform: P,
@@ -18,6 +22,7 @@ pub struct Reader<P: Platform> {
     pub server: Arc<Server>,
     body: UpstreamBody<P>,
     deadline: Timestamp,
+    idle: Duration,
     heard_at: Timestamp,
 }
 
@@ -25,7 +30,14 @@ impl<P: Platform> Reader<P> {
     /// A reader of `body`, which must have ended at `deadline`.
     pub fn new(platform: P, server: Arc<Server>, body: UpstreamBody<P>, deadline: Timestamp) -> Self {
         let heard_at = platform.clock().now();
-        Self { platform, server, body, deadline, heard_at }
+        let idle = server.timeouts.idle;
+        Self { platform, server, body, deadline, idle, heard_at }
+    }
+
+    /// For a stream that carries news as they come, not the answer to a call: it may be silent, and has no end.
+    pub fn open_ended(&mut self) {
+        self.deadline = Timestamp(u64::MAX);
+        self.idle = OPEN_ENDED;
     }
 
     /// The next chunk; `None` at the end. Dropping the future loses nothing.
@@ -39,7 +51,7 @@ impl<P: Platform> Reader<P> {
             // A server that never pauses would never let the timer speak.
             return Err(timed_out(&self.server, true));
         }
-        let idle = self.heard_at.after(self.server.timeouts.idle).since(now);
+        let idle = self.heard_at.after(self.idle).since(now);
         let wait = pin!(self.platform.clock().sleep(left.min(idle)));
         match select(self.body.next(), wait).await {
             Either::Left((Some(Ok(chunk)), _)) => {

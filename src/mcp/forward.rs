@@ -241,7 +241,11 @@ impl<P: Platform> Mcp<P> {
                     (Some(rewrite), Some(session)) => Mode::Rewritten(decoder, rewrite, session.clone()),
                     _ => Mode::Events(decoder, BytesMut::new()),
                 };
-                let stream = Stream::new(self.clone(), answered.reader, mode, Some(call.id), None);
+                let mut reader = answered.reader;
+                if call.method == "subscriptions/listen" {
+                    reader.open_ended();
+                }
+                let stream = Stream::new(self.clone(), reader, mode, Some(call.id), None);
                 Ok(Answer::Stream(Box::new(stream), cancel))
             }
             Content::Other => Err(no_answer(&server)),

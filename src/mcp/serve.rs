@@ -567,7 +567,9 @@ impl<P: Platform> Mcp<P> {
             self.exchange(&server, Outgoing { http: Method::GET, body: Bytes::new(), headers }).await?;
         match (answered.status, content(&answered.headers)) {
             (StatusCode::OK, Content::Events) => {
-                let stream = Stream::new(self.clone(), answered.reader, Mode::Open, None, None);
+                let mut reader = answered.reader;
+                reader.open_ended();
+                let stream = Stream::new(self.clone(), reader, Mode::Open, None, None);
                 Ok(Answer::Stream(Box::new(stream), None))
             }
             (StatusCode::METHOD_NOT_ALLOWED, _) => Err(none()),
