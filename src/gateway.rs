@@ -32,6 +32,9 @@ use crate::{admin, auth};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// How long `/status` waits for servers that nobody has asked anything yet.
+const SURVEY: Duration = Duration::from_secs(2);
+
 /// The gateway on one host. Building one is free; it may live for a single request.
 #[derive(Debug, Clone)]
 pub struct Gateway<P> {
@@ -289,6 +292,7 @@ impl<P: Platform> Gateway<P> {
         asked.caller = Some(caller.clone());
         let Endpoint::Mcp(target) = endpoint else {
             only(&head.method, &[Method::GET, Method::HEAD])?;
+            mcp.survey(&caller, SURVEY).await;
             return Ok(Head::full(StatusCode::OK, "application/json", self.status(&mcp, &caller)));
         };
         let target = match target {

@@ -499,6 +499,20 @@ impl<P: Platform> Mcp<P> {
         parts
     }
 
+    /// Asks the servers that nobody has asked yet what they are and which tools they have, within `limit`.
+    pub async fn survey(&self, caller: &Arc<Caller>, limit: Duration) {
+        let mut waiting = FuturesUnordered::new();
+        for (index, server) in self.plan.servers.iter().enumerate() {
+            let memory = self.memory.server(server);
+            let asked = memory.list(Kind::Tools, &caller.name).is_some() || memory.health().failed > 0;
+            if !asked && caller.servers.admits(&server.name) {
+                waiting.push(numbered(index, self.clone(), server.clone(), Kind::Tools, caller.clone()));
+            }
+        }
+        let mut deadline = pin!(self.platform.clock().sleep(limit));
+        while let Either::Left((Some(_), _)) = select(waiting.next(), &mut deadline).await {}
+    }
+
     /// Renews the lists that have passed their time; for behind a reply.
     pub async fn refresh(&self, caller: &Arc<Caller>) {
         let mut waiting = FuturesUnordered::new();
