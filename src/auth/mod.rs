@@ -23,7 +23,7 @@ const MAX_KEY: usize = 512;
 /// keys at all on a host that others can reach.
 pub fn admit(plan: &Plan, headers: &HeaderMap, abilities: Abilities) -> Result<Arc<Caller>, Fault> {
     if plan.keys.is_empty() {
-        return if abilities.keyless { Ok(anonymous()) } else { Err(keyless()) };
+        return if abilities.keyless { Ok(anonymous(abilities.loopback_only)) } else { Err(keyless()) };
     }
     let Some(key) = presented(headers) else {
         let message =
@@ -51,14 +51,10 @@ pub fn presented(headers: &HeaderMap) -> Option<&[u8]> {
     (!key.is_empty() && key.len() <= MAX_KEY).then_some(key)
 }
 
-/// Whoever calls a loopback gateway without keys: the person at the machine.
-fn anonymous() -> Arc<Caller> {
-    Arc::new(Caller {
-        name: String::new(),
-        servers: Filter::default(),
-        tools: Filter::default(),
-        admin: true,
-    })
+/// Whoever calls a gateway without keys. One that only its own machine reaches is called by the person at it, who
+/// may change it; elsewhere it may be anyone.
+fn anonymous(admin: bool) -> Arc<Caller> {
+    Arc::new(Caller { name: String::new(), servers: Filter::default(), tools: Filter::default(), admin })
 }
 
 fn keyless() -> Fault {
@@ -76,7 +72,7 @@ mod tests {
     fn plan(keys: &[(&str, &str)]) -> Plan {
         let keys = keys.iter().map(|(key, name)| Key {
             digest: Sha256::digest(key).into(),
-            caller: Arc::new(Caller { name: (*name).to_owned(), ..(*anonymous()).clone() }),
+            caller: Arc::new(Caller { name: (*name).to_owned(), ..(*anonymous(true)).clone() }),
         });
         Plan {
             digest: String::new(),

@@ -320,7 +320,12 @@ impl Keeper {
             return;
         }
         for problem in problems {
-            self.native.log().event(Level::Error, "config.refused", problem);
+            match problem.as_str() {
+                NOTHING_PUSHED => {
+                    self.native.log().event(Level::Info, "config.awaited", "waiting for a push")
+                }
+                problem => self.native.log().event(Level::Error, "config.refused", problem),
+            }
         }
         if self.instance.plan().is_some() {
             self.native.log().event(
@@ -331,13 +336,4 @@ impl Keeper {
         }
         self.complaint = Some(problems.to_vec());
     }
-}
-
-/// Where state is kept when nobody says: `$XDG_STATE_HOME/causeway` or `~/.local/state/causeway`. Memory where
-/// there is no home.
-#[must_use]
-pub fn default_state() -> State {
-    let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local").join("state")));
-    base.map_or(State::Memory, |base| State::Folder(base.join("causeway")))
 }

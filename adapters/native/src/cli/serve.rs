@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Failure, Outcome, complain};
 use crate::log::{Level, Log};
-use crate::running::{Options, Refused, Running, Source, State, default_state};
+use crate::running::{Options, Refused, Running, Source, State};
 use crate::server::Limits;
 
 /// Run the gateway on this machine.
@@ -65,11 +65,8 @@ impl Serve {
         let state = match self.state {
             Some(memory) if memory.as_os_str() == "memory" => State::Memory,
             Some(folder) => State::Folder(folder),
-            None => default_state(),
+            None => default_state(&log),
         };
-        if matches!(state, State::Memory) {
-            log.event(Level::Info, "state.memory", "state is kept in memory and gone when the gateway stops");
-        }
         let source = match self.config {
             Some(file) => Source::File(file),
             None => Source::Pushed,
@@ -114,6 +111,19 @@ impl Serve {
         log.flush();
         Ok(())
     }
+}
+
+/// `$XDG_STATE_HOME/causeway` or `~/.local/state/causeway`. Memory where there is no home, as in many containers.
+fn default_state(log: &Log) -> State {
+    let set = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local").join("state")));
+    if let Some(base) = base {
+        return State::Folder(base.join("causeway"));
+    }
+    let message =
+        "no home folder: state is kept in memory and gone when the gateway stops; name a folder with --state";
+    log.event(Level::Warn, "state.memory", message);
+    State::Memory
 }
 
 async fn resolve(listen: &str) -> Result<SocketAddr, Failure> {

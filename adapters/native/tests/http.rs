@@ -1,0 +1,170 @@
+//! The outbound client, against servers that behave and servers that do not.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected has failed"
+)]
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use causeway::platform::{ConnectTimeout, HttpClient, SeamError};
+use causeway_native::http::Http;
+use futures_util::StreamExt;
+use http::{Request, StatusCode};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi";
+
+/// A server that does `serve` with every connection. Gives its authority.
+async fn server<F: Future<Output = ()> + Send + 'static>(
+    serve: impl Fn(TcpStream) -> F + Send + 'static,
+) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream));
+        }
+    });
+    address.to_string()
+}
+
+/// Reads one request's head.
+async fn head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    String::from_utf8(head).ok()
+}
+
+fn get(url: &str) -> Request<Bytes> {
+    Request::get(url).body(Bytes::new()).unwrap()
+}
+
+fn within(ms: u64, mut request: Request<Bytes>) -> Request<Bytes> {
+    request.extensions_mut().insert(ConnectTimeout(Duration::from_millis(ms)));
+    request
+}
+
+#[tokio::test]
+async fn slow_answer_is_not_a_slow_connection() {
+    let authority = server(|mut stream| async move {
+        head(&mut stream).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        stream.write_all(OK.as_bytes()).await.unwrap();
+    })
+    .await;
+    let response = Http::new().send(within(100, get(&format!("http://{authority}/")))).await.unwrap();
+    let chunks: Vec<_> = response.into_body().collect().await;
+    assert_eq!(chunks, [Ok(Bytes::from("hi"))]);
+}
+
+#[tokio::test]
+async fn connect_timeout_covers_the_tls_handshake() {
+    let authority = server(|mut stream| async move {
+        // Takes what it is told and never answers.
+        while stream.read_u8().await.is_ok() {}
+    })
+    .await;
+    let began = Instant::now();
+    let http = Http::new();
+    let sent = http.send(within(200, get(&format!("https://{authority}/path?token=secret")))).await;
+    let error = sent.err().unwrap();
+    assert_eq!(error, SeamError::Timeout(format!("{authority}: no connection after 200 ms")));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn refused_connection_names_host_and_port_alone() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let sent = Http::new().send(get(&format!("http://user:pass@{authority}/path?token=secret"))).await;
+    let SeamError::Connect(text) = sent.err().unwrap() else { panic!("not a failure to connect") };
+    assert!(text.starts_with(&format!("{authority}: ")) && text.contains("refused"), "{text}");
+    assert!(!text.contains("secret") && !text.contains("pass"), "{text}");
+}
+
+#[tokio::test]
+async fn unknown_host_cannot_be_connected_to() {
+    let error = Http::new().send(get("http://no-such-host.invalid/")).await.err().unwrap();
+    assert!(matches!(error, SeamError::Connect(_)), "{error}");
+}
+
+#[tokio::test]
+async fn redirect_is_an_answer_like_any_other() {
+    let authority = server(|mut stream| async move {
+        head(&mut stream).await;
+        let moved = "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(moved.as_bytes()).await.unwrap();
+    })
+    .await;
+    let response = Http::new().send(get(&format!("http://{authority}/"))).await.unwrap();
+    assert_eq!(response.status(), StatusCode::FOUND);
+}
+
+#[tokio::test]
+async fn dropping_the_body_closes_the_exchange() {
+    let (closed, mut is_closed) = mpsc::channel(1);
+    let authority = server(move |mut stream| {
+        let closed = closed.clone();
+        async move {
+            head(&mut stream).await;
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
+                .await
+                .unwrap();
+            assert!(stream.read_u8().await.is_err());
+            closed.send(()).await.unwrap();
+        }
+    })
+    .await;
+    let mut body = Http::new().send(get(&format!("http://{authority}/"))).await.unwrap().into_body();
+    assert_eq!(body.next().await, Some(Ok(Bytes::from("a"))));
+    drop(body);
+    tokio::time::timeout(Duration::from_secs(5), is_closed.recv()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn body_that_is_cut_is_an_error() {
+    let authority = server(|mut stream| async move {
+        head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi").await.unwrap();
+    })
+    .await;
+    let body = Http::new().send(get(&format!("http://{authority}/"))).await.unwrap().into_body();
+    let chunks: Vec<_> = body.collect().await;
+    assert!(matches!(chunks.as_slice(), [Ok(_), Err(SeamError::Cut(_))]), "{chunks:?}");
+}
+
+#[tokio::test]
+async fn connection_is_used_again_and_a_stale_one_replaced() {
+    let (accepted, mut connections) = mpsc::unbounded_channel();
+    let authority = server(move |mut stream| {
+        accepted.send(()).unwrap();
+        async move {
+            // Two answers, then it hangs up, as servers do when they think that nobody is there.
+            for _ in 0..2 {
+                if head(&mut stream).await.is_some() {
+                    stream.write_all(OK.as_bytes()).await.unwrap();
+                }
+            }
+        }
+    })
+    .await;
+    let http = Http::new();
+    for _ in 0..10 {
+        let response = http.send(get(&format!("http://{authority}/"))).await.unwrap();
+        assert_eq!(response.into_body().collect::<Vec<_>>().await.len(), 1);
+    }
+    let mut count = 0;
+    while connections.try_recv().is_ok() {
+        count += 1;
+    }
+    assert!((5..=10).contains(&count), "{count}");
+}
