@@ -5,7 +5,7 @@
 //   node tests/hosts/workerd.mjs [--config FILE] [--port N] [--state DIR] [--secret NAME[=VALUE]]... [--front]
 //                                [--build DIR]
 //
-//   --config FILE    the configuration, as normalized JSON, bundled as CAUSEWAY_CONFIG; what is pushed wins over it
+//   --config FILE    the configuration, as normalized JSON, bundled as CAUSEWAY_CONFIG; later changes of the file are pushed
 //   --port N         where to listen on 127.0.0.1; 0, the default, lets the system choose
 //   --state DIR      where state is kept; without it, in a folder that is deleted at the end
 //   --secret NAME    gives the Worker the environment variable NAME as a secret (or VALUE)
@@ -17,6 +17,7 @@
 // workerd itself is $WORKERD_BIN, or `workerd` on PATH. It ends with this process, however that ends.
 
 import { spawn } from "node:child_process";
+import { randomUUID } from "node:crypto";
 import fs from "node:fs";
 import net from "node:net";
 import os from "node:os";
@@ -55,6 +56,12 @@ const secrets = options.secret.map((text) => {
   if (value === undefined) usage(`the environment has no variable ${name}`);
   return { name, value };
 });
+
+// What pushes need; a test may bring its own.
+if (!secrets.some(({ name }) => name === "CAUSEWAY_ADMIN_KEY")) {
+  secrets.push({ name: "CAUSEWAY_ADMIN_KEY", value: randomUUID() });
+}
+const adminKey = secrets.find(({ name }) => name === "CAUSEWAY_ADMIN_KEY").value;
 
 // --- the folder that workerd reads its configuration from ---------------------------------------------------------------
 
@@ -136,7 +143,8 @@ workerd.stderr.pipe(process.stderr, { end: false });
 // Ends workerd if this process is killed and can do nothing itself: then the pipe closes.
 let guard;
 workerd.once("spawn", () => {
-  guard = spawn("sh", ["-c", 'cat >/dev/null; kill -9 "$0" 2>/dev/null', String(workerd.pid)], {
+  const last = 'cat >/dev/null; kill -9 "$0" 2>/dev/null; rm -rf "$1"';
+  guard = spawn("sh", ["-c", last, String(workerd.pid), folder], {
     stdio: ["pipe", "ignore", "ignore"],
     detached: true,
   });
@@ -168,7 +176,19 @@ workerd.once("exit", (code, signal) => {
 // --- where it listens ---------------------------------------------------------------------------------------------------
 
 function listening(port) {
-  console.error(`listening on http://127.0.0.1:${port}/mcp`);
+  const base = `http://127.0.0.1:${port}`;
+  if (options.config) fs.watchFile(options.config, { interval: 200 }, () => push(base));
+  console.error(`listening on ${base}/mcp`);
+}
+
+async function push(base) {
+  try {
+    const body = fs.readFileSync(options.config);
+    const answer = await fetch(`${base}/admin/v1/config`, { method: "PUT", headers: { "x-api-key": adminKey }, body });
+    if (!answer.ok) console.error(`workerd.mjs: the changed configuration is refused: ${await answer.text()}`);
+  } catch (error) {
+    if (!ending) console.error(`workerd.mjs: the changed configuration is not pushed: ${error.message}`);
+  }
 }
 
 // Passes bytes on, and a caller's closing as a reset: workerd takes a mere end for a caller who only stopped sending.

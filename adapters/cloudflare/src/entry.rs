@@ -3,6 +3,7 @@
 use std::pin::pin;
 
 use causeway::gateway::{After, Body, Gateway, Reply};
+use causeway::mcp::serve::Ticket;
 use futures_util::future::{Either, join, select};
 use js_sys::Uint8Array;
 use wasm_bindgen::JsValue;
@@ -16,21 +17,24 @@ use crate::{glue, http, isolate};
 #[event(fetch)]
 async fn fetch(request: web_sys::Request, env: Env, context: Context) -> worker::Result<web_sys::Response> {
     let platform = Worker::new(env);
-    let Some(asked) = http::read_request(&request) else {
+    let Some(mut asked) = http::read_request(&request) else {
         return response(400, "", &JsValue::NULL);
     };
+    let ticket = Ticket::default();
+    asked.extensions_mut().insert(ticket.clone());
     // A caller who goes away is told by an event; without it everything below would be forgotten half-way, never
     // dropped, and what it holds in the isolate's memory with it.
     let mut gone = JsFuture::from(glue::gone(&request));
-    let answered = async {
-        let instance = isolate::instance(&platform).await;
-        let gateway = Gateway::new(platform.clone(), instance.clone());
-        (gateway.clone().handle(asked).await, gateway, instance)
-    };
-    let (reply, gateway, instance) = match select(pin!(answered), &mut gone).await {
-        Either::Left((answered, _)) => answered,
-        // Nobody is left to read this. Dropping the call has cancelled what it was waiting for.
-        Either::Right(_) => return response(499, "", &JsValue::NULL),
+    let instance = isolate::instance(&platform).await;
+    let gateway = Gateway::new(platform.clone(), instance.clone());
+    let reply = match select(pin!(gateway.clone().handle(asked)), &mut gone).await {
+        Either::Left((reply, _)) => reply,
+        Either::Right(_) => {
+            // Nobody is left to read this. Dropping the call has given up what it was waiting for; some servers want
+            // to be told as well.
+            context.wait_until(gateway.abandon(ticket));
+            return response(499, "", &JsValue::NULL);
+        }
     };
     let Reply { response: answer, after } = reply;
     let (parts, body) = answer.into_parts();
