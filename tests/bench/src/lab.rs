@@ -80,7 +80,11 @@ impl Lab {
         }
         match (&arguments.workerd_host, &arguments.worker) {
             (Some(host), Some(built)) if built.join("index_bg.wasm").exists() => {
-                lab.add("workerd", Host::Workerd(host.clone(), built.clone()))?;
+                let added = lab.add("workerd", Host::Workerd(host.clone(), built.clone()));
+                if let Err(why) = added.and_then(|()| lab.answers("workerd")) {
+                    lab.gateways.retain(|gateway| gateway.name != "workerd");
+                    lab.missing.push(format!("workerd: {why}; BENCH_SHOW=1 shows what it says"));
+                }
             }
             (Some(_), _) => {
                 lab.missing.push("workerd: the Worker is not built; scripts/test cloudflare".to_owned())
@@ -95,6 +99,14 @@ impl Lab {
         let process = start(&host, &config)?;
         self.gateways.push(Gateway { name: name.to_owned(), host, process });
         Ok(())
+    }
+
+    /// Makes a first call: a host may take connections before it knows whether it can serve them.
+    fn answers(&self, name: &str) -> Outcome<()> {
+        let gateway = self.gateways.iter().find(|gateway| gateway.name == name).ok_or("not started")?;
+        let expect = Expect { texts: vec![answer_id()], least: 0 };
+        let mut request = Place::gateway(&gateway.process).modern_call("echo", "{}", &expect);
+        Connection::open(gateway.process.address)?.call(&mut request).map(drop)
     }
 
     /// Writes a configuration with these servers.

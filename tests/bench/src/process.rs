@@ -114,7 +114,11 @@ pub(crate) fn free_address() -> Outcome<SocketAddr> {
 }
 
 /// Writes nginx's configuration: one reverse proxy for each `(listen, to, streams)`, as plain as it can be.
-pub(crate) fn nginx(binary: &Path, folder: &Path, proxies: &[(SocketAddr, SocketAddr, bool)]) -> Outcome<Command> {
+pub(crate) fn nginx(
+    binary: &Path,
+    folder: &Path,
+    proxies: &[(SocketAddr, SocketAddr, bool)],
+) -> Outcome<Command> {
     let mut servers = String::new();
     for (number, (listen, to, streams)) in proxies.iter().enumerate() {
         // Buffering would hold the first event of a stream back until the last.

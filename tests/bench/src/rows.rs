@@ -14,7 +14,8 @@ use crate::wire::{Connection, Crowd, Expect, ID, Request, Took};
 use crate::{Arguments, Outcome};
 
 /// Every row, in the order of the report.
-pub(crate) const ALL: [&str; 9] = ["call", "legacy", "many", "large", "list", "stream", "memory", "start", "wasm"];
+pub(crate) const ALL: [&str; 9] =
+    ["call", "legacy", "many", "large", "list", "stream", "memory", "start", "wasm"];
 /// The last row; it stands apart because it measures nothing.
 pub(crate) const ASKS: &str = "asks";
 
@@ -264,8 +265,13 @@ fn stream(lab: &Lab, rounds: usize) -> Outcome<Row> {
     Ok(Row { name: "stream", what, lines, budgets, ..Row::default() })
 }
 
-/// The gateways in front of ten servers with twenty tools each.
-fn ten(lab: &Lab, arguments: &Arguments, only: &[&str]) -> Outcome<(Vec<Process>, Vec<(String, Process)>)> {
+/// Ten servers with twenty tools each, and gateways in front of them.
+struct Ten {
+    _servers: Vec<Process>,
+    gateways: Vec<(String, Process)>,
+}
+
+fn ten(lab: &Lab, arguments: &Arguments, only: &[&str]) -> Outcome<Ten> {
     let mut servers = Vec::new();
     for _ in 0..10 {
         servers.push(fixture(&arguments.fixture, "list:20")?);
@@ -279,7 +285,7 @@ fn ten(lab: &Lab, arguments: &Arguments, only: &[&str]) -> Outcome<(Vec<Process>
             gateways.push((gateway.name.clone(), start(&gateway.host, &config)?));
         }
     }
-    Ok((servers, gateways))
+    Ok(Ten { _servers: servers, gateways })
 }
 
 /// A list of exactly 200 tools, whose ends look as they should.
@@ -299,14 +305,14 @@ fn two_hundred(place: Place) -> Outcome<Request> {
 }
 
 fn list(lab: &Lab, arguments: &Arguments, rounds: usize) -> Outcome<Row> {
-    let (_servers, gateways) = ten(lab, arguments, &[])?;
+    let ten = ten(lab, arguments, &[])?;
     let direct = Place::plain(lab.long.address);
     let mut ways = vec![Way::new("direct", direct, two_hundred(direct)?, None)];
     if let Some((process, ports)) = &lab.nginx {
         let place = Place::plain(ports[2]);
         ways.push(Way::new("nginx", place, two_hundred(place)?, Some(process)));
     }
-    for (name, process) in &gateways {
+    for (name, process) in &ten.gateways {
         let place = Place::gateway(process);
         let request = two_hundred(place).map_err(|error| format!("{name}: {error}"))?;
         ways.push(Way::new(name, place, request, Some(process)));
@@ -328,8 +334,8 @@ fn memory(lab: &Lab, arguments: &Arguments) -> Outcome<Row> {
     const SESSIONS: u32 = 2_000;
     let mut row = Row { name: "memory", what: "resident memory, native".to_owned(), ..Row::default() };
     {
-        let (_servers, gateways) = ten(lab, arguments, &["causeway"])?;
-        let process = &gateways.first().ok_or("no gateway")?.1;
+        let ten = ten(lab, arguments, &["causeway"])?;
+        let process = &ten.gateways.first().ok_or("no gateway")?.1;
         settle();
         row.facts.push(("started, 10 servers, nothing asked yet".to_owned(), mib(process.memory()), "MiB"));
         two_hundred(Place::gateway(process))?;
