@@ -1,4 +1,4 @@
-//! The administration API: which configuration is in force, and changing it.
+//! The administration API: which configuration is in force, changing it, and how an instance comes by it.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::config::stored::{self, Stamp, StoredError};
 use crate::config::{Config, Plan, Problem, compile};
 use crate::fault::{Fault, Kind};
 use crate::instance::Instance;
-use crate::platform::{Clock as _, Platform, Secrets as _};
+use crate::platform::{Clock as _, Log as _, Platform, Secrets as _};
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,10 @@ pub async fn apply<P: Platform>(
             // What this host could not serve must not come into force.
             compile(&config, platform.secrets(), platform.abilities())
                 .map_err(|problems| refused(&problems))?;
-            Some(stored::push(store, &config, now).await.map_err(fault)?)
+            let stamp = stored::push(store, &config, now).await.map_err(fault)?;
+            // Instances look for news by themselves; this one need not wait, nor read what it has at hand.
+            let _ = take(platform, instance, stamp.clone(), &config);
+            Some(stamp)
         }
         Change::Rollback => {
             #[derive(Deserialize, Default)]
@@ -97,13 +100,13 @@ pub async fn apply<P: Platform>(
             let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
             let rollback: Rollback = serde_json::from_slice(body)
                 .map_err(|_| Fault::new(Kind::Unprocessable, "version: a version's number is expected"))?;
-            Some(stored::rollback(store, rollback.version, now).await.map_err(fault)?)
+            let stamp = stored::rollback(store, rollback.version, now).await.map_err(fault)?;
+            if let Ok(config) = stored::at(store, &stamp).await {
+                let _ = take(platform, instance, stamp.clone(), &config);
+            }
+            Some(stamp)
         }
     };
-    if change != Change::List {
-        // Other instances look again by themselves; this one need not wait.
-        let _ = refresh(platform, instance).await;
-    }
     #[derive(Serialize)]
     struct Answer {
         current: Option<Stamp>,
@@ -113,34 +116,101 @@ pub async fn apply<P: Platform>(
     Ok(serde_json::to_vec(&Answer { current: stamp, versions }).unwrap_or_default().into())
 }
 
-/// Puts the stored configuration in force if it is another than the one that is. Says whether it was.
+/// Puts the stored configuration in force if it is newer than the one that is. Says whether it was.
 ///
-/// For hosts whose configuration is pushed: called at start and now and then. What is in force stays if the
-/// stored one cannot be read or served.
+/// For hosts whose configuration is pushed. What is in force stays if the stored one cannot be read or served.
 ///
 /// # Errors
 /// Why not, in words.
 pub async fn refresh<P: Platform>(platform: &P, instance: &Instance) -> Result<bool, String> {
     let store = platform.key_value();
-    let pointer = stored::pointer(store).await.map_err(|error| error.to_string())?;
-    if pointer.is_none() || pointer == instance.stamp() {
-        return Ok(false);
-    }
-    let Some((stamp, config)) = stored::current(store).await.map_err(|error| error.to_string())? else {
+    let Some(stamp) = stored::pointer(store).await.map_err(|error| error.to_string())? else {
         return Ok(false);
     };
-    let plan = compile(&config, platform.secrets(), platform.abilities()).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        format!("stored version {} cannot be served: {}", stamp.version, lines.join("; "))
-    })?;
-    instance.install(Arc::new(plan));
-    instance.set_stamp(stamp);
+    // A store that is eventually consistent may show an older pointer after a newer one.
+    if instance.stamp().is_some_and(|known| stamp.at <= known.at) {
+        return Ok(false);
+    }
+    let config = stored::at(store, &stamp).await.map_err(|error| error.to_string())?;
+    take(platform, instance, stamp, &config)?;
     Ok(true)
 }
 
-fn refused(problems: &[Problem]) -> Fault {
+fn take<P: Platform>(platform: &P, instance: &Instance, stamp: Stamp, config: &Config) -> Result<(), String> {
+    let plan = compile(config, platform.secrets(), platform.abilities()).map_err(|problems| {
+        format!("stored version {} cannot be served: {}", stamp.version, lines(&problems))
+    })?;
+    instance.install(Arc::new(plan));
+    instance.set_stamp(stamp);
+    Ok(())
+}
+
+/// The variable of the host that holds a configuration as normalized JSON, for want of a pushed one.
+pub const BUNDLED: &str = "CAUSEWAY_CONFIG";
+
+/// An instance for a host whose configuration is pushed: it serves the stored configuration, or the one in the
+/// host's variable [`BUNDLED`], or refuses calls and says what to do.
+pub async fn start<P: Platform>(platform: &P) -> Arc<Instance> {
+    let instance = Instance::unconfigured(
+        "this gateway has no configuration yet: set its secret CAUSEWAY_ADMIN_KEY and run `causeway push`"
+            .to_owned(),
+    );
+    look(platform, &instance).await;
+    if instance.plan().is_some() {
+        return instance;
+    }
+    let Some(bundled) = platform.secrets().secret(BUNDLED) else { return instance };
+    let plan = Config::from_normalized(bundled.as_bytes())
+        .and_then(|config| compile(&config, platform.secrets(), platform.abilities()));
+    match plan {
+        Ok(plan) => instance.install(Arc::new(plan)),
+        Err(problems) => {
+            let reason = format!("the configuration in {BUNDLED} cannot be served: {}", lines(&problems));
+            complain(platform, &reason);
+            instance.explain(reason);
+        }
+    }
+    instance
+}
+
+/// Looks for a newer stored configuration. To be called behind a reply when [`Instance::look_due`] says so.
+/// What is wrong is logged once, and told to callers while there is no plan at all.
+pub async fn look<P: Platform>(platform: &P, instance: &Instance) {
+    instance.look_due(platform.clock().now());
+    match refresh(platform, instance).await {
+        Ok(_) => {
+            instance.trouble("");
+        }
+        Err(reason) => {
+            if instance.trouble(&reason) {
+                complain(platform, &reason);
+            }
+            instance.explain(reason);
+        }
+    }
+}
+
+fn complain<P: Platform>(platform: &P, message: &str) {
+    #[derive(Serialize)]
+    struct Record<'a> {
+        ts: u64,
+        level: &'static str,
+        event: &'static str,
+        message: &'a str,
+    }
+    let record = Record { ts: platform.clock().now().0, level: "error", event: "configuration", message };
+    if let Ok(line) = serde_json::to_string(&record) {
+        platform.log().write(&line);
+    }
+}
+
+fn lines(problems: &[Problem]) -> String {
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    Fault::new(Kind::Unprocessable, lines.join("; "))
+    lines.join("; ")
+}
+
+fn refused(problems: &[Problem]) -> Fault {
+    Fault::new(Kind::Unprocessable, lines(problems))
 }
 
 fn fault(error: StoredError) -> Fault {

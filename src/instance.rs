@@ -1,10 +1,16 @@
 //! What one process or isolate remembers between requests.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use crate::config::Plan;
 use crate::config::stored::Stamp;
-use crate::mcp::memory::Memory;
+use crate::mcp::memory::{Memory, lock};
+use crate::platform::Timestamp;
+
+/// How often an instance looks whether a newer configuration was pushed.
+pub const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Shared by every request of a process or isolate. Losing it loses nothing but time.
 #[derive(Debug)]
@@ -12,19 +18,31 @@ pub struct Instance {
     plan: RwLock<Result<Arc<Plan>, String>>,
     stamp: RwLock<Option<Stamp>>,
     memory: Arc<Memory>,
+    looked: AtomicU64,
+    trouble: Mutex<String>,
 }
 
 impl Instance {
     /// An instance that serves `plan`.
     #[must_use]
     pub fn new(plan: Arc<Plan>) -> Arc<Self> {
-        Arc::new(Self { plan: RwLock::new(Ok(plan)), stamp: RwLock::default(), memory: Arc::default() })
+        Self::with(Ok(plan))
     }
 
     /// An instance that has nothing to serve yet, and says why.
     #[must_use]
     pub fn unconfigured(reason: String) -> Arc<Self> {
-        Arc::new(Self { plan: RwLock::new(Err(reason)), stamp: RwLock::default(), memory: Arc::default() })
+        Self::with(Err(reason))
+    }
+
+    fn with(plan: Result<Arc<Plan>, String>) -> Arc<Self> {
+        Arc::new(Self {
+            plan: RwLock::new(plan),
+            stamp: RwLock::default(),
+            memory: Arc::default(),
+            looked: AtomicU64::default(),
+            trouble: Mutex::default(),
+        })
     }
 
     /// The plan in force, if there is one.
@@ -56,6 +74,31 @@ impl Instance {
     /// Notes which stored version is in force.
     pub fn set_stamp(&self, stamp: Stamp) {
         *self.stamp.write().unwrap_or_else(PoisonError::into_inner) = Some(stamp);
+    }
+
+    /// Gives another reason why there is no plan. A plan that is in force stays.
+    pub fn explain(&self, reason: String) {
+        let mut plan = self.plan.write().unwrap_or_else(PoisonError::into_inner);
+        if plan.is_err() {
+            *plan = Err(reason);
+        }
+    }
+
+    /// Whether it is time to look for a newer configuration; says so to one asker only.
+    pub fn look_due(&self, now: Timestamp) -> bool {
+        let looked = self.looked.load(Ordering::Relaxed);
+        now >= Timestamp(looked).after(LOOK_EVERY)
+            && self.looked.compare_exchange(looked, now.0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Notes what is wrong with the stored configuration; an empty text: nothing. Says whether that is news.
+    pub fn trouble(&self, text: &str) -> bool {
+        let mut known = lock(&self.trouble);
+        let news = *known != text;
+        if news {
+            text.clone_into(&mut known);
+        }
+        news && !text.is_empty()
     }
 
     /// What has been learned.

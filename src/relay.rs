@@ -35,6 +35,10 @@ impl<P: Platform> Reader<P> {
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
         let now = self.platform.clock().now();
         let left = self.deadline.since(now);
+        if left.is_zero() {
+            // A server that never pauses would never let the timer speak.
+            return Err(timed_out(&self.server, true));
+        }
         let idle = self.heard_at.after(self.server.timeouts.idle).since(now);
         let wait = pin!(self.platform.clock().sleep(left.min(idle)));
         match select(self.body.next(), wait).await {

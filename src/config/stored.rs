@@ -10,6 +10,8 @@
 //! eventually consistent may show the pointer first; [`current`] then says so by the digest and is asked again
 //! later. Two pushes at the same moment may take the same number: the later pointer wins, as a whole.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -83,7 +85,7 @@ pub async fn push(store: &impl KeyValue, config: &Config, now: Timestamp) -> Res
         error => Err(error),
     })?;
     let newest = versions.iter().chain(&in_force).map(|stamp| stamp.version).max();
-    let stamp = Stamp { version: newest.unwrap_or(0) + 1, digest, at: now };
+    let stamp = Stamp { version: newest.unwrap_or(0) + 1, digest, at: later(now, in_force.as_ref()) };
     versions.push(stamp.clone());
     let dropped: Vec<Stamp> = versions.drain(..versions.len().saturating_sub(KEPT)).collect();
     store.write(&version_key(stamp.version), Bytes::from(normalized)).await?;
@@ -103,12 +105,15 @@ pub async fn pointer(store: &impl KeyValue) -> Result<Option<Stamp>, StoredError
 /// The configuration in force.
 pub async fn current(store: &impl KeyValue) -> Result<Option<(Stamp, Config)>, StoredError> {
     let Some(stamp) = pointer(store).await? else { return Ok(None) };
+    let config = at(store, &stamp).await?;
+    Ok(Some((stamp, config)))
+}
+
+/// The configuration that `stamp` names.
+pub async fn at(store: &impl KeyValue, stamp: &Stamp) -> Result<Config, StoredError> {
     // The bytes are compared, not what is read from them: a newer gateway may normalize otherwise.
     match store.read(&version_key(stamp.version)).await? {
-        Some(bytes) if digest(&bytes) == stamp.digest => {
-            let config = open(&bytes, stamp.version)?;
-            Ok(Some((stamp, config)))
-        }
+        Some(bytes) if digest(&bytes) == stamp.digest => open(&bytes, stamp.version),
         _ => Err(StoredError::NotYet(stamp.version)),
     }
 }
@@ -131,22 +136,29 @@ pub async fn history(store: &impl KeyValue, limit: usize) -> Result<Vec<Stamp>, 
 /// Puts version `to` in force again, or the one before the one in force.
 pub async fn rollback(store: &impl KeyValue, to: Option<u64>, now: Timestamp) -> Result<Stamp, StoredError> {
     let versions = versions(store).await?;
+    let in_force = pointer(store).await;
+    let before = in_force.as_ref().ok().cloned().flatten();
     let target = match to {
         Some(version) => {
             let found = versions.into_iter().find(|stamp| stamp.version == version);
             found.ok_or(StoredError::Missing(version))?
         }
         None => {
-            let in_force = pointer(store).await?.ok_or(StoredError::NothingOlder)?.version;
+            let in_force = in_force?.ok_or(StoredError::NothingOlder)?.version;
             let found = versions.into_iter().rev().find(|stamp| stamp.version < in_force);
             found.ok_or(StoredError::NothingOlder)?
         }
     };
     // Going back to what cannot be served would be worse than staying.
     load(store, target.version).await?;
-    let stamp = Stamp { at: now, ..target };
+    let stamp = Stamp { at: later(now, before.as_ref()), ..target };
     store.write(CURRENT, json(&stamp)).await?;
     Ok(stamp)
+}
+
+/// Now, but after `before` came into force, whatever the clocks say: an instance takes a pointer for news by its time.
+fn later(now: Timestamp, before: Option<&Stamp>) -> Timestamp {
+    before.map_or(now, |before| now.max(before.at.after(Duration::from_millis(1))))
 }
 
 async fn versions(store: &impl KeyValue) -> Result<Vec<Stamp>, StoredError> {

@@ -101,6 +101,8 @@ pub struct List {
     pub public: bool,
     /// What was wrong with items that were left out.
     pub warnings: Vec<String>,
+    /// Items were left out that the server lists.
+    pub reduced: bool,
     /// Items by the name they are offered under.
     offered: HashMap<String, usize>,
 }
@@ -270,7 +272,7 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Reads a list from its server, every page, and keeps it.
-    async fn read_list(
+    pub(super) async fn read_list(
         &self,
         server: &Arc<Server>,
         kind: Kind,
@@ -284,6 +286,7 @@ impl<P: Platform> Mcp<P> {
             ttl: server.list_ttl,
             public: true,
             warnings: Vec::new(),
+            reduced: false,
             offered: HashMap::new(),
         };
         if profile.has(kind.capability()) {
@@ -340,8 +343,12 @@ impl<P: Platform> Mcp<P> {
                 match item(server, kind, text) {
                     Ok(Some(item)) if list.items.len() < ITEMS => list.items.push(item),
                     Ok(_) => {}
-                    Err(why) if list.warnings.len() < 20 => list.warnings.push(why),
-                    Err(_) => {}
+                    Err(why) => {
+                        list.reduced = true;
+                        if list.warnings.len() < 20 {
+                            list.warnings.push(why);
+                        }
+                    }
                 }
             }
             if let Some(millis) = read.ttl_ms {

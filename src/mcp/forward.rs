@@ -23,12 +23,12 @@ use super::{Mcp, catalog, forgotten, headers};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::platform::Platform;
-use crate::relay::Reader;
+use crate::relay::{Reader, too_large};
 use crate::wire::jsonrpc::{Message, Splice, quote};
 use crate::wire::sse::{Decoder, Event};
 
 /// A JSON answer up to this size is read whole, so that a broken one can still become a proper error.
-const WHOLE: usize = 256 * 1024;
+const WHOLE: usize = 1024 * 1024;
 /// A JSON answer up to this size is looked through before it is passed on.
 const CHECKED: usize = 16 * 1024;
 /// An HTTP error's body is read no further than this.
@@ -83,14 +83,14 @@ impl<P: Platform> Mcp<P> {
     ) -> Result<Answer<P>, Fault> {
         let server = &route.server;
         let mut profile = self.profile(server).await?;
-        let mut tries = 0;
+        let mut tried = Tried::default();
         loop {
-            tries += 1;
             let way = match self.way(server, client, &profile).await {
                 Err(fault)
-                    if tries == 1 && fault.kind == Kind::UpstreamRefused && profile.legacy.is_some() =>
+                    if !tried.era && fault.kind == Kind::UpstreamRefused && profile.legacy.is_some() =>
                 {
                     // It does not open sessions (any more): perhaps it has become a modern server.
+                    tried.era = true;
                     self.memory.server(server).forget();
                     profile = self.profile(server).await?;
                     continue;
@@ -105,14 +105,16 @@ impl<P: Platform> Mcp<P> {
             if answered.status.is_success() {
                 return self.deliver(inbound, client, call, way, answered).await;
             }
-            match self.refusal(client, call, &way, answered, tries).await? {
+            match self.refusal(client, call, &way, answered, tried).await? {
                 Refusal::Answer(answer) => return Ok(answer),
                 Refusal::Forgotten => {
+                    tried.session = true;
                     if let (Some(holder), Some(session)) = (&way.holder, &way.session) {
                         self.drop_held(server, holder, session).await?;
                     }
                 }
                 Refusal::OtherEra => {
+                    tried.era = true;
                     self.memory.server(server).forget();
                     profile = self.profile(server).await?;
                 }
@@ -237,7 +239,7 @@ impl<P: Platform> Mcp<P> {
                 let decoder = Decoder::new(server.max_response);
                 let mode = match (rewrite, &way.session) {
                     (Some(rewrite), Some(session)) => Mode::Rewritten(decoder, rewrite, session.clone()),
-                    _ => Mode::Events(decoder),
+                    _ => Mode::Events(decoder, BytesMut::new()),
                 };
                 let stream = Stream::new(self.clone(), answered.reader, mode, Some(call.id), None);
                 Ok(Answer::Stream(Box::new(stream), cancel))
@@ -283,27 +285,29 @@ impl<P: Platform> Mcp<P> {
         call: &Call<'_>,
         way: &Way,
         mut answered: Answered<P>,
-        tries: usize,
+        tried: Tried,
     ) -> Result<Refusal<P>, Fault> {
         let server = answered.reader.server.clone();
         let status = answered.status;
         let body = answered.reader.all(ERROR_BODY).await.unwrap_or_default();
         let code = error_of(&body).map(|(code, _)| code);
-        if way.session.as_ref().is_some_and(|session| session.id.is_some()) && forgotten(status) && tries <= 2
+        if way.session.as_ref().is_some_and(|session| session.id.is_some())
+            && forgotten(status)
+            && !tried.session
         {
             let says = || String::from_utf8_lossy(&body).to_ascii_lowercase().contains("session");
             if status == StatusCode::NOT_FOUND && code != Some(-32601) || says() {
                 return Ok(Refusal::Forgotten);
             }
         }
-        if way.session.is_some() && code.is_some_and(|code| (-32022..=-32020).contains(&code)) && tries <= 2 {
+        if way.session.is_some() && code.is_some_and(|code| (-32022..=-32020).contains(&code)) && !tried.era {
             return Ok(Refusal::OtherEra);
         }
         let modern_code = |code: i64| matches!(code, -32099..=-32020 | -32700 | -32603..=-32600);
         if way.session.is_none()
             && matches!(status.as_u16(), 400 | 404 | 405 | 406)
             && !code.is_some_and(modern_code)
-            && tries == 1
+            && !tried.era
         {
             return Ok(Refusal::OtherEra);
         }
@@ -322,6 +326,13 @@ impl<P: Platform> Mcp<P> {
             _ => Err(refused(&server, status)),
         }
     }
+}
+
+/// What has been tried anew for a call; each is tried once, so that no server can keep us asking.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tried {
+    session: bool,
+    era: bool,
 }
 
 /// What an HTTP error comes down to.
@@ -369,9 +380,13 @@ fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Opti
     })
 }
 
-/// The HTTP status under a response: modern clients learn of an unknown method by it.
+/// The HTTP status under a response: modern clients learn of some errors by it.
 fn status_of(rewrite: &Rewrite, code: Option<i64>) -> StatusCode {
-    if rewrite.modern && code == Some(-32601) { StatusCode::NOT_FOUND } else { StatusCode::OK }
+    match code {
+        Some(-32601) if rewrite.modern => StatusCode::NOT_FOUND,
+        Some(-32022..=-32020) if rewrite.modern => StatusCode::BAD_REQUEST,
+        _ => StatusCode::OK,
+    }
 }
 
 fn json<P: Platform>(status: StatusCode, body: Bytes, rewrite: Option<&Rewrite>) -> Answer<P> {
@@ -388,6 +403,9 @@ async fn beginning<P: Platform>(reader: &mut Reader<P>) -> Result<(Bytes, bool),
     let mut whole = BytesMut::from(&first[..]);
     whole.extend_from_slice(&second);
     while whole.len() <= WHOLE {
+        if whole.len() > reader.server.max_response {
+            return Err(too_large(&reader.server, reader.server.max_response));
+        }
         match reader.chunk().await? {
             Some(chunk) => whole.extend_from_slice(&chunk),
             None => return Ok((whole.freeze(), true)),

@@ -275,6 +275,21 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
+    /// The list that is known if it offers `name` or is fresh, else a new one: a tool may be newer than what is known.
+    async fn newest_list(
+        &self,
+        server: &Arc<Server>,
+        kind: ListKind,
+        caller: &Arc<Caller>,
+        name: &str,
+    ) -> Result<Arc<List>, Fault> {
+        let known = self.known_list(server, kind, caller).await?;
+        if known.offered(name).is_some() || known.is_fresh(self.platform.clock().now()) {
+            return Ok(known);
+        }
+        self.read_list(server, kind, caller).await
+    }
+
     /// Where a merged tool or prompt is, and what its server calls it.
     async fn find_named<'a>(
         &self,
@@ -298,19 +313,18 @@ impl<P: Platform> Mcp<P> {
         // One prefix may begin another: the longest that fits is meant.
         candidates.sort_by_key(|(server, _)| std::cmp::Reverse(server.prefix.len()));
         for (server, rest) in &candidates {
-            let list = self.known_list(server, kind, caller).await;
-            let own = match &list {
+            let own = match self.newest_list(server, kind, caller, &offered).await {
                 Ok(list) => list.offered(&offered).map(|item| item.key.clone()),
-                Err(_) => None,
+                // Without a list the server knows best; a name that the configuration changed is never its own.
+                Err(_) => {
+                    let allowed = match kind {
+                        ListKind::Tools => server.tools.admits(rest) && !server.overrides.contains_key(*rest),
+                        _ => server.prompts.admits(rest),
+                    };
+                    (allowed && names::merged(&server.prefix, rest) == *offered).then(|| (*rest).to_owned())
+                }
             };
-            // A name that is not listed may be new: the server knows best. One that was changed is never that.
-            let allowed = match kind {
-                ListKind::Tools => server.tools.admits(rest) && !server.overrides.contains_key(*rest),
-                _ => server.prompts.admits(rest),
-            };
-            let direct =
-                || (allowed && names::merged(&server.prefix, rest) == *offered).then(|| (*rest).to_owned());
-            if let Some(own) = own.or_else(direct) {
+            if let Some(own) = own {
                 return Ok(Route {
                     server: (*server).clone(),
                     name: Some(own.into()),

@@ -65,6 +65,18 @@ impl Inbound {
         if text.len() == self.body.len() { self.body.clone() } else { Bytes::copy_from_slice(text) }
     }
 
+    /// The same request from a caller who takes something else.
+    fn with_accepts(&self, accepts: Accepts) -> Self {
+        Self {
+            target: self.target.clone(),
+            headers: self.headers.clone(),
+            body: self.body.clone(),
+            accepts,
+            caller: self.caller.clone(),
+            ticket: self.ticket.clone(),
+        }
+    }
+
     fn header(&self, name: &http::HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
@@ -161,14 +173,7 @@ impl<P: Platform> Mcp<P> {
             Ok(_) => return failed(None, &invalid("this protocol revision has no batches".to_owned()), note),
             Err(fault) => return failed(None, &fault, note),
         }
-        let single = Inbound {
-            target: inbound.target.clone(),
-            headers: inbound.headers.clone(),
-            body: inbound.body.clone(),
-            accepts: Accepts { json: true, events: false },
-            caller: inbound.caller.clone(),
-            ticket: inbound.ticket.clone(),
-        };
+        let single = inbound.with_accepts(Accepts { json: true, events: false });
         let mut responses: Vec<u8> = Vec::new();
         for text in batch {
             let answer = Box::pin(self.message(&single, text.get().as_bytes(), true, note)).await;
@@ -340,6 +345,7 @@ impl<P: Platform> Mcp<P> {
             "server/discover" if !modern_upstream => {
                 return Ok(Answer::Json(StatusCode::OK, self.discover_one(call, &profile)));
             }
+            "server/discover" => return self.discover_through(inbound, client, call, server).await,
             "subscriptions/listen" if !modern_upstream => return Err(unknown_method(call.method)),
             "logging/setLevel" if modern_upstream => return self.keep_level(client, call).await,
             "logging/setLevel" => self.keep_level(client, call).await.map(drop)?,
@@ -347,7 +353,10 @@ impl<P: Platform> Mcp<P> {
             _ => {}
         }
         let filtered = self.filters(&server, &client.caller);
-        if let Some(kind) = ListKind::of(call.method).filter(|_| filtered) {
+        // A tool whose annotations are invalid must not be shown (2026-07-28 Streamable HTTP, "Schema Extension").
+        let reduced = call.method == "tools/list"
+            && self.known_list(&server, ListKind::Tools, &client.caller).await.is_ok_and(|list| list.reduced);
+        if let Some(kind) = ListKind::of(call.method).filter(|_| filtered || reduced) {
             return self.filtered_list(client, call, &server, kind).await;
         }
         let key = match call.method {
@@ -369,6 +378,34 @@ impl<P: Platform> Mcp<P> {
             }
         }
         self.forward(inbound, client, call, &route).await
+    }
+
+    /// `server/discover` of a modern server, which through the gateway serves every revision that the gateway does.
+    async fn discover_through(
+        &self,
+        inbound: &Inbound,
+        client: &Client,
+        call: &Call<'_>,
+        server: Arc<Server>,
+    ) -> Result<Answer<P>, Fault> {
+        let whole = inbound.with_accepts(Accepts { json: true, events: false });
+        let route = Route { server, name: None, renamed: None };
+        let answer = self.forward(&whole, client, call, &route).await?;
+        let Answer::Json(status, body) = &answer else { return Ok(answer) };
+        let Ok(Message::Response { outcome: Ok(result), .. }) = Message::decode(body) else {
+            return Ok(answer);
+        };
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Discovered<'a> {
+            #[serde(borrow)]
+            supported_versions: &'a RawValue,
+        }
+        let Ok(found) = serde_json::from_str::<Discovered<'_>>(result.get()) else { return Ok(answer) };
+        let versions: Vec<&str> = Revision::ALL.into_iter().map(Revision::as_str).collect();
+        let mut splice = jsonrpc::Splice::new(body);
+        splice.replace(found.supported_versions, serde_json::to_vec(&versions).unwrap_or_default());
+        Ok(Answer::Json(*status, splice.finish()))
     }
 
     /// Whether anything of `server` is left out or changed for `caller`.

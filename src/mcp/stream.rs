@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -132,8 +132,8 @@ fn members(object: &RawValue) -> Vec<String> {
 pub enum Mode {
     /// One JSON document, as it is.
     Json,
-    /// Events as they are, watched for the response.
-    Events(Decoder),
+    /// Events as they are, each passed on once it is whole, and watched for the response.
+    Events(Decoder, BytesMut),
     /// Events as they are, of a stream that carries no response (a legacy GET).
     Open,
     /// Events rewritten one by one.
@@ -243,7 +243,7 @@ impl<P: Platform> Stream<P> {
                 self.ready.push_back(chunk);
             }
             Mode::Open => self.ready.push_back(chunk),
-            Mode::Events(decoder) => {
+            Mode::Events(decoder, held) => {
                 let limit = self.reader.server.max_response;
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
                 self.resumable |= events.iter().any(|event| event.id.is_some());
@@ -251,7 +251,21 @@ impl<P: Platform> Stream<P> {
                     self.answered = true;
                     self.over = true;
                 }
-                self.ready.push_back(chunk);
+                // What is held back is part of one event, which the decoder bounds.
+                let mut chunk = chunk;
+                match decoder.boundary() {
+                    None => held.extend_from_slice(&chunk),
+                    Some(end) => {
+                        let whole = chunk.split_to(end.min(chunk.len()));
+                        if held.is_empty() {
+                            self.ready.push_back(whole);
+                        } else {
+                            held.extend_from_slice(&whole);
+                            self.ready.push_back(held.split().freeze());
+                        }
+                        held.extend_from_slice(&chunk);
+                    }
+                }
             }
             Mode::Rewritten(decoder, rewrite, _) => {
                 let limit = self.reader.server.max_response;
@@ -282,11 +296,9 @@ impl<P: Platform> Stream<P> {
             // A document that has begun cannot become another; the cut says that it is not whole.
             Mode::Json => Some(Err(SeamError::Cut(fault.message.clone()))),
             Mode::Open => None,
-            Mode::Events(_) | Mode::Rewritten(..) => {
+            Mode::Events(..) | Mode::Rewritten(..) => {
                 let error = jsonrpc::error(self.id.as_deref(), fault.kind.row().code, &fault.message, None);
-                let event = Event::message(error).encode();
-                let begun = !self.line_begins;
-                Some(Ok(if begun { [b"\n\n", &event[..]].concat().into() } else { event }))
+                Some(Ok(Event::message(error).encode()))
             }
         }
     }

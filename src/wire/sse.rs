@@ -37,6 +37,7 @@ pub struct TooLarge(pub usize);
 #[derive(Debug)]
 pub struct Decoder {
     limit: usize,
+    boundary: Option<usize>,
     line: Vec<u8>,
     after_cr: bool,
     started: bool,
@@ -53,6 +54,7 @@ impl Decoder {
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
+            boundary: None,
             line: Vec::new(),
             after_cr: false,
             started: false,
@@ -69,11 +71,16 @@ impl Decoder {
     /// # Errors
     /// [`TooLarge`] when an event outgrows the limit.
     pub fn push(&mut self, mut bytes: &[u8], events: &mut Vec<Event>) -> Result<(), TooLarge> {
+        let length = bytes.len();
+        self.boundary = None;
         while let Some(&first) = bytes.first() {
             if self.after_cr {
                 self.after_cr = false;
                 if first == b'\n' {
                     bytes = bytes.get(1..).unwrap_or_default();
+                    if self.idle() {
+                        self.boundary = Some(length - bytes.len());
+                    }
                     continue;
                 }
             }
@@ -93,8 +100,27 @@ impl Decoder {
                 self.line = whole;
                 self.line.clear();
             }
+            if self.idle() {
+                self.boundary = Some(length - bytes.len());
+            }
         }
         Ok(())
+    }
+
+    /// Up to where in the bytes pushed last no event is half-way: what stands before can be passed on as whole
+    /// events and comments. `None` if there is no such place.
+    #[must_use]
+    pub fn boundary(&self) -> Option<usize> {
+        self.boundary
+    }
+
+    /// Whether nothing of an event is pending.
+    fn idle(&self) -> bool {
+        self.line.is_empty()
+            && !self.has_data
+            && self.event.is_empty()
+            && self.id.is_none()
+            && self.retry.is_none()
     }
 
     fn keep(&mut self, part: &[u8]) -> Result<(), TooLarge> {
@@ -227,6 +253,22 @@ mod tests {
         check("event: message\nid: 1\ndata:  x\n\n", &[("message", " x", Some("1"))]);
         check("data: never finished", &[]);
         check("unknown: x\ndata: y\n\n", &[("", "y", None)]);
+    }
+
+    #[test]
+    fn boundaries_lie_between_events() {
+        let boundary = |chunks: &[&str]| {
+            let (mut decoder, mut events) = (Decoder::new(1024), Vec::new());
+            chunks.iter().for_each(|chunk| decoder.push(chunk.as_bytes(), &mut events).unwrap());
+            decoder.boundary()
+        };
+        assert_eq!(boundary(&["data: a\n\n"]), Some(9));
+        assert_eq!(boundary(&["data: a\n\ndata: b"]), Some(9));
+        assert_eq!(boundary(&["data: a\n"]), None);
+        assert_eq!(boundary(&["data: a\r\n\r\n"]), Some(11));
+        assert_eq!(boundary(&["data: a\r\n\r", "\ndata: b"]), Some(1));
+        assert_eq!(boundary(&[": comment\n"]), Some(10));
+        assert_eq!(boundary(&["data: a\n: comment\n"]), None);
     }
 
     #[test]

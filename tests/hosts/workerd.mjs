@@ -2,12 +2,15 @@
 // Runs the built Worker on a bare workerd, as the tests and the benchmark need it: `wrangler dev` puts two proxies in
 // front, which cost more than the gateway itself. Durable Objects and the stand-in for KV keep their data in a folder.
 //
-//   node tests/hosts/workerd.mjs --config FILE [--port N] [--state DIR] [--secret NAME[=VALUE]]... [--build DIR]
+//   node tests/hosts/workerd.mjs [--config FILE] [--port N] [--state DIR] [--secret NAME[=VALUE]]... [--front]
+//                                [--build DIR]
 //
-//   --config FILE    the configuration, as normalized JSON; a change is pushed to the running Worker
+//   --config FILE    the configuration, as normalized JSON, bundled as CAUSEWAY_CONFIG; what is pushed wins over it
 //   --port N         where to listen on 127.0.0.1; 0, the default, lets the system choose
 //   --state DIR      where state is kept; without it, in a folder that is deleted at the end
 //   --secret NAME    gives the Worker the environment variable NAME as a secret (or VALUE)
+//   --front          puts a proxy in front that, as Cloudflare's does, tells workerd when a caller has gone; by
+//                    itself workerd hears of it at its next write only
 //   --build DIR      what worker-build made; adapters/cloudflare/build
 //
 // Writes `listening on http://127.0.0.1:N/mcp` to stderr once it answers; the Worker's log lines follow there.
@@ -15,6 +18,7 @@
 
 import { spawn } from "node:child_process";
 import fs from "node:fs";
+import net from "node:net";
 import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
@@ -35,6 +39,7 @@ try {
       port: { type: "string", default: "0" },
       state: { type: "string" },
       secret: { type: "string", multiple: true, default: [] },
+      front: { type: "boolean", default: false },
       build: { type: "string", default: path.join(root, "adapters/cloudflare/build") },
     },
   }).values;
@@ -111,8 +116,7 @@ const config :Workerd.Config = (
     )),
   ],
   sockets = [
-    (name = "gateway", address = "127.0.0.1:${Number(options.port)}", http = (), service = "gateway"),
-    (name = "kv", address = "127.0.0.1:0", http = (), service = "kv"),
+    (name = "gateway", address = "127.0.0.1:${options.front ? 0 : Number(options.port)}", http = (), service = "gateway"),
   ],
   logging = (stdoutPrefix = "", stderrPrefix = ""),
 );
@@ -122,7 +126,7 @@ const config :Workerd.Config = (
 // --- workerd ------------------------------------------------------------------------------------------------------------
 
 const workerd = spawn(
-  process.env.WORKERD_BIN || "workerd",
+  process.env.WORKERD_BIN || process.env.CAUSEWAY_WORKERD || "workerd",
   ["serve", path.join(folder, "config.capnp"), "--control-fd=3", ...(process.env.WORKERD_FLAGS?.split(" ") ?? [])],
   { stdio: ["ignore", "pipe", "pipe", "pipe"] },
 );
@@ -132,7 +136,7 @@ workerd.stderr.pipe(process.stderr, { end: false });
 // Ends workerd if this process is killed and can do nothing itself: then the pipe closes.
 let guard;
 workerd.once("spawn", () => {
-  guard = spawn("sh", ["-c", 'cat >/dev/null; kill "$0" 2>/dev/null', String(workerd.pid)], {
+  guard = spawn("sh", ["-c", 'cat >/dev/null; kill -9 "$0" 2>/dev/null', String(workerd.pid)], {
     stdio: ["pipe", "ignore", "ignore"],
     detached: true,
   });
@@ -145,7 +149,8 @@ function end() {
   if (ending) return;
   ending = true;
   workerd.kill("SIGTERM");
-  setTimeout(() => workerd.kill("SIGKILL"), 3000).unref();
+  // It waits for streams that are still open, which may be for ever. What was stored is on the disk already.
+  setTimeout(() => workerd.kill("SIGKILL"), 500).unref();
 }
 for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"]) process.on(signal, end);
 
@@ -160,19 +165,34 @@ workerd.once("exit", (code, signal) => {
   process.exit(ending ? 0 : 1);
 });
 
-// It tells its ports on the control pipe, a JSON object a line.
-const ports = {};
+// --- where it listens ---------------------------------------------------------------------------------------------------
+
+function listening(port) {
+  console.error(`listening on http://127.0.0.1:${port}/mcp`);
+}
+
+// Passes bytes on, and a caller's closing as a reset: workerd takes a mere end for a caller who only stopped sending.
+function front(port) {
+  const server = net.createServer({ noDelay: true }, (caller) => {
+    const behind = net.connect({ port, host: "127.0.0.1", noDelay: true });
+    caller.pipe(behind, { end: false });
+    behind.pipe(caller);
+    caller.on("end", () => behind.resetAndDestroy());
+    caller.on("close", () => behind.resetAndDestroy());
+    behind.on("close", () => caller.destroy());
+    for (const socket of [caller, behind]) socket.on("error", () => {});
+  });
+  server.listen(Number(options.port), "127.0.0.1", () => listening(server.address().port));
+}
+
+// workerd tells its port on the control pipe, a JSON object a line.
 let told = "";
 workerd.stdio[3].on("data", (data) => {
   told += data;
   const lines = told.split("\n");
   told = lines.pop();
   for (const line of lines) {
-    const { event, socket, port } = JSON.parse(line);
-    if (event === "listen") ports[socket] = port;
-  }
-  if (ports.gateway && ports.kv && !ports.told) {
-    ports.told = true;
-    console.error(`listening on http://127.0.0.1:${ports.gateway}/mcp`);
+    const { event, port } = JSON.parse(line);
+    if (event === "listen") (options.front ? front : listening)(port);
   }
 });

@@ -1,7 +1,8 @@
 //! Pushing configurations.
 
 use causeway::config::glob::Filter;
-use causeway::instance::Instance;
+use causeway::instance::{Instance, LOOK_EVERY};
+use causeway::platform::{Clock as _, KeyValue as _, Platform as _};
 use causeway::testing::Fake;
 use http::Request;
 use serde_json::{Value, json};
@@ -85,4 +86,60 @@ fn only_administrators_may_push() {
     let world = World::new(fake, keyed);
     assert_eq!(send(&world, "PUT", "/admin/v1/config", "alice-key", &config("a")).status, 403);
     assert_eq!(send(&world, "GET", "/admin/v1/config", "", &config("a")).status, 401);
+}
+
+#[test]
+fn an_instance_starts_with_what_is_stored_or_else_bundled() {
+    let world = world();
+    let start = || world.fake.run(causeway::admin::start(&world.fake));
+    let serves = |instance: &Instance| {
+        instance.plan().map_or_else(|| instance.reason(), |plan| plan.servers[0].name.clone())
+    };
+    assert!(serves(&start()).contains("causeway push"));
+    world.fake.set_secret("CAUSEWAY_CONFIG", "{");
+    assert!(serves(&start()).contains("CAUSEWAY_CONFIG"));
+    assert!(world.fake.logged().concat().contains("CAUSEWAY_CONFIG"));
+    world.fake.set_secret("CAUSEWAY_CONFIG", &config("b").to_string());
+    assert_eq!(serves(&start()), "b");
+    send(&world, "PUT", "/admin/v1/config", ADMIN, &config("a"));
+    world.fake.trace();
+    assert_eq!(serves(&start()), "a");
+    assert_eq!(world.fake.trace(), ["kv.read config/current", "kv.read config/v/1"]);
+}
+
+#[test]
+fn a_stored_configuration_that_cannot_be_read_is_logged_once_and_the_old_one_goes_on() {
+    let world = world();
+    send(&world, "PUT", "/admin/v1/config", ADMIN, &config("a"));
+    world.fake.logged();
+    let key_value = world.fake.key_value();
+    world.fake.run(key_value.write("config/current", "nonsense".into())).unwrap();
+    for _ in 0..2 {
+        world.fake.pass(LOOK_EVERY);
+        world.fake.run(causeway::admin::look(&world.fake, &world.instance));
+    }
+    assert_eq!(world.fake.logged().len(), 1);
+    assert_eq!(tools(&world), ["a__t"]);
+}
+
+#[test]
+fn an_older_pointer_is_no_news() {
+    let world = world();
+    let read = || world.fake.run(world.fake.key_value().read("config/current")).unwrap().unwrap();
+    send(&world, "PUT", "/admin/v1/config", ADMIN, &config("a"));
+    let old = read();
+    send(&world, "PUT", "/admin/v1/config", ADMIN, &config("b"));
+    world.fake.run(world.fake.key_value().write("config/current", old)).unwrap();
+    assert_eq!(world.fake.run(causeway::admin::refresh(&world.fake, &world.instance)), Ok(false));
+    assert_eq!(tools(&world), ["b__t"]);
+}
+
+#[test]
+fn one_look_every_ten_seconds() {
+    let world = world();
+    let due = || world.instance.look_due(world.fake.clock().now());
+    assert!(due());
+    assert!(!due());
+    world.fake.pass(LOOK_EVERY);
+    assert!(due());
 }

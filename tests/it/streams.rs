@@ -76,8 +76,8 @@ fn an_answer_that_takes_long_is_waited_for_on_a_stream() {
     let fake = Fake::default();
     fake.upstream("a", |request| {
         let id = serde_json::from_slice::<serde_json::Value>(request.body()).unwrap()["id"].clone();
-        let result =
-            json!({"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {}});
+        let result = json!({"resultType": "complete", "supportedVersions": ["2026-07-28"],
+            "capabilities": {"tools": {}}, "tools": [{"name": "t"}], "ttlMs": 60_000});
         let mut script = Script::json(json!({"jsonrpc": "2.0", "id": id, "result": result}).to_string());
         if String::from_utf8_lossy(request.body()).contains("tools/call") {
             script.delay = Duration::from_secs(40);

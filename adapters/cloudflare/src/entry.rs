@@ -2,11 +2,8 @@
 
 use std::pin::pin;
 
-use bytes::Bytes;
 use causeway::gateway::{After, Body, Gateway, Reply};
-use causeway::platform::SeamError;
-use futures_util::Stream;
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join, select};
 use js_sys::Uint8Array;
 use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::JsFuture;
@@ -22,39 +19,41 @@ async fn fetch(request: web_sys::Request, env: Env, context: Context) -> worker:
     let Some(asked) = http::read_request(&request) else {
         return response(400, "", &JsValue::NULL);
     };
-    let instance = isolate::instance();
-    let gateway = Gateway::new(platform, instance);
+    // A caller who goes away is told by an event; without it everything below would be forgotten half-way, never
+    // dropped, and what it holds in the isolate's memory with it.
     let mut gone = JsFuture::from(glue::gone(&request));
-    let reply = match select(pin!(gateway.clone().handle(asked)), &mut gone).await {
-        Either::Left((reply, _)) => reply,
+    let answered = async {
+        let instance = isolate::instance(&platform).await;
+        let gateway = Gateway::new(platform.clone(), instance.clone());
+        (gateway.clone().handle(asked).await, gateway, instance)
+    };
+    let (reply, gateway, instance) = match select(pin!(answered), &mut gone).await {
+        Either::Left((answered, _)) => answered,
         // Nobody is left to read this. Dropping the call has cancelled what it was waiting for.
         Either::Right(_) => return response(499, "", &JsValue::NULL),
     };
     let Reply { response: answer, after } = reply;
     let (parts, body) = answer.into_parts();
-    let head = http::lines(&parts.headers);
-    match body {
-        Body::Full(bytes) => {
-            context.wait_until(gateway.finish(after));
-            // Some statuses allow no body at all, not even an empty one.
-            let body = if bytes.is_empty() { JsValue::NULL } else { Uint8Array::from(bytes.as_ref()).into() };
-            response(parts.status.as_u16(), &head, &body)
-        }
+    let (body, end): (JsValue, Box<dyn FnOnce()>) = match body {
+        // Some statuses allow no body at all, not even an empty one.
+        Body::Full(bytes) if bytes.is_empty() => (JsValue::NULL, Box::new(|| {})),
+        Body::Full(bytes) => (Uint8Array::from(bytes.as_ref()).into(), Box::new(|| {})),
         Body::Stream(stream) => {
             let body = Outgoing::new(stream);
-            context.wait_until(behind(gateway, after, gone, body.clone()));
-            response(parts.status.as_u16(), &head, &body.into_js())
+            let watched = body.clone();
+            (body.into_js(), Box::new(move || watched.end()))
         }
-    }
+    };
+    context.wait_until(async move {
+        join(finish(gateway, after, gone, end), isolate::look(&platform, &instance)).await;
+    });
+    response(parts.status.as_u16(), &http::lines(&parts.headers), &body)
 }
 
-/// What happens while a body is on its way and after it: a caller who goes away ends it.
-async fn behind<S>(gateway: Gateway<Worker>, after: After, gone: JsFuture, body: Outgoing<S>)
-where
-    S: Stream<Item = Result<Bytes, SeamError>> + Unpin + 'static,
-{
+/// What is left to do while the body is on its way and after it. A caller who goes away ends the body.
+async fn finish(gateway: Gateway<Worker>, after: After, gone: JsFuture, end: Box<dyn FnOnce()>) {
     if let Either::Right((_, finish)) = select(pin!(gateway.finish(after)), gone).await {
-        body.end();
+        end();
         finish.await;
     }
 }

@@ -20,6 +20,8 @@ pub(crate) const TTL: &str = "x-ttl";
 
 /// Times and versions are stored as SQLite integers but cross as JavaScript numbers.
 const LATEST: i64 = (1 << 53) - 1;
+/// An alarm is set at most this far ahead, and set again when it comes too early: some values live for a century.
+const FAR: i64 = 30 * 24 * 60 * 60 * 1000;
 
 /// One value with its version and the time it expires.
 #[durable_object(alarm)]
@@ -51,8 +53,10 @@ impl DurableObject for State {
     async fn alarm(&self) -> Result<Response> {
         match self.row()? {
             Some(row) if row.expires > now() => {
-                // The value was given more time since the alarm was set.
-                self.wake(row.expires).await?;
+                // The value has, or was given, more time than the alarm.
+                let wakes = row.expires.min(now() + FAR);
+                self.sql().exec("UPDATE held SET wakes = ?", vec![SqlStorageValue::Integer(wakes)])?;
+                self.wake(wakes).await?;
             }
             _ => {
                 self.state.storage().delete_all().await?;
@@ -97,7 +101,7 @@ impl State {
         let expires = now.saturating_add(ttl).min(LATEST);
         let wakes = match &old {
             Some(row) if row.wakes > now && row.wakes <= expires => row.wakes,
-            _ => expires,
+            _ => expires.min(now + FAR),
         };
         self.make()?;
         self.sql().exec(

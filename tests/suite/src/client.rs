@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::Gateway;
+use crate::host::key_for;
 
 /// Nothing in this suite takes this long unless it hangs.
 const HANG: Duration = Duration::from_secs(20);
@@ -129,7 +130,11 @@ impl Request {
         let mut request = http::Request::new(Full::new(self.body));
         *request.method_mut() = self.method;
         *request.uri_mut() = self.url.parse().unwrap();
+        let brings_key = self.headers.contains_key("authorization") || self.headers.contains_key("x-api-key");
         *request.headers_mut() = self.headers;
+        if let (false, Some(key)) = (brings_key, key_for(&self.url)) {
+            request.headers_mut().insert("x-api-key", HeaderValue::from_static(key));
+        }
         let response = tokio::time::timeout(HANG, http.request(request)).await.expect("an answer in time");
         let (head, body) = response.expect("an HTTP answer").into_parts();
         Reply { status: head.status.as_u16(), headers: head.headers, body }
@@ -173,25 +178,31 @@ impl Reply {
     /// The messages one by one as they come.
     #[must_use]
     pub fn events(self) -> Events {
-        Events { body: self.body, buffer: Vec::new(), ready: VecDeque::new(), comments: 0 }
+        Events { body: self.body, buffer: Vec::new(), ready: VecDeque::new(), comments: 0, unreadable: 0 }
     }
 
     /// The whole answer.
     pub async fn answer(self) -> Answer {
+        self.try_answer().await.expect("an answer that is not cut")
+    }
+
+    /// The whole answer; `None` if the connection was cut in the middle of a document, where nothing else can be said.
+    pub async fn try_answer(self) -> Option<Answer> {
         let (status, headers) = (self.status, self.headers.clone());
-        let mut messages = Vec::new();
-        let text = if self.header("content-type").starts_with("text/event-stream") {
+        let mut answer = Answer { status, headers, text: String::new(), messages: Vec::new(), unreadable: 0 };
+        if self.header("content-type").starts_with("text/event-stream") {
             let mut events = self.events();
             while let Some((message, _)) = events.next().await {
-                messages.push(message);
+                answer.messages.push(message);
             }
-            String::new()
+            answer.unreadable = events.unreadable;
         } else {
-            let text = self.text().await;
-            messages.extend(serde_json::from_str::<Value>(&text));
-            text
-        };
-        Answer { status, headers, text, messages }
+            let whole =
+                tokio::time::timeout(HANG, self.body.collect()).await.expect("the whole answer in time");
+            answer.text = String::from_utf8(whole.ok()?.to_bytes().to_vec()).unwrap();
+            answer.messages.extend(serde_json::from_str::<Value>(&answer.text));
+        }
+        Some(answer)
     }
 }
 
@@ -203,6 +214,8 @@ pub struct Events {
     ready: VecDeque<Value>,
     /// How many comments have come by.
     pub comments: usize,
+    /// How many events were no message.
+    pub unreadable: usize,
 }
 
 impl Events {
@@ -241,7 +254,10 @@ impl Events {
                 }
             }
             if data.iter().any(|line| !line.is_empty()) {
-                self.ready.push_back(serde_json::from_str(&data.join("\n")).expect("a message in the event"));
+                match serde_json::from_str(&data.join("\n")) {
+                    Ok(message) => self.ready.push_back(message),
+                    Err(_) => self.unreadable += 1,
+                }
             }
         }
         true
@@ -259,6 +275,8 @@ pub struct Answer {
     pub text: String,
     /// The JSON-RPC messages in order.
     pub messages: Vec<Value>,
+    /// How many events were no message.
+    pub unreadable: usize,
 }
 
 impl Answer {
@@ -281,6 +299,7 @@ impl Answer {
     #[must_use]
     pub fn result(&self) -> &Value {
         let result = &self.last()["result"];
+        assert_eq!(self.unreadable, 0, "every event is a message");
         assert!(result.is_object(), "no result: status {}, {} {}", self.status, self.text, self.last());
         result
     }
@@ -465,8 +484,12 @@ impl Client {
 /// Writes `bytes` to the gateway and gives back everything it says, up to its closing the connection or a pause.
 pub async fn raw(gateway: &Gateway, bytes: &[u8]) -> String {
     let mut socket = TcpStream::connect(gateway.authority()).await.unwrap();
+    let mut bytes = String::from_utf8(bytes.to_vec()).unwrap();
+    if let Some(key) = key_for(&gateway.url("")) {
+        bytes = bytes.replace("\r\nhost:", &format!("\r\nx-api-key: {key}\r\nhost:"));
+    }
     // The gateway may have answered and closed before all was written.
-    let _ = socket.write_all(bytes).await;
+    let _ = socket.write_all(bytes.as_bytes()).await;
     let mut said = Vec::new();
     let mut chunk = [0; 4096];
     while let Ok(Ok(count)) = tokio::time::timeout(Duration::from_millis(500), socket.read(&mut chunk)).await

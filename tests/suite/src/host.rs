@@ -1,34 +1,93 @@
 //! Starting the gateway on the host that `CAUSEWAY_HOST` names: `native` (the default) or `cloudflare`.
+//!
+//! Each host is a program that takes a configuration file, watches it, and says `listening on URL` on stderr. The
+//! Worker's is `tests/hosts/workerd.mjs`, which pushes what changes to the Worker it runs.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+
+/// The key of callers that have none of their own, on hosts that serve nobody without.
+const KEY: &str = "key-of-the-suite";
+
+/// Gateways by `host:port` that need [`KEY`].
+static KEYED: Mutex<Option<HashMap<String, &'static str>>> = Mutex::new(None);
+
+/// The key that a request to `url` needs if it brings none.
+pub(crate) fn key_for(url: &str) -> Option<&'static str> {
+    let authority = url.trim_start_matches("http://").split('/').next()?;
+    KEYED.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.get(authority).copied()
+}
+
+/// Where the gateway runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Host {
+    /// The `causeway` program.
+    Native,
+    /// The Worker, on workerd.
+    Cloudflare,
+}
+
+impl Host {
+    /// The host that `CAUSEWAY_HOST` names.
+    ///
+    /// # Panics
+    /// When the suite knows no such host.
+    #[must_use]
+    pub fn chosen() -> Self {
+        match std::env::var("CAUSEWAY_HOST").as_deref().unwrap_or("native") {
+            "native" => Self::Native,
+            "cloudflare" => Self::Cloudflare,
+            other => panic!("this suite cannot start the host {other:?}"),
+        }
+    }
+
+    /// Whether only programs on this machine can reach the gateway: then it serves without keys, and watches out
+    /// for browsers that were tricked into calling it.
+    #[must_use]
+    pub fn is_loopback(self) -> bool {
+        self == Self::Native
+    }
+
+    fn command(self, file: &Path, folder: &Path, secrets: &[(&str, &str)]) -> Command {
+        match self {
+            Self::Native => {
+                let mut command = Command::new(program());
+                command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(file);
+                // State of its own: gateways that run side by side must not meet in a common folder.
+                command.env("XDG_STATE_HOME", folder).envs(secrets.iter().copied());
+                command
+            }
+            Self::Cloudflare => {
+                let runner = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hosts/workerd.mjs");
+                let mut command = Command::new("node");
+                command.arg(runner).arg("--config").arg(file).arg("--state").arg(folder.join("state"));
+                for (name, value) in secrets {
+                    command.arg("--secret").arg(format!("{name}={value}"));
+                }
+                command
+            }
+        }
+    }
+}
 
 /// A running gateway. Dropping it ends it.
 #[derive(Debug)]
 pub struct Gateway {
     base: String,
     host: Host,
-}
-
-/// What keeps a gateway running, and how its configuration is replaced. A new host is a variant here.
-#[derive(Debug)]
-enum Host {
-    Native(Native),
-}
-
-/// The `causeway` program with a configuration file that it watches.
-#[derive(Debug)]
-struct Native {
     folder: TempDir,
     process: Child,
     log: Arc<Mutex<String>>,
+    /// Whether callers without a key of their own use [`KEY`].
+    keyed: bool,
 }
 
 impl Gateway {
@@ -42,21 +101,14 @@ impl Gateway {
     /// # Panics
     /// When the gateway does not start: then no case means anything.
     pub async fn start_with(config: Value, secrets: &[(&str, &str)]) -> Self {
-        match std::env::var("CAUSEWAY_HOST").as_deref().unwrap_or("native") {
-            "native" => Self::start_native(&config, secrets).await,
-            other => panic!("this suite cannot start the host {other:?}"),
-        }
-    }
-
-    async fn start_native(config: &Value, secrets: &[(&str, &str)]) -> Self {
+        let host = Host::chosen();
+        let keyed = !host.is_loopback() && config["keys"].is_null();
         let folder = TempDir::with_prefix("causeway-suite").unwrap();
         let file = folder.path().join("causeway.json");
-        std::fs::write(&file, config.to_string()).unwrap();
-        let mut process = Command::new(program())
-            .args(["serve", "--listen", "127.0.0.1:0", "--config"])
-            .arg(&file)
+        std::fs::write(&file, written(&config, keyed)).unwrap();
+        let mut process = host
+            .command(&file, folder.path(), secrets)
             .current_dir(folder.path())
-            .envs(secrets.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -66,7 +118,7 @@ impl Gateway {
         let log = Arc::new(Mutex::new(String::new()));
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let mut base = None;
-        let started = tokio::time::timeout(Duration::from_secs(10), async {
+        let started = tokio::time::timeout(Duration::from_secs(20), async {
             while let Ok(Some(line)) = lines.next_line().await {
                 log.lock().unwrap().push_str(&format!("{line}\n"));
                 if let Some((_, rest)) = line.split_once("listening on ") {
@@ -84,7 +136,12 @@ impl Gateway {
                 more.lock().unwrap().push_str(&format!("{line}\n"));
             }
         });
-        Self { base, host: Host::Native(Native { folder, process, log }) }
+        let gateway = Self { base, host, folder, process, log, keyed };
+        if keyed {
+            let mut known = KEYED.lock().unwrap_or_else(PoisonError::into_inner);
+            known.get_or_insert_default().insert(gateway.authority().to_owned(), KEY);
+        }
+        gateway
     }
 
     /// The URL of `path`.
@@ -99,40 +156,62 @@ impl Gateway {
         self.base.trim_start_matches("http://")
     }
 
+    /// Where it runs.
+    #[must_use]
+    pub fn host(&self) -> Host {
+        self.host
+    }
+
     /// Replaces the configuration. It takes effect a moment later: see [`eventually`].
     pub fn configure(&self, config: &Value) {
-        match &self.host {
-            Host::Native(native) => {
-                // As careful tools write: readers see the old file or the new one.
-                let new = native.folder.path().join("causeway.json.new");
-                std::fs::write(&new, config.to_string()).unwrap();
-                std::fs::rename(new, native.folder.path().join("causeway.json")).unwrap();
-            }
-        }
+        // As careful tools write: readers see the old file or the new one.
+        let new = self.folder.path().join("causeway.json.new");
+        std::fs::write(&new, written(config, self.keyed)).unwrap();
+        std::fs::rename(new, self.folder.path().join("causeway.json")).unwrap();
     }
 
     /// Replaces the configuration with `text`, which may be nonsense.
     pub fn configure_raw(&self, text: &str) {
-        match &self.host {
-            Host::Native(native) => std::fs::write(native.folder.path().join("causeway.json"), text).unwrap(),
-        }
+        std::fs::write(self.folder.path().join("causeway.json"), text).unwrap();
     }
 
     /// Everything it has logged.
     #[must_use]
     pub fn log(&self) -> String {
-        match &self.host {
-            Host::Native(native) => native.log.lock().unwrap().clone(),
-        }
+        self.log.lock().unwrap().clone()
     }
 
-    /// The process id, on hosts where there is one.
+    /// The id of the process that started with it.
     #[must_use]
     pub fn process(&self) -> Option<u32> {
-        match &self.host {
-            Host::Native(native) => native.process.id(),
+        self.process.id()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // The Worker's runner ends workerd, too, but only if it is asked.
+        if self.host == Host::Cloudflare
+            && let Some(id) = self.process.id()
+        {
+            let _ = std::process::Command::new("kill").arg(id.to_string()).status();
+            for _ in 0..100 {
+                if !matches!(self.process.try_wait(), Ok(None)) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
         }
     }
+}
+
+/// `config` as it goes into the file.
+fn written(config: &Value, keyed: bool) -> String {
+    let mut config = config.clone();
+    if keyed && config["keys"].is_null() {
+        config["keys"] = json!({"suite": {"hash": crate::hash(KEY), "admin": true}});
+    }
+    config.to_string()
 }
 
 /// The program under test: `CAUSEWAY_BIN`, or what was built next to this test.
@@ -144,6 +223,11 @@ fn program() -> PathBuf {
     let built = test.ancestors().nth(2).unwrap().join("causeway");
     assert!(built.exists(), "build the gateway first (cargo build -p causeway-native) or set CAUSEWAY_BIN");
     built
+}
+
+/// Says on stderr why a case is left out on this host.
+pub fn skip(case: &str, reason: &str) {
+    eprintln!("{case} is left out on {:?}: {reason}", Host::chosen());
 }
 
 /// Asks until the answer is yes, for at most ten seconds.

@@ -34,12 +34,13 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 pub use client::{Answer, Client, Era, Events, Reply, Request, raw};
-pub use host::Gateway;
+pub use host::{Gateway, Host};
 
 /// Both eras, for cases that hold in each.
 pub const ERAS: [Era; 2] = [Era::Modern, Era::Legacy];
 
-/// A configuration with `servers`, in this order, and nothing else: no keys, so it needs a loopback gateway.
+/// A configuration with `servers`, in this order, and nothing else. Without keys of its own it gets
+/// one for all callers where the host needs that.
 #[must_use]
 pub fn serving(servers: &[(&str, &Fixture)]) -> Value {
     let servers: Map<String, Value> =

@@ -90,6 +90,7 @@ async fn a_caller_sees_and_calls_only_what_is_theirs() {
         {
             let client = Client::connect_as(&gateway, "/mcp", era, Some(key)).await;
             assert_eq!(client.tool_names().await, sees, "{era:?} {key}");
+            let nobody = client.tool("files__no_such_tool", json!({})).await;
             for name in all {
                 files.forget();
                 mail.forget();
@@ -97,7 +98,6 @@ async fn a_caller_sees_and_calls_only_what_is_theirs() {
                 if sees.contains(&name) {
                     assert_eq!(answer.text(), "x", "{era:?} {key} {name}");
                 } else {
-                    let nobody = client.tool("files__no_such_tool", json!({})).await;
                     assert_eq!(answer.code(), nobody.code(), "{era:?} {key} {name}: as if it were not there");
                     let calls =
                         files.trace().into_iter().chain(mail.trace()).filter(|method| method == "tools/call");

@@ -9,7 +9,8 @@
 )]
 
 use causeway_fixture::{Fixture, MODERN, Options};
-use causeway_suite::{Answer, Client, ERAS, Era, Gateway, Request, hash, raw, serving, with};
+use causeway_suite::host::skip;
+use causeway_suite::{Answer, Client, ERAS, Era, Gateway, Host, Request, hash, raw, serving, with};
 use serde_json::{Value, json};
 
 async fn plain() -> (Fixture, Gateway) {
@@ -88,16 +89,24 @@ async fn a_foreign_origin_gets_403() {
     for origin in foreign {
         check(&fine(&gateway).header("origin", origin).answer().await, 403, -32600, origin);
     }
-    for origin in
-        ["https://chat.example.com", "http://localhost:6274", "http://127.0.0.1:9", "http://[::1]:1"]
-    {
-        check(&fine(&gateway).header("origin", origin).answer().await, 200, 0, origin);
+    check(
+        &fine(&gateway).header("origin", "https://chat.example.com").answer().await,
+        200,
+        0,
+        "from the list",
+    );
+    // Pages on this machine may call a gateway on this machine.
+    let status = if gateway.host().is_loopback() { 200 } else { 403 };
+    for origin in ["http://localhost:6274", "http://127.0.0.1:9", "http://[::1]:1"] {
+        assert_eq!(fine(&gateway).header("origin", origin).send().await.status, status, "{origin}");
     }
-    assert!(fixture.trace().iter().all(|method| method != "evil"), "nothing foreign went on");
 }
 
 #[tokio::test]
 async fn a_foreign_host_on_loopback_gets_403() {
+    if !Host::chosen().is_loopback() {
+        return skip("a_foreign_host_on_loopback_gets_403", "its host name is whatever the operator gave it");
+    }
     let (_fixture, gateway) = plain().await;
     for host in ["evil.example.com", "127.0.0.1.evil.example.com", "localhost.evil.example.com:80"] {
         check(&fine(&gateway).header("host", host).answer().await, 403, -32600, host);

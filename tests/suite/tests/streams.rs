@@ -98,19 +98,18 @@ async fn a_client_that_goes_away_cancels_the_call() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_before_the_head_cancels_the_call() {
-    let fixture = Fixture::start(Options::modern("one")).await;
-    let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
-    let client = Client::connect(&gateway, "/mcp/one", Era::Modern).await;
-    client.tool_names().await;
-    fixture.trouble("tools/call", Trouble::SlowHead(Duration::from_secs(8)));
-    fixture.forget();
-    let call = client.send("tools/call", json!({"name": "echo", "arguments": {"text": "x"}}));
-    assert!(tokio::time::timeout(Duration::from_millis(300), call).await.is_err(), "no answer yet");
-    drop(client);
-    fixture.calm();
-    // Nobody waits for the answer: the connection to the server is given up, not kept busy.
-    let again = Client::connect(&gateway, "/mcp/one", Era::Modern).await;
-    assert_eq!(again.tool("echo", json!({"text": "next"})).await.text(), "next");
+    for (server, fixture) in servers().await {
+        let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
+        let client = Client::connect(&gateway, "/mcp/one", Era::Modern).await;
+        client.tool("echo", json!({"text": "warm"})).await;
+        fixture.forget();
+        let call =
+            client.send("tools/call", json!({"name": "slow", "arguments": {"ms": 8000, "quiet": true}}));
+        assert!(tokio::time::timeout(Duration::from_millis(400), call).await.is_err(), "no answer yet");
+        drop(client);
+        let stopped = fixture.until(|fixture| fixture.stopped() == ["tools/call slow"]).await;
+        assert!(stopped, "Modern→{server:?}: {:?} {:?}", fixture.stopped(), fixture.trace());
+    }
 }
 
 #[tokio::test]

@@ -41,10 +41,20 @@ async fn check_trouble(trouble: Trouble) {
                 client.tool(name, json!({"text": "warm"})).await;
                 fixture.trouble("tools/call", trouble.clone());
                 let params = json!({"name": name, "arguments": {"text": "x"}, "_meta": {"progressToken": 1}});
+                let request = client.request("tools/call", params).json("/id", json!("mine"));
                 let asked = Instant::now();
-                let answer = client.request("tools/call", params).json("/id", json!("mine")).answer().await;
+                let answer = request.send().await.try_answer().await;
                 let took = asked.elapsed();
                 fixture.calm();
+                assert!(took < Duration::from_secs(4), "{what}: {took:?}");
+                let next = client.tool(name, json!({"text": "next"})).await;
+                assert_eq!(next.text(), "next", "{what}: the next call");
+                let Some(answer) = answer else {
+                    // A document that has begun cannot become an error any more; only that it has no end tells.
+                    let begun = matches!(trouble, Trouble::EndlessJson | Trouble::SlowBody { .. });
+                    assert!(begun, "{what}: the answer was cut");
+                    continue;
+                };
                 assert!(
                     answer.code() != 0,
                     "{what}: an error: {} {} {}",
@@ -54,9 +64,6 @@ async fn check_trouble(trouble: Trouble) {
                 );
                 assert_eq!(answer.last()["id"], "mine", "{what}: with the id of the request");
                 assert!(!answer.complaint().is_empty(), "{what}");
-                assert!(took < Duration::from_secs(4), "{what}: {took:?}");
-                let next = client.tool(name, json!({"text": "next"})).await;
-                assert_eq!(next.text(), "next", "{what}: the next call");
             }
         }
     }
