@@ -1,0 +1,272 @@
+//! What stands between the load and the stub: every way there is, started once and measured in turns.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use crate::process::{Process, free_address, nginx};
+use crate::wire::{Connection, Expect, ID, Request};
+use crate::{Arguments, Outcome};
+
+/// Every gateway is asked with this key, as real ones are.
+const KEY: &str = "cw_benchmark_benchmark_benchmark_benchmark_b";
+const MODERN: &str = "2026-07-28";
+const LEGACY: &str = "2025-11-25";
+
+/// A gateway that can be measured.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    /// How the report calls it.
+    pub(crate) name: String,
+    /// How it is started.
+    pub(crate) host: Host,
+    /// It is running, in front of the stub.
+    pub(crate) process: Process,
+}
+
+/// How a gateway is started.
+#[derive(Debug, Clone)]
+pub(crate) enum Host {
+    /// The program.
+    Native(PathBuf),
+    /// The Worker: `tests/hosts/workerd.mjs` and what was built.
+    Workerd(PathBuf, PathBuf),
+}
+
+/// Everything that runs.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    /// Three cheap tools.
+    pub(crate) stub: Process,
+    /// 200 tools, listed as cheaply as can be.
+    pub(crate) long: Process,
+    /// nginx with its three addresses: to the stub, to the stub for streams, to the long list.
+    pub(crate) nginx: Option<(Process, [SocketAddr; 3])>,
+    /// The native gateway first.
+    pub(crate) gateways: Vec<Gateway>,
+    /// What is missing, and why.
+    pub(crate) missing: Vec<String>,
+    folder: TempDir,
+}
+
+impl Lab {
+    /// Starts everything.
+    pub(crate) fn open(arguments: &Arguments) -> Outcome<Self> {
+        let folder = TempDir::with_prefix("causeway-bench").map_err(|error| error.to_string())?;
+        let stub = fixture(&arguments.fixture, "fast")?;
+        let long = fixture(&arguments.fixture, "list:200")?;
+        let mut missing = Vec::new();
+        let nginx = match &arguments.nginx {
+            Some(binary) => {
+                let ports = [free_address()?, free_address()?, free_address()?];
+                let command = nginx_at(binary, folder.path(), ports, stub.address, long.address)?;
+                Some((Process::start(command, ports[0])?, ports))
+            }
+            None => {
+                missing.push("nginx: not installed; scripts/setup bench".to_owned());
+                None
+            }
+        };
+        let mut lab = Self { stub, long, nginx, gateways: Vec::new(), missing, folder };
+        lab.add("causeway", Host::Native(arguments.gateway.clone()))?;
+        for also in &arguments.also {
+            let (name, binary) = also.split_once('=').ok_or("--also wants NAME=PROGRAM")?;
+            lab.add(name, Host::Native(binary.into()))?;
+        }
+        match (&arguments.workerd_host, &arguments.worker) {
+            (Some(host), Some(built)) if built.join("index_bg.wasm").exists() => {
+                let added = lab.add("workerd", Host::Workerd(host.clone(), built.clone()));
+                if let Err(why) = added.and_then(|()| lab.answers("workerd")) {
+                    lab.gateways.retain(|gateway| gateway.name != "workerd");
+                    lab.missing.push(format!("workerd: {why}; BENCH_SHOW=1 shows what it says"));
+                }
+            }
+            (Some(_), _) => {
+                lab.missing.push("workerd: the Worker is not built; scripts/test cloudflare".to_owned())
+            }
+            (None, _) => lab.missing.push("workerd: not installed; scripts/setup cloudflare".to_owned()),
+        }
+        Ok(lab)
+    }
+
+    fn add(&mut self, name: &str, host: Host) -> Outcome<()> {
+        let config = self.config(name, &[("stub".to_owned(), self.stub.address)])?;
+        let process = start(&host, &config)?;
+        self.gateways.push(Gateway { name: name.to_owned(), host, process });
+        Ok(())
+    }
+
+    /// Makes a first call: a host may take connections before it knows whether it can serve them.
+    fn answers(&self, name: &str) -> Outcome<()> {
+        let gateway = self.gateways.iter().find(|gateway| gateway.name == name).ok_or("not started")?;
+        let expect = Expect { texts: vec![answer_id()], least: 0 };
+        let mut request = Place::gateway(&gateway.process).modern_call("echo", "{}", &expect);
+        Connection::open(gateway.process.address)?.call(&mut request).map(drop)
+    }
+
+    /// Writes a configuration with these servers.
+    pub(crate) fn config(&self, name: &str, servers: &[(String, SocketAddr)]) -> Outcome<PathBuf> {
+        let servers: serde_json::Map<_, _> = servers
+            .iter()
+            .map(|(name, address)| (name.clone(), json!({ "url": format!("http://{address}/mcp") })))
+            .collect();
+        let hash: String = Sha256::digest(KEY).iter().map(|byte| format!("{byte:02x}")).collect();
+        let config = json!({
+            "mcpServers": servers,
+            "keys": { "bench": { "hash": format!("sha256:{hash}") } },
+        });
+        let file = self.folder.path().join(format!("{name}.json"));
+        std::fs::write(&file, config.to_string()).map_err(|error| error.to_string())?;
+        Ok(file)
+    }
+
+    /// nginx by itself, in front of the stub; for how fast it starts and what it holds.
+    pub(crate) fn plain_nginx(&self, binary: &Path) -> Outcome<(Command, SocketAddr)> {
+        let folder = self.folder.path().join("nginx-alone");
+        std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+        let address = free_address()?;
+        Ok((nginx(binary, &folder, &[(address, self.stub.address, false)])?, address))
+    }
+}
+
+fn nginx_at(
+    binary: &Path,
+    folder: &Path,
+    ports: [SocketAddr; 3],
+    stub: SocketAddr,
+    long: SocketAddr,
+) -> Outcome<Command> {
+    nginx(binary, folder, &[(ports[0], stub, false), (ports[1], stub, true), (ports[2], long, false)])
+}
+
+/// Starts the fixture in `mode`.
+pub(crate) fn fixture(binary: &Path, mode: &str) -> Outcome<Process> {
+    let address = free_address()?;
+    let mut command = Command::new(binary);
+    command.args(["--mode", mode, "--listen", &address.to_string()]);
+    Process::start(command, address)
+}
+
+/// How `host` is run with `config`, and where it will listen. Its log, at the default level, goes to `/dev/null`.
+pub(crate) fn command(host: &Host, config: &Path) -> Outcome<(Command, SocketAddr)> {
+    let address = free_address()?;
+    let command = match host {
+        Host::Native(binary) => {
+            let mut command = Command::new(binary);
+            command
+                .args(["serve", "--state", "memory", "--listen", &address.to_string(), "--config"])
+                .arg(config);
+            command
+        }
+        Host::Workerd(script, built) => {
+            let mut command = Command::new("node");
+            command.arg(script).args(["--port", &address.port().to_string(), "--build"]).arg(built);
+            command.arg("--config").arg(config);
+            command
+        }
+    };
+    Ok((command, address))
+}
+
+/// Starts `host` with `config` and waits until it listens.
+pub(crate) fn start(host: &Host, config: &Path) -> Outcome<Process> {
+    let (command, address) = command(host, config)?;
+    Process::start(command, address)
+}
+
+/// One way to the stub.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// Where.
+    pub(crate) address: SocketAddr,
+    /// It is a gateway, which prefixes names and wants a key.
+    pub(crate) gateway: bool,
+}
+
+impl Place {
+    /// The stub itself, or nginx.
+    pub(crate) fn plain(address: SocketAddr) -> Self {
+        Self { address, gateway: false }
+    }
+
+    /// A gateway.
+    pub(crate) fn gateway(process: &Process) -> Self {
+        Self { address: process.address, gateway: true }
+    }
+
+    fn headers(self, more: &[(&str, &str)]) -> Vec<(String, String)> {
+        let key = self.gateway.then(|| ("authorization".to_owned(), format!("Bearer {KEY}")));
+        let more = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        key.into_iter().chain(more).collect()
+    }
+
+    /// A modern `tools/call`.
+    pub(crate) fn modern_call(self, tool: &str, arguments: &str, expect: &Expect) -> Request {
+        let name = if self.gateway { format!("stub__{tool}") } else { tool.to_owned() };
+        let headers = self.headers(&[
+            ("mcp-protocol-version", MODERN),
+            ("mcp-method", "tools/call"),
+            ("mcp-name", &name),
+        ]);
+        let body =
+            request("tools/call", &format!("\"name\":\"{name}\",\"arguments\":{arguments},{}", meta()));
+        Request::post(self.address, "/mcp", &headers, &body, expect)
+    }
+
+    /// A modern `tools/list`.
+    pub(crate) fn modern_list(self, expect: &Expect) -> Request {
+        let headers = self.headers(&[("mcp-protocol-version", MODERN), ("mcp-method", "tools/list")]);
+        Request::post(self.address, "/mcp", &headers, &request("tools/list", &meta()), expect)
+    }
+
+    /// A legacy `tools/call` in `session`.
+    pub(crate) fn legacy_call(self, session: &str, tool: &str, arguments: &str, expect: &Expect) -> Request {
+        let name = if self.gateway { format!("stub__{tool}") } else { tool.to_owned() };
+        let headers = self.headers(&[("mcp-protocol-version", LEGACY), ("mcp-session-id", session)]);
+        let body = request("tools/call", &format!("\"name\":\"{name}\",\"arguments\":{arguments}"));
+        Request::post(self.address, "/mcp", &headers, &body, expect)
+    }
+
+    /// `initialize` of the legacy era.
+    pub(crate) fn initialize(self) -> Request {
+        let params = format!(
+            "\"protocolVersion\":\"{LEGACY}\",\"capabilities\":{{\"roots\":{{}},\"sampling\":{{}}}},\
+             \"clientInfo\":{{\"name\":\"bench\",\"version\":\"1\"}}"
+        );
+        let expect = Expect { texts: vec![answer_id(), LEGACY.to_owned()], least: 0 };
+        Request::post(self.address, "/mcp", &self.headers(&[]), &request("initialize", &params), &expect)
+    }
+
+    /// Opens a session.
+    pub(crate) fn open_session(self, connection: &mut Connection) -> Outcome<String> {
+        connection.call(&mut self.initialize())?;
+        connection.answer.header("mcp-session-id").ok_or_else(|| "no Mcp-Session-Id".to_owned())
+    }
+}
+
+fn request(method: &str, params: &str) -> String {
+    format!("{{\"jsonrpc\":\"2.0\",\"id\":{ID},\"method\":\"{method}\",\"params\":{{{params}}}}}")
+}
+
+fn meta() -> String {
+    format!(
+        "\"_meta\":{{\"io.modelcontextprotocol/protocolVersion\":\"{MODERN}\",\
+         \"io.modelcontextprotocol/clientInfo\":{{\"name\":\"bench\",\"version\":\"1\"}},\
+         \"io.modelcontextprotocol/clientCapabilities\":{{}}}}"
+    )
+}
+
+/// Every answer has it.
+pub(crate) fn answer_id() -> String {
+    format!("\"id\":{ID}")
+}
+
+/// Waits a little, so that what a program does after its start is over.
+pub(crate) fn settle() {
+    std::thread::sleep(Duration::from_millis(1500));
+}
