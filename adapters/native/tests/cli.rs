@@ -135,9 +135,14 @@ impl Serving {
     }
 
     #[cfg(unix)]
-    fn stop(mut self) -> Option<i32> {
+    fn signal(&self, name: &str) {
         let id = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(Command::new("kill").args([name, &id]).status().unwrap().success());
+    }
+
+    #[cfg(unix)]
+    fn stop(mut self) -> Option<i32> {
+        self.signal("-TERM");
         self.process.wait().unwrap().code()
     }
 }
@@ -176,6 +181,30 @@ async fn tool_is_called_and_the_gateway_stops_on_a_signal() {
     assert_eq!(output.status.code(), Some(1), "{}", err(&output));
     #[cfg(unix)]
     assert_eq!(serving.stop(), Some(0));
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn second_signal_does_not_wait_for_requests() {
+    let upstream = Fixture::start(Upstream::modern("one")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = json!({ "mcpServers": { "one": { "url": upstream.url() } } });
+    std::fs::write(folder.path().join("g.json"), config.to_string()).unwrap();
+    let mut command = causeway(folder.path());
+    let mut serving = Serving::start(command.env("CAUSEWAY_CONFIG", "g.json"));
+    let mut call = causeway(folder.path());
+    call.args(["call", &serving.url, "one__slow", r#"{"ms":9000}"#])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut call = call.spawn().unwrap();
+    assert!(upstream.until(|upstream| upstream.trace().iter().any(|method| method == "tools/call")).await);
+    serving.signal("-TERM");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(serving.process.try_wait().unwrap().is_none(), "the first one lets the call go on");
+    let began = std::time::Instant::now();
+    serving.signal("-INT");
+    assert!(serving.process.wait().unwrap().code() == Some(0) && began.elapsed().as_secs() < 2);
+    assert_eq!(call.wait().unwrap().code(), Some(1), "a call that was cut has failed");
 }
 
 #[test]
