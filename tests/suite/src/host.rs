@@ -68,7 +68,13 @@ impl Host {
             Self::Cloudflare => {
                 let runner = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hosts/workerd.mjs");
                 let mut command = Command::new("node");
-                command.arg(runner).arg("--front").arg("--config").arg(file).arg("--state").arg(folder.join("state"));
+                command
+                    .arg(runner)
+                    .arg("--front")
+                    .arg("--config")
+                    .arg(file)
+                    .arg("--state")
+                    .arg(folder.join("state"));
                 for (name, value) in secrets {
                     command.arg("--secret").arg(format!("{name}={value}"));
                 }
