@@ -21,7 +21,7 @@ use super::upstream::{Asked, GATEWAY};
 use super::{Mcp, names};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind as FaultKind};
-use crate::platform::{Clock as _, Platform, Timestamp};
+use crate::platform::{Clock as _, Log as _, Platform, Timestamp};
 use crate::wire::jsonrpc::{Splice, quote, string};
 
 /// Pages of one server's list that are read at most; a cursor that never ends must not hold us.
@@ -314,8 +314,30 @@ impl<P: Platform> Mcp<P> {
         let kept = memory.set_list(kind, &caller.name, list);
         if !same {
             self.memory.changed();
+            self.warn(server, kind, &kept.warnings);
         }
         Ok(kept)
+    }
+
+    /// Logs what is wrong with a list, once for each time that it changes.
+    fn warn(&self, server: &Server, kind: Kind, warnings: &[String]) {
+        #[derive(serde::Serialize)]
+        struct Warning<'a> {
+            ts: u64,
+            level: &'static str,
+            event: &'static str,
+            server: &'a str,
+            method: &'static str,
+            message: &'a str,
+        }
+        for message in warnings {
+            let ts = self.platform.clock().now().0;
+            let (server, method) = (server.name.as_str(), kind.method());
+            let record = Warning { ts, level: "warn", event: "list.warning", server, method, message };
+            if let Ok(line) = serde_json::to_string(&record) {
+                self.platform.log().write(&line);
+            }
+        }
     }
 
     async fn read_pages(&self, server: &Arc<Server>, kind: Kind, list: &mut List) -> Result<(), Fault> {
