@@ -40,6 +40,11 @@ impl<P: Platform> Reader<P> {
         self.idle = OPEN_ENDED;
     }
 
+    /// Whether it is a stream of news.
+    pub fn is_open_ended(&self) -> bool {
+        self.idle == OPEN_ENDED
+    }
+
     /// The next chunk; `None` at the end. Dropping the future loses nothing.
     ///
     /// # Errors

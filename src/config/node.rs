@@ -1,7 +1,7 @@
 //! A configuration file as a tree in which every key and value knows where it stands.
 //!
 //! The tree is what all formats have in common. It **never** interprets: that `connect` is a duration is known
-//! to [`read`](super::read), not here. `parse` needs the feature `text`; a tree can also be made of a
+//! to [`read`](super::read()), not here. `parse` needs the feature `text`; a tree can also be made of a
 //! `serde_json::Value`, without places, which is all that the edge has.
 
 use super::problem::{Place, Problem};

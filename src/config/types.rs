@@ -1,6 +1,6 @@
 //! The configuration as it is written: what the file says, checked, but with `${NAME}` not filled in.
 //!
-//! A [`Config`] is made by [`read`](super::read) only, so it **never** holds what was refused there. What is
+//! A [`Config`] is made by [`read`](super::read()) only, so it **never** holds what was refused there. What is
 //! left out in the file is left out here: defaults are the plan's. The doc comments are the descriptions of the
 //! JSON Schema.
 

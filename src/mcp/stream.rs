@@ -18,6 +18,9 @@ use crate::relay::{Reader, too_large};
 use crate::wire::jsonrpc::{self, Message, Splice};
 use crate::wire::sse::{Decoder, Event};
 
+/// A stream of events may have so many times the bytes of one answer.
+const STREAM: usize = 16;
+
 /// What has to change in messages for the caller.
 #[derive(Debug)]
 pub struct Rewrite {
@@ -233,18 +236,21 @@ impl<P: Platform> Stream<P> {
 
     fn take(&mut self, chunk: Bytes) -> Result<(), Fault> {
         let mut events = Vec::new();
-        match &mut self.mode {
-            Mode::Json => {
-                let limit = self.reader.server.max_response;
-                self.passed += chunk.len();
-                if self.passed > limit {
-                    return Err(too_large(&self.reader.server, limit));
-                }
-                self.ready.push_back(chunk);
+        let limit = self.reader.server.max_response;
+        self.passed = self.passed.saturating_add(chunk.len());
+        let most = match self.mode {
+            Mode::Json => limit,
+            Mode::Events(..) | Mode::Rewritten(..) if !self.reader.is_open_ended() => {
+                limit.saturating_mul(STREAM)
             }
-            Mode::Open => self.ready.push_back(chunk),
+            _ => usize::MAX,
+        };
+        if self.passed > most {
+            return Err(too_large(&self.reader.server, most));
+        }
+        match &mut self.mode {
+            Mode::Json | Mode::Open => self.ready.push_back(chunk),
             Mode::Events(decoder, held) => {
-                let limit = self.reader.server.max_response;
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
                 self.resumable |= events.iter().any(|event| event.id.is_some());
                 if events.iter().any(|event| is_response(&event.data)) {
@@ -268,7 +274,6 @@ impl<P: Platform> Stream<P> {
                 }
             }
             Mode::Rewritten(decoder, rewrite, _) => {
-                let limit = self.reader.server.max_response;
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
                 for event in events {
                     match rewrite.apply(event.data) {

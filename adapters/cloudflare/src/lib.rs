@@ -1,7 +1,7 @@
 //! Causeway on Cloudflare Workers.
 //!
 //! One isolate serves many requests at once, each in an I/O context of its own. What outlives a request is plain
-//! memory ([`isolate`]); whatever touches the network, a Durable Object or KV is made for one request and dropped with
+//! memory (`isolate`); whatever touches the network, a Durable Object or KV is made for one request and dropped with
 //! it. This crate **never** decides anything about a call: it converts types and asks the core.
 //!
 //! | module | what |

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Which gateway, and who asks.
 #[derive(Debug, Args)]
 pub(super) struct Remote {
-    /// The gateway, as in https://gateway.example.com
+    /// The gateway, as in `https://gateway.example.com`
     #[arg(value_name = "URL", value_parser = gateway)]
     url: Url,
 
