@@ -7,10 +7,10 @@ use causeway::mcp::serve::Ticket;
 use futures_util::future::{Either, join, select};
 use js_sys::Uint8Array;
 use wasm_bindgen::JsValue;
-use wasm_bindgen_futures::JsFuture;
 use worker::{Context, Env, event};
 
 use crate::body::{Outgoing, explain};
+use crate::gone::Gone;
 use crate::platform::Worker;
 use crate::{glue, http, isolate};
 
@@ -24,7 +24,7 @@ async fn fetch(request: web_sys::Request, env: Env, context: Context) -> worker:
     asked.extensions_mut().insert(ticket.clone());
     // A caller who goes away is told by an event; without it everything below would be forgotten half-way, never
     // dropped, and what it holds in the isolate's memory with it.
-    let mut gone = JsFuture::from(glue::gone(&request));
+    let mut gone = Gone::of(&request);
     let instance = isolate::instance(&platform).await;
     let gateway = Gateway::new(platform.clone(), instance.clone());
     let reply = match select(pin!(gateway.clone().handle(asked)), &mut gone).await {
@@ -55,7 +55,7 @@ async fn fetch(request: web_sys::Request, env: Env, context: Context) -> worker:
 }
 
 /// What is left to do while the body is on its way and after it. A caller who goes away ends the body.
-async fn finish(gateway: Gateway<Worker>, after: After, gone: JsFuture, end: Box<dyn FnOnce()>) {
+async fn finish(gateway: Gateway<Worker>, after: After, gone: Gone, end: Box<dyn FnOnce()>) {
     if let Either::Right((_, finish)) = select(pin!(gateway.finish(after)), gone).await {
         end();
         finish.await;

@@ -37,14 +37,13 @@ export function ask(namespace, key, method, head, body) {
   return namespace.get(namespace.idFromName(key)).fetch("http://state/", { method, headers: headers(head), body });
 }
 
-// Resolves when whoever sent the request has gone. Never rejects; may never resolve.
-export function gone(request) {
-  const signal = request.signal;
-  return new Promise((resolve) => {
-    if (!signal) return;
-    if (signal.aborted) resolve();
-    else signal.addEventListener("abort", () => resolve(), { once: true });
-  });
+// Calls back when whoever sent the request has gone.
+export function listen(signal, callback) {
+  signal.addEventListener("abort", callback);
+}
+
+export function unlisten(signal, callback) {
+  signal.removeEventListener("abort", callback);
 }
 
 // A reader that is thrown away may still hold a read that fails; nobody waits for it.

@@ -1,6 +1,6 @@
 //! The crossings to JavaScript. What is done on the other side, and why there, is in `glue.js`.
 
-use js_sys::{Object, Promise, Uint8Array};
+use js_sys::{Function, Object, Promise, Uint8Array};
 use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
 use web_sys::{AbortSignal, ReadableStream, ReadableStreamDefaultReader, Request, Response};
@@ -27,7 +27,8 @@ extern "C" {
         head: &str,
         body: Option<Uint8Array>,
     ) -> Result<Promise, JsValue>;
-    pub(crate) fn gone(request: &Request) -> Promise;
+    pub(crate) fn listen(signal: &AbortSignal, callback: &Function);
+    pub(crate) fn unlisten(signal: &AbortSignal, callback: &Function);
     pub(crate) fn drop_reader(reader: &ReadableStreamDefaultReader);
     pub(crate) fn setting(env: &JsValue, name: &str) -> Option<String>;
 }
@@ -41,7 +42,7 @@ extern "C" {
     #[wasm_bindgen(js_namespace = crypto, js_name = getRandomValues, catch)]
     pub(crate) fn random(buffer: &mut [u8]) -> Result<JsValue, JsValue>;
     #[wasm_bindgen(js_name = setTimeout)]
-    pub(crate) fn set_timeout(callback: &js_sys::Function, milliseconds: i32) -> JsValue;
+    pub(crate) fn set_timeout(callback: &Function, milliseconds: i32) -> JsValue;
     #[wasm_bindgen(js_name = clearTimeout)]
     pub(crate) fn clear_timeout(timer: &JsValue);
 

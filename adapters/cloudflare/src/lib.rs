@@ -14,6 +14,8 @@
 //! | `store`, `state` | consistent state: the asking side and the Durable Object |
 //! | `key_value` | read-mostly state in Workers KV |
 //! | `time` | clock and timers |
+//! | `gone` | hearing that a caller has gone away |
+//! | `once` | something that JavaScript tells once |
 //! | `glue` | what is done in JavaScript to save crossings |
 //!
 //! On any other target than wasm32 the crate is empty, so that `cargo test --workspace` works everywhere.
@@ -25,11 +27,15 @@ mod entry;
 #[cfg(target_arch = "wasm32")]
 mod glue;
 #[cfg(target_arch = "wasm32")]
+mod gone;
+#[cfg(target_arch = "wasm32")]
 mod http;
 #[cfg(target_arch = "wasm32")]
 mod isolate;
 #[cfg(target_arch = "wasm32")]
 mod key_value;
+#[cfg(target_arch = "wasm32")]
+mod once;
 #[cfg(target_arch = "wasm32")]
 mod platform;
 #[cfg(target_arch = "wasm32")]

@@ -1,18 +1,15 @@
 //! Clock and timers.
 
-use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use causeway::platform::{Clock, Timestamp};
-use wasm_bindgen::JsCast;
 use wasm_bindgen::JsValue;
-use wasm_bindgen::closure::Closure;
 
 use crate::glue;
+use crate::once::Once;
 
 /// The isolate's clock. On Cloudflare's network it stands still between two waits.
 #[derive(Debug, Clone, Copy)]
@@ -36,8 +33,8 @@ impl Clock for Time {
 
 /// A timer, set when first polled and cleared when dropped.
 ///
-/// Unlike `worker::Delay` it wakes whoever polled it *last*: a keep-alive timer starts in the request's future and
-/// goes on in the body's, where each chunk is pulled by a task of its own.
+/// `worker::Delay` wakes whoever polled it first. That will not do: a keep-alive timer may start in the request's future
+/// and go on in the body's, where each chunk is pulled by a task of its own.
 struct Sleep {
     span: Duration,
     timer: Option<Timer>,
@@ -45,14 +42,7 @@ struct Sleep {
 
 struct Timer {
     id: JsValue,
-    shared: Rc<Shared>,
-    _callback: Closure<dyn FnMut()>,
-}
-
-#[derive(Default)]
-struct Shared {
-    fired: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+    once: Once,
 }
 
 impl Future for Sleep {
@@ -60,35 +50,22 @@ impl Future for Sleep {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let span = self.span;
-        let shared = &self.timer.get_or_insert_with(|| Timer::set(span)).shared;
-        if shared.fired.get() {
-            return Poll::Ready(());
-        }
-        shared.waker.replace(Some(context.waker().clone()));
-        Poll::Pending
+        self.timer.get_or_insert_with(|| Timer::set(span)).once.poll(context)
     }
 }
 
 impl Timer {
     fn set(span: Duration) -> Self {
-        let shared = Rc::new(Shared::default());
-        let theirs = Rc::clone(&shared);
-        let callback = Closure::<dyn FnMut()>::new(move || {
-            theirs.fired.set(true);
-            if let Some(waker) = theirs.waker.take() {
-                waker.wake();
-            }
-        });
+        let once = Once::new();
         // `setTimeout` takes 31 bits of milliseconds; no request lives for 24 days.
         let milliseconds = i32::try_from(span.as_millis()).unwrap_or(i32::MAX);
-        let id = glue::set_timeout(callback.as_ref().unchecked_ref(), milliseconds);
-        Self { id, shared, _callback: callback }
+        Self { id: glue::set_timeout(once.callback(), milliseconds), once }
     }
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        if !self.shared.fired.get() {
+        if !self.once.told() {
             glue::clear_timeout(&self.id);
         }
     }
