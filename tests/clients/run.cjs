@@ -150,6 +150,7 @@ async function main() {
     const urls = await startServers();
     const base = direct ? undefined : await startGateway(urls);
     let bad = 0;
+    let tried = 0;
     for (const name of chosen.length ? chosen : Object.keys(clients)) {
         const client = clients[name];
         for (const [server, { eras, plan = usual }] of Object.entries(servers)) {
@@ -165,9 +166,11 @@ async function main() {
                 const what = `${name} → ${direct ? '' : new URL(url).pathname + ' → '}${server}`;
                 console.log(problems.length ? `✗ ${what}: ${problems.join('; ')}` : `✓ ${what}`);
                 bad += problems.length ? 1 : 0;
+                tried += 1;
             }
         }
     }
+    console.log(`clients: ${tried - bad} of ${tried} pairs of client and server passed`);
     return bad;
 }
 
