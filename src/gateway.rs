@@ -154,6 +154,21 @@ struct Asked {
     ticket: Ticket,
 }
 
+/// What a browser says of itself, for the answer's headers.
+struct Browser {
+    origin: Option<HeaderValue>,
+    wanted: Option<HeaderValue>,
+}
+
+impl Browser {
+    fn of(headers: &HeaderMap) -> Self {
+        let origin = headers.get(ORIGIN).cloned();
+        // Without an origin nobody looks at the rest.
+        let wanted = origin.as_ref().and_then(|_| headers.get("access-control-request-headers").cloned());
+        Self { origin, wanted }
+    }
+}
+
 impl<P: Platform> Gateway<P> {
     /// A gateway on `platform` with the state that `instance` holds for the process or isolate.
     pub fn new(platform: P, instance: Arc<Instance>) -> Self {
@@ -179,7 +194,7 @@ impl<P: Platform> Gateway<P> {
             release: Vec::new(),
             ticket: head.extensions.get::<Ticket>().cloned().unwrap_or_default(),
         };
-        let (http, headers) = (head.method.clone(), head.headers.clone());
+        let (http, browser) = (head.method.clone(), Browser::of(&head.headers));
         let answered = self.answer(head, body, plan.clone(), &mut asked).await;
         let mcp = matches!(asked.endpoint, Some(Endpoint::Mcp(_)));
         let answered = answered.unwrap_or_else(|fault| {
@@ -205,7 +220,7 @@ impl<P: Platform> Gateway<P> {
         let mut response = Response::new(body);
         *response.status_mut() = answered.status;
         *response.headers_mut() = answered.headers;
-        self.dress(&asked, &headers, &mut response);
+        self.dress(&asked, &browser, &mut response);
         let after = After {
             plan,
             request_id: asked.request_id,
@@ -369,7 +384,7 @@ impl<P: Platform> Gateway<P> {
     }
 
     /// The headers that every answer carries.
-    fn dress<S>(&self, asked: &Asked, request: &HeaderMap, response: &mut Response<Body<S>>) {
+    fn dress<S>(&self, asked: &Asked, browser: &Browser, response: &mut Response<Body<S>>) {
         let status = response.status();
         let headers = response.headers_mut();
         if let Ok(id) = HeaderValue::from_str(&asked.request_id) {
@@ -382,14 +397,14 @@ impl<P: Platform> Gateway<P> {
             headers.insert(ALLOW, HeaderValue::from_static(allowed(asked.endpoint.as_ref())));
         }
         // CORS (fetch.spec.whatwg.org): only for origins that have passed the check.
-        if let Some(origin) = request.get(ORIGIN).filter(|_| status != StatusCode::FORBIDDEN) {
+        if let Some(origin) = browser.origin.as_ref().filter(|_| status != StatusCode::FORBIDDEN) {
             headers.insert("access-control-allow-origin", origin.clone());
             headers.insert(VARY, HeaderValue::from_static("Origin"));
             headers.insert(
                 "access-control-expose-headers",
                 HeaderValue::from_static("Mcp-Session-Id, X-Request-Id, WWW-Authenticate"),
             );
-            if let Some(wanted) = request.get("access-control-request-headers") {
+            if let Some(wanted) = &browser.wanted {
                 headers.insert("access-control-allow-headers", wanted.clone());
                 headers.insert(
                     "access-control-allow-methods",
@@ -664,7 +679,8 @@ async fn arrived<P: Platform, F>(
 
 /// Whether a body may be an `initialize`: told without reading it, since a wrong guess only costs patience.
 fn opens_session(body: &[u8]) -> bool {
-    body.windows(12).take(4096).any(|part| part == b"\"initialize\"")
+    let beginning = body.get(..4096).unwrap_or(body);
+    beginning.split(|byte| *byte == b'"').any(|text| text == b"initialize")
 }
 
 fn only(method: &Method, allowed: &[Method]) -> Result<(), Fault> {

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::catalog::{Kind as ListKind, List};
 use super::revision::{Era, Revision};
-use crate::config::plan::{Plan, Server};
+use crate::config::plan::{Plan, Server, SessionMode};
 use crate::fault::Fault;
 use crate::platform::{Timestamp, Version};
 use crate::wire::sealed::Sealer;
@@ -175,7 +175,7 @@ impl Drop for Claim {
 /// What is known of one server.
 #[derive(Debug)]
 pub struct ServerMemory {
-    fingerprint: String,
+    of: Identity,
     state: Mutex<ServerState>,
     ids: AtomicU64,
 }
@@ -254,11 +254,15 @@ pub struct UpstreamSession {
 
 impl ServerMemory {
     fn new(server: &Server) -> Self {
-        Self { fingerprint: fingerprint(server), state: Mutex::default(), ids: AtomicU64::new(1) }
+        Self { of: Identity::new(server), state: Mutex::default(), ids: AtomicU64::new(1) }
     }
 
     fn fits(&self, server: &Server) -> bool {
-        self.fingerprint == fingerprint(server)
+        let Identity { url, headers, session, list_ttl } = &self.of;
+        *url == server.url
+            && *session == server.session
+            && *list_ttl == server.list_ttl
+            && *headers == server.headers
     }
 
     /// A request id of our own that no other request to this server has.
@@ -381,18 +385,23 @@ fn scope(caller: &str) -> String {
 }
 
 /// What must be the same for what we know of a server to hold.
-fn fingerprint(server: &Server) -> String {
-    use sha2::{Digest as _, Sha256};
-    let mut hash = Sha256::new();
-    hash.update(server.url.as_str());
-    hash.update(format!("{:?} {:?}", server.session, server.list_ttl));
-    for (name, value) in &server.headers {
-        hash.update(name.as_str());
-        hash.update([0]);
-        hash.update(value.as_bytes());
-        hash.update([0]);
+#[derive(Debug)]
+struct Identity {
+    url: url::Url,
+    headers: http::HeaderMap,
+    session: Option<SessionMode>,
+    list_ttl: Duration,
+}
+
+impl Identity {
+    fn new(server: &Server) -> Self {
+        Self {
+            url: server.url.clone(),
+            headers: server.headers.clone(),
+            session: server.session,
+            list_ttl: server.list_ttl,
+        }
     }
-    super::hex(&hash.finalize())
 }
 
 /// What this instance knows of one client session.

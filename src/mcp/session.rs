@@ -238,8 +238,11 @@ impl<P: Platform> Mcp<P> {
         match holder {
             Holder::Pool(name) => self.pooled(server, name).await,
             Holder::Client(session) => {
-                let key = format!("session {} {}", session.facts.id, server.name);
                 let look = || lock(&session.memory.record).0.upstreams.get(&server.name).cloned();
+                if let Some(held) = look() {
+                    return Ok(held);
+                }
+                let key = format!("session {} {}", session.facts.id, server.name);
                 let open = || async {
                     let facts = &session.facts;
                     let own = facts.server.is_some();
@@ -303,6 +306,9 @@ impl<P: Platform> Mcp<P> {
     /// When the server does not open one.
     pub async fn pooled(&self, server: &Arc<Server>, holder: &str) -> Result<UpstreamSession, Fault> {
         let memory = self.memory.server(server);
+        if let Some(pooled) = memory.pooled(holder) {
+            return Ok(pooled);
+        }
         let key = format!("pool {} {holder}", server.name);
         let open = || async {
             let (session, _) = self.initialize(server, "{}", IMPLEMENTATION, Revision::LEGACY).await?;

@@ -252,6 +252,9 @@ impl<P: Platform> Mcp<P> {
     /// When the server cannot be reached or is no MCP server.
     pub async fn profile(&self, server: &Arc<Server>) -> Result<Arc<Profile>, Fault> {
         let memory = self.memory.server(server);
+        if let Some(known) = memory.profile() {
+            return Ok(known);
+        }
         let key = format!("profile {}", server.name);
         self.once(&key, || memory.profile(), || self.probe(server, &memory)).await
     }

@@ -55,7 +55,16 @@ impl Http {
     /// A client without any connection yet.
     #[must_use]
     pub fn new() -> Self {
-        let tls = Arc::new(Tls::default());
+        Self::with(Arc::default())
+    }
+
+    /// A client without any connection yet that shares what TLS needs with this one.
+    #[must_use]
+    pub fn without_connections(&self) -> Self {
+        Self::with(self.shared.tls.clone())
+    }
+
+    fn with(tls: Arc<Tls>) -> Self {
         let usual = pool(CONNECT_TIMEOUT, &tls);
         Self { shared: Arc::new(Shared { tls, usual, others: RwLock::default() }) }
     }

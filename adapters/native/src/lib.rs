@@ -6,6 +6,7 @@
 //! | [`running`] | a gateway that runs: its listener, its plan, and what keeps them up to date |
 //! | [`server`] | connections in, requests to the core, replies out |
 //! | [`source`] | plans from files and from what was pushed |
+//! | [`workers`] | the threads that serve connections, one for each core |
 //! | [`watch`] | sees when a file has changed |
 //! | [`cli`] | the `causeway` command |
 //!
@@ -21,3 +22,4 @@ pub mod server;
 pub mod source;
 pub mod store;
 pub mod watch;
+pub mod workers;

@@ -13,12 +13,12 @@ use crate::store::Store;
 /// The platform. Clones share everything.
 #[derive(Clone, Debug)]
 pub struct Native {
+    http: Http,
     parts: Arc<Parts>,
 }
 
 #[derive(Debug)]
 struct Parts {
-    http: Http,
     store: Store,
     secrets: Secrets,
     clock: TokioClock,
@@ -32,8 +32,14 @@ impl Native {
     #[must_use]
     pub fn new(store: Store, secrets: Secrets, log: Log, abilities: Abilities) -> Self {
         let clock = TokioClock { start: Instant::now() };
-        let parts = Parts { http: Http::new(), store, secrets, clock, entropy: OsEntropy, log, abilities };
-        Self { parts: Arc::new(parts) }
+        let parts = Parts { store, secrets, clock, entropy: OsEntropy, log, abilities };
+        Self { http: Http::new(), parts: Arc::new(parts) }
+    }
+
+    /// The same, but with outbound connections that it shares with nobody: for a thread that serves by itself.
+    #[must_use]
+    pub fn on_connections_of_its_own(&self) -> Self {
+        Self { http: self.http.without_connections(), parts: self.parts.clone() }
     }
 }
 
@@ -47,7 +53,7 @@ impl Platform for Native {
     type Log = Log;
 
     fn http(&self) -> &Http {
-        &self.parts.http
+        &self.http
     }
     fn store(&self) -> &Store {
         &self.parts.store

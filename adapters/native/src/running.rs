@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use causeway::admin;
 use causeway::config::Plan;
-use causeway::gateway::Gateway;
 use causeway::instance::Instance;
 use causeway::platform::{Abilities, Platform, Secrets as _};
 use tokio::net::TcpListener;
@@ -33,6 +32,7 @@ use crate::server::{self, Limits};
 use crate::source;
 use crate::store::Store;
 use crate::watch::Watch;
+use crate::workers::Workers;
 
 /// How often a pushed configuration is asked for.
 const POLL: Duration = Duration::from_secs(1);
@@ -166,14 +166,16 @@ impl Running {
             Refused::Host(format!("cannot listen on {listen}: {error}{hint}"))
         })?;
         let address = listener.local_addr().map_err(|error| Refused::Host(error.to_string()))?;
-        let gateway = Gateway::new(native.clone(), instance.clone());
+        let workers = Workers::start(&native)
+            .map_err(|error| Refused::Host(format!("cannot start a thread for each core: {error}")))?;
         let (stop, stopped) = oneshot::channel();
-        let server = tokio::spawn(server::serve(listener, gateway, native, limits, async {
-            // A sender that was dropped asks for nothing.
-            if stopped.await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }));
+        let server =
+            tokio::spawn(server::serve(listener, workers, instance.clone(), native, limits, async {
+                // A sender that was dropped asks for nothing.
+                if stopped.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }));
         let reload = Arc::new(Notify::new());
         let keeper = tokio::spawn(keeper.keep(watch, reload.clone()));
         Ok(Self { address, instance, reload, stop, server, keeper })

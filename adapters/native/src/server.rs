@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use causeway::gateway::{self, Gateway, Reply};
+use causeway::instance::Instance;
 use causeway::mcp::serve::Ticket;
 use causeway::platform::{Platform, SeamError};
 use futures_util::Stream;
@@ -21,12 +22,13 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::http::Received;
 use crate::log::Level;
 use crate::platform::Native;
+use crate::workers::Workers;
 
 /// What one gateway takes from its network.
 #[derive(Debug, Clone, Copy)]
@@ -52,12 +54,13 @@ impl Default for Limits {
     }
 }
 
-/// Serves `gateway` on `listener` until `stop` resolves and the requests in flight have ended, or the grace has.
+/// Serves a gateway on `listener` until `stop` resolves and the requests in flight have ended, or the grace has.
 ///
 /// Says whether all of them ended in time.
 pub async fn serve(
     listener: TcpListener,
-    gateway: Gateway<Native>,
+    workers: Workers,
+    instance: Arc<Instance>,
     native: Native,
     limits: Limits,
     stop: impl Future<Output = ()>,
@@ -86,15 +89,20 @@ pub async fn serve(
         };
         // A small answer must not wait for the acknowledgement of the one before.
         _ = stream.set_nodelay(true);
-        let (gateway, behind) = (gateway.clone(), busy.clone());
-        let service = service_fn(move |request| answer(gateway.clone(), behind.clone(), request));
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
-        let busy = busy.clone();
-        tokio::spawn(async move {
-            // A caller that went away or spoke no HTTP is its own affair.
-            _ = connection.await;
-            drop((slot, busy));
+        let Ok(stream) = stream.into_std() else { continue };
+        let (instance, builder, busy) = (instance.clone(), builder.clone(), busy.clone());
+        let watcher = graceful.watcher();
+        workers.run(move |native, load| {
+            let Ok(stream) = TcpStream::from_std(stream) else { return };
+            let (gateway, behind) = (Gateway::new(native.clone(), instance), busy.clone());
+            let service = service_fn(move |request| answer(gateway.clone(), behind.clone(), request));
+            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+            let connection = watcher.watch(connection);
+            tokio::spawn(async move {
+                // A caller that went away or spoke no HTTP is its own affair.
+                _ = connection.await;
+                drop((slot, busy, load));
+            });
         });
     }
     // New connections are refused from here on, not left waiting.

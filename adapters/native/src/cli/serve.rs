@@ -51,7 +51,8 @@ pub(super) struct Serve {
 
 impl Serve {
     pub(super) fn run(self) -> Outcome {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        // It only accepts connections and watches files: they are served by threads of their own.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::Failed(error.to_string()))?;
         let outcome = runtime.block_on(self.serve());
         // Whatever still runs has had its grace.
