@@ -228,6 +228,8 @@ fn many(lab: &Lab, rounds: usize) -> Outcome<Row> {
             let index = (round + turn) % count;
             let (way, crowd) = (&mut ways[index], &mut crowds[index]);
             let told = |error: String| format!("{}: {error}", way.name);
+            // What a way leaves behind it, as collecting garbage, is not the next one's to pay.
+            std::thread::sleep(SLICE / 3);
             crowd.calls(CLIENTS * 2).map_err(told)?;
             let cpu = way.used();
             let (took, span) = crowd.run(SLICE).map_err(told)?;
