@@ -422,19 +422,30 @@ impl<P: Platform> Gateway<P> {
             self.platform.log().write(&line);
         }
         let Some(plan) = after.plan.clone() else { return };
-        let mcp = Mcp::new(self.platform.clone(), plan, self.instance.memory().clone());
-        if let Some(cancel) = after.cancel.filter(|cancel| cut && !(cancel.resumable && ended.resumable)) {
-            mcp.cancel(&cancel).await;
+        let mcp = Mcp::new(self.platform, plan, self.instance.memory().clone());
+        after.cancel = after.cancel.filter(|cancel| cut && !(cancel.resumable && ended.resumable));
+        after.caller = after.caller.filter(|caller| mcp.refresh_due(caller));
+        let quiet = after.cancel.is_none() && after.release.is_empty() && after.note.recheck.is_none();
+        if !quiet || after.caller.is_some() {
+            // Boxed: most requests leave nothing to ask, and need not make room for it.
+            Box::pin(asks_behind(mcp, after)).await;
         }
-        for (server, session) in &after.release {
-            mcp.end(server, session).await;
-        }
-        if let Some(session) = &after.note.recheck {
-            mcp.recheck(session).await;
-        }
-        if let Some(caller) = after.caller.as_ref().filter(|caller| mcp.refresh_due(caller)) {
-            mcp.refresh(caller).await;
-        }
+    }
+}
+
+/// What a request leaves to be asked of servers and the store behind its reply.
+async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: After) {
+    if let Some(cancel) = &after.cancel {
+        mcp.cancel(cancel).await;
+    }
+    for (server, session) in &after.release {
+        mcp.end(server, session).await;
+    }
+    if let Some(session) = &after.note.recheck {
+        mcp.recheck(session).await;
+    }
+    if let Some(caller) = &after.caller {
+        mcp.refresh(caller).await;
     }
 }
 

@@ -268,7 +268,8 @@ impl<P: Platform> Mcp<P> {
         let key = format!("{} {} {}", kind.method(), server.name, caller.name);
         let began = self.platform.clock().now();
         let newer = || memory.list(kind, &caller.name).filter(|list| usable(list) || list.read_at > began);
-        self.once(&key, newer, || self.read_list(server, kind, caller)).await
+        // Boxed: it is seldom read, and every call would have to make room for it.
+        self.once(&key, newer, || Box::pin(self.read_list(server, kind, caller))).await
     }
 
     /// Reads a list from its server, every page, and keeps it.
@@ -312,6 +313,9 @@ impl<P: Platform> Mcp<P> {
                 && before.items.iter().zip(&list.items).all(|(old, new)| old.text.get() == new.text.get())
         });
         let kept = memory.set_list(kind, &caller.name, list);
+        if !kept.ttl.is_zero() {
+            self.memory.lower_stale_at(kept.read_at.after(kept.ttl));
+        }
         if !same {
             self.memory.changed();
             self.warn(server, kind, &kept.warnings);
@@ -560,6 +564,17 @@ impl<P: Platform> Mcp<P> {
 
     /// Whether [`Mcp::refresh`] has anything to do for `caller`.
     pub fn refresh_due(&self, caller: &Arc<Caller>) -> bool {
+        let now = self.platform.clock().now();
+        if now < self.memory.stale_at() {
+            return false;
+        }
+        // Set before looking: a list that arrives meanwhile lowers it again.
+        self.memory.set_stale_at(Timestamp(u64::MAX));
+        for server in &self.plan.servers {
+            if let Some(at) = self.memory.server(server).stale_at(now) {
+                self.memory.lower_stale_at(at);
+            }
+        }
         self.due(caller).next().is_some()
     }
 }

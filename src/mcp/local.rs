@@ -287,7 +287,7 @@ impl<P: Platform> Mcp<P> {
         if known.offered(name).is_some() || known.is_fresh(self.platform.clock().now()) {
             return Ok(known);
         }
-        self.read_list(server, kind, caller).await
+        Box::pin(self.read_list(server, kind, caller)).await
     }
 
     /// Where a merged tool or prompt is, and what its server calls it.

@@ -20,6 +20,8 @@ use crate::wire::sealed::Sealer;
 const SESSIONS: usize = 50_000;
 /// Merged lists held at most.
 const MERGED: usize = 256;
+/// How soon a list that could not be read anew is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// Locks, also when a holder panicked: what is guarded here is only ever replaced whole.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -33,6 +35,8 @@ pub struct Memory {
     sessions: Mutex<HashMap<String, Arc<SessionMemory>>>,
     merged: Mutex<HashMap<MergedKey, Arc<Merged>>>,
     generation: AtomicU64,
+    /// When the first list passes its time, in milliseconds; until then nobody need look.
+    stale_at: AtomicU64,
     flights: Mutex<HashSet<String>>,
     failures: Mutex<HashMap<String, (Timestamp, Fault)>>,
     sealer: OnceLock<Sealer>,
@@ -80,7 +84,23 @@ impl Memory {
     pub fn keep(&self, plan: &Plan) {
         lock(&self.servers).retain(|name, known| plan.server(name).is_some_and(|server| known.fits(server)));
         lock(&self.merged).clear();
+        self.set_stale_at(Timestamp(0));
         self.changed();
+    }
+
+    /// When the first of all lists passes its time.
+    pub fn stale_at(&self) -> Timestamp {
+        Timestamp(self.stale_at.load(Ordering::Acquire))
+    }
+
+    /// Sets when somebody must look whether a list has passed its time.
+    pub fn set_stale_at(&self, at: Timestamp) {
+        self.stale_at.store(at.0, Ordering::Release);
+    }
+
+    /// Somebody must look at `at` at the latest.
+    pub fn lower_stale_at(&self, at: Timestamp) {
+        self.stale_at.fetch_min(at.0, Ordering::AcqRel);
     }
 
     /// Notes that a list changed, so that merged lists are made anew.
@@ -312,6 +332,13 @@ impl ServerMemory {
         }
         state.lists.insert((kind, key), list.clone());
         list
+    }
+
+    /// When the first list passes its time; one that has passed it already is looked at again a little later.
+    pub fn stale_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let state = lock(&self.state);
+        let lists = state.lists.values().filter(|list| !list.ttl.is_zero());
+        lists.map(|list| list.read_at.after(list.ttl).max(now.after(LOOK_AGAIN))).min()
     }
 
     /// The pooled session of `holder`.

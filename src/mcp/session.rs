@@ -257,7 +257,7 @@ impl<P: Platform> Mcp<P> {
                     }
                     Ok(opened)
                 };
-                self.once(&key, look, open).await
+                self.once(&key, look, || Box::pin(open())).await
             }
         }
     }
@@ -315,7 +315,7 @@ impl<P: Platform> Mcp<P> {
             memory.pool(holder, session.clone());
             Ok(session)
         };
-        self.once(&key, || memory.pooled(holder), open).await
+        self.once(&key, || memory.pooled(holder), || Box::pin(open())).await
     }
 
     /// Sets the log level of an upstream session; a server without logging refuses, which does not matter.

@@ -256,7 +256,8 @@ impl<P: Platform> Mcp<P> {
             return Ok(known);
         }
         let key = format!("profile {}", server.name);
-        self.once(&key, || memory.profile(), || self.probe(server, &memory)).await
+        // Boxed: a server is asked once, and every call would have to make room for it.
+        self.once(&key, || memory.profile(), || Box::pin(self.probe(server, &memory))).await
     }
 
     /// Asks the server what it is: `server/discover` first, `initialize` if that is no modern answer
