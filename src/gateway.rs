@@ -3,7 +3,11 @@
 //! [`Gateway::handle`] decides everything and performs nothing but what it asks of its platform. What is left to
 //! do behind the reply comes back in [`After`], which the adapter hands to [`Gateway::finish`].
 
-use std::pin::{Pin, pin};
+mod flow;
+mod head;
+mod record;
+
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,21 +15,20 @@ use bytes::Bytes;
 use futures_channel::oneshot;
 use futures_util::Stream;
 use futures_util::future::{Either, select};
-use futures_util::stream::unfold;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, ORIGIN, VARY, WWW_AUTHENTICATE};
+use http::header::{ALLOW, ORIGIN, VARY, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use serde::Serialize;
 
+use self::flow::{Ended, Source, Witness, flow};
+use self::head::{Head, HeadBody, headed, problem, rpc_refusal};
 use crate::config::Plan;
 use crate::config::plan::{Caller, Server};
-use crate::fault::{Fault, Kind, Who};
+use crate::fault::{Fault, Kind};
 use crate::inbound::{self, Endpoint};
 use crate::instance::Instance;
-use crate::mcp::forward::event;
+use crate::mcp::Mcp;
 use crate::mcp::memory::UpstreamSession;
-use crate::mcp::serve::{Answer, Cancel, Inbound, Note, Ticket, failed};
-use crate::mcp::stream::Stream as Relayed;
-use crate::mcp::{Mcp, headers as mcp_headers};
+use crate::mcp::serve::{Answer, Cancel, Inbound, Note, Ticket};
 use crate::platform::{Clock as _, Entropy as _, Log as _, Platform, SeamError, Timestamp};
 use crate::wire::accept::{Accepts, accepts};
 use crate::{admin, auth};
@@ -76,72 +79,6 @@ pub struct After {
     ticket: Ticket,
     ended: Option<oneshot::Receiver<Ended>>,
     release: Vec<(Arc<Server>, UpstreamSession)>,
-}
-
-/// How a streamed body ended.
-#[derive(Debug, Default)]
-struct Ended {
-    bytes: u64,
-    complete: bool,
-    resumable: bool,
-    fault: Option<Kind>,
-    late: Option<(Note, Option<Cancel>)>,
-}
-
-/// Tells how a body ended, also when it is dropped half-way.
-struct Witness {
-    ended: Ended,
-    sender: Option<oneshot::Sender<Ended>>,
-}
-
-impl Drop for Witness {
-    fn drop(&mut self) {
-        if let Some(sender) = self.sender.take() {
-            let _ = sender.send(std::mem::take(&mut self.ended));
-        }
-    }
-}
-
-/// Where the bytes of a body come from.
-enum Source<P: Platform, F> {
-    /// The answer itself is still being worked on.
-    Waiting(Pin<Box<F>>),
-    /// An upstream's answer.
-    Relayed(Box<Relayed<P>>),
-    /// Nothing comes any more.
-    Over,
-}
-
-/// An answer, as far as the head of the response knows it.
-struct Head<P: Platform, F> {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: HeadBody<P, F>,
-    cancel: Option<Cancel>,
-}
-
-enum HeadBody<P: Platform, F> {
-    Full(Bytes),
-    Source(Source<P, F>),
-}
-
-impl<P: Platform, F> Head<P, F> {
-    fn full(status: StatusCode, content_type: &'static str, body: Bytes) -> Self {
-        let mut headers = HeaderMap::new();
-        if !body.is_empty() {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        }
-        Self { status, headers, body: HeadBody::Full(body), cancel: None }
-    }
-
-    fn events(source: Source<P, F>, cancel: Option<Cancel>) -> Self {
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        // Asked for by 2026-07-28 Streamable HTTP, "Receiving Messages".
-        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-        Self { status: StatusCode::OK, headers, body: HeadBody::Source(source), cancel }
-    }
 }
 
 /// What is known of a request before its body is read.
@@ -480,7 +417,10 @@ impl<P: Platform> Gateway<P> {
         }
         let cut = !ended.complete && ended.fault.is_none();
         after.cancel = after.cancel.or_else(|| after.ticket.take());
-        self.log(&after, ended.bytes, ended.fault, cut);
+        let micros = self.platform.clock().ticks().saturating_sub(after.ticks);
+        if let Some(line) = after.record(micros, ended.bytes, ended.fault, cut) {
+            self.platform.log().write(&line);
+        }
         let Some(plan) = after.plan.clone() else { return };
         let mcp = Mcp::new(self.platform, plan, self.instance.memory().clone());
         after.cancel = after.cancel.filter(|cancel| cut && !(cancel.resumable && ended.resumable));
@@ -489,67 +429,6 @@ impl<P: Platform> Gateway<P> {
         if !quiet || after.caller.is_some() {
             // Boxed: most requests leave nothing to ask, and need not make room for it.
             Box::pin(asks_behind(mcp, after)).await;
-        }
-    }
-
-    /// One record for each request: who asked what of whom, what came of it and how long it took.
-    fn log(&self, after: &After, bytes: u64, fault: Option<Kind>, cut: bool) {
-        #[derive(Serialize)]
-        struct Record<'a> {
-            ts: u64,
-            level: &'static str,
-            event: &'static str,
-            request_id: &'a str,
-            http: &'a str,
-            endpoint: &'static str,
-            status: u16,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            caller: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            method: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            server: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            name: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            revision: Option<&'static str>,
-            outcome: &'static str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            error: Option<&'a str>,
-            ms: f64,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            streamed: Option<u64>,
-        }
-        let note = &after.note;
-        let kind = fault.or_else(|| note.fault.as_ref().map(|fault| fault.kind));
-        let (outcome, level) = match kind.map(Kind::row) {
-            Some(row) => (row.label, if row.who == Who::Ours { "error" } else { "warn" }),
-            None if cut => ("gone", "info"),
-            None => ("ok", "info"),
-        };
-        let micros = self.platform.clock().ticks().saturating_sub(after.ticks);
-        #[expect(clippy::cast_precision_loss, reason = "a duration has no use for 53 bits")]
-        let ms = micros as f64 / 1000.0;
-        let record = Record {
-            ts: after.began.0,
-            level,
-            event: "request",
-            request_id: &after.request_id,
-            http: after.http.as_str(),
-            endpoint: after.endpoint,
-            status: after.status.as_u16(),
-            caller: after.caller.as_ref().map(|caller| caller.name.as_str()).filter(|name| !name.is_empty()),
-            method: note.method.as_deref(),
-            server: note.server.as_deref(),
-            name: note.name.as_deref(),
-            revision: note.revision,
-            outcome,
-            error: note.fault.as_ref().map(|fault| fault.message.as_str()),
-            ms,
-            streamed: (bytes > 0).then_some(bytes),
-        };
-        if let Ok(line) = serde_json::to_string(&record) {
-            self.platform.log().write(&line);
         }
     }
 }
@@ -567,124 +446,6 @@ async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: After) {
     }
     if let Some(caller) = &after.caller {
         mcp.refresh(caller).await;
-    }
-}
-
-/// The head of an answer, in the form that the caller takes.
-fn headed<P: Platform, F>(answer: Answer<P>, accepts: Accepts) -> Head<P, F> {
-    match answer {
-        Answer::Json(status, body) if accepts.json || !status.is_success() => {
-            Head::full(status, "application/json", body)
-        }
-        Answer::Json(_, body) => {
-            let mut head = Head::events(Source::Over, None);
-            head.body = HeadBody::Full(event(body));
-            head
-        }
-        Answer::Opened(session, body) => {
-            let mut head = if accepts.json {
-                Head::full(StatusCode::OK, "application/json", body)
-            } else {
-                let mut head = Head::events(Source::Over, None);
-                head.body = HeadBody::Full(event(body));
-                head
-            };
-            if let Ok(session) = HeaderValue::from_str(&session) {
-                head.headers.insert(mcp_headers::SESSION, session);
-            }
-            head
-        }
-        Answer::Empty(status) => Head::full(status, "", Bytes::new()),
-        Answer::Stream(stream, cancel) if stream.is_events() => Head::events(Source::Relayed(stream), cancel),
-        Answer::Stream(stream, cancel) => {
-            let mut head = Head::full(StatusCode::OK, "application/json", Bytes::new());
-            head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            head.body = HeadBody::Source(Source::Relayed(stream));
-            head.cancel = cancel;
-            head
-        }
-    }
-}
-
-/// The bytes of a body, with a comment on the stream whenever it has been silent for long.
-fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
-    platform: P,
-    source: Source<P, F>,
-    keep_alive: Duration,
-    witness: Witness,
-) -> impl Stream<Item = Result<Bytes, SeamError>> {
-    unfold((source, witness), move |(mut source, mut witness)| {
-        let platform = platform.clone();
-        async move {
-            loop {
-                let silence = pin!(platform.clock().sleep(keep_alive));
-                let comment = || Some(Ok(Bytes::from_static(b":\n")));
-                let item = match &mut source {
-                    Source::Over => return None,
-                    Source::Waiting(work) => match select(work, silence).await {
-                        Either::Right(_) => comment(),
-                        Either::Left(((answer, mut note), _)) => {
-                            let (next, item, cancel) = arrived(answer, &mut note).await;
-                            witness.ended.late = Some((note, cancel));
-                            witness.ended.complete = item.is_some();
-                            source = next;
-                            match item {
-                                Some(bytes) => Some(Ok(bytes)),
-                                None => continue,
-                            }
-                        }
-                    },
-                    Source::Relayed(stream) => {
-                        let next = match select(pin!(stream.next()), silence).await {
-                            Either::Left((next, _)) => Some(next),
-                            Either::Right(_) => None,
-                        };
-                        match next {
-                            None if stream.may_comment() => comment(),
-                            None => continue,
-                            Some(item) => {
-                                witness.ended.complete = stream.answered;
-                                witness.ended.fault = stream.fault;
-                                witness.ended.resumable = stream.resumable;
-                                item
-                            }
-                        }
-                    }
-                };
-                if let Some(Ok(bytes)) = &item {
-                    witness.ended.bytes += bytes.len() as u64;
-                }
-                return item.map(|item| (item, (source, witness)));
-            }
-        }
-    })
-}
-
-/// An answer that came after the head had to go: everything is an event now.
-async fn arrived<P: Platform, F>(
-    answer: Answer<P>,
-    note: &mut Note,
-) -> (Source<P, F>, Option<Bytes>, Option<Cancel>) {
-    match answer {
-        Answer::Json(_, body) | Answer::Opened(_, body) => (Source::Over, Some(event(body)), None),
-        Answer::Empty(_) => (Source::Over, Some(Bytes::new()), None),
-        Answer::Stream(stream, cancel) if stream.is_events() => (Source::Relayed(stream), None, cancel),
-        Answer::Stream(mut stream, cancel) => {
-            let mut whole = Vec::new();
-            while let Some(chunk) = stream.next().await {
-                match chunk {
-                    Ok(chunk) => whole.extend_from_slice(&chunk),
-                    Err(error) => {
-                        let fault = Fault::new(Kind::UpstreamCut, error.to_string());
-                        if let Answer::Json(_, body) = failed::<P>(None, &fault, note) {
-                            whole = body.to_vec();
-                        }
-                        break;
-                    }
-                }
-            }
-            (Source::Over, Some(event(whole.into())), cancel)
-        }
     }
 }
 
@@ -719,35 +480,4 @@ fn unserved(plan: &Plan, caller: &Caller, name: &str) -> Fault {
         None => format!("no server {:?} here", crate::mcp::serve::brief(name)),
     };
     Fault::new(Kind::NotFound, message)
-}
-
-/// A fault on an MCP endpoint, before there was a message to answer.
-fn rpc_refusal<P: Platform, F>(fault: &Fault) -> Head<P, F> {
-    let row = fault.kind.row();
-    let body = crate::wire::jsonrpc::error(None, row.code, &fault.message, fault.data.as_deref());
-    let status = StatusCode::from_u16(row.rpc_status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    Head::full(status, "application/json", body)
-}
-
-/// A fault as a problem document (RFC 9457).
-fn problem<P: Platform, F>(fault: &Fault, request_id: &str) -> Head<P, F> {
-    #[derive(Serialize)]
-    struct Problem<'a> {
-        title: &'static str,
-        status: u16,
-        detail: &'a str,
-        code: &'static str,
-        request_id: &'a str,
-    }
-    let row = fault.kind.row();
-    let status = StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let problem = Problem {
-        title: status.canonical_reason().unwrap_or("Error"),
-        status: row.status,
-        detail: &fault.message,
-        code: row.label,
-        request_id,
-    };
-    let body = serde_json::to_vec(&problem).unwrap_or_default();
-    Head::full(status, "application/problem+json", body.into())
 }
