@@ -289,6 +289,14 @@ mod tests {
 
     proptest! {
         #[test]
+        fn no_header_panics(value in prop::collection::vec(prop_oneof![32u8..=126, 128u8..=255], 0..60), wrap in any::<bool>()) {
+            let value = if wrap { [b"=?base64?", &value[..], b"?="].concat() } else { value };
+            if let Ok(header) = HeaderValue::from_bytes(&value) {
+                let _ = decode(&header);
+            }
+        }
+
+        #[test]
         fn every_value_comes_back(value in "\\PC{0,40}|[ -~\\t\\n]{0,40}") {
             let header = encode(&value).unwrap();
             prop_assert_eq!(decode(&header).unwrap(), value);
