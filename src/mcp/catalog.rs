@@ -236,7 +236,7 @@ fn shorten(text: &str) -> String {
 }
 
 /// One server's part of a merged list.
-enum Part {
+pub(super) enum Part {
     Has(Arc<List>),
     /// The server has no such list.
     None,
@@ -479,8 +479,22 @@ impl<P: Platform> Mcp<P> {
         result
     }
 
+    /// Notes that `server` kept everybody waiting until the merge deadline.
+    pub(super) fn too_slow(&self, server: &Server, method: &str) {
+        let limit = self.plan.limits.merge_deadline;
+        let message =
+            format!("server {:?}: no {method} within {limit:?} (limits.merge_deadline)", server.name);
+        let fault = Fault::new(FaultKind::UpstreamTimeout, message);
+        self.memory.server(server).failed(self.platform.clock().now(), &fault);
+    }
+
+    /// Whether `server` failed so lately that it is left alone for a moment.
+    pub(super) fn is_resting(&self, server: &Server) -> bool {
+        resting(&self.memory.server(server).health(), self.platform.clock().now())
+    }
+
     /// Every server's part, in the order of the plan, each within the merge deadline.
-    async fn parts(&self, kind: Kind, caller: &Arc<Caller>) -> Vec<(Arc<Server>, Part)> {
+    pub(super) async fn parts(&self, kind: Kind, caller: &Arc<Caller>) -> Vec<(Arc<Server>, Part)> {
         let servers: Vec<Arc<Server>> =
             self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name)).cloned().collect();
         let mut parts: Vec<(Arc<Server>, Part)> =
@@ -510,16 +524,9 @@ impl<P: Platform> Mcp<P> {
             }
         }
         drop(waiting);
-        let limit = self.plan.limits.merge_deadline;
         for (server, part) in &parts {
             if matches!(part, Part::Missing) {
-                let message = format!(
-                    "server {:?}: no {} within {limit:?} (limits.merge_deadline)",
-                    server.name,
-                    kind.method()
-                );
-                let fault = Fault::new(FaultKind::UpstreamTimeout, message);
-                self.memory.server(server).failed(self.platform.clock().now(), &fault);
+                self.too_slow(server, kind.method());
             }
         }
         parts

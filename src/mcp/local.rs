@@ -132,6 +132,7 @@ impl<P: Platform> Mcp<P> {
     /// The profiles of every server that the caller sees and that can be reached within the merge deadline.
     async fn profiles(&self, caller: &Arc<Caller>) -> Vec<(Arc<Server>, Arc<Profile>)> {
         let mut found = BTreeMap::new();
+        let mut asked = Vec::new();
         let mut waiting = FuturesUnordered::new();
         for (index, server) in self.plan.servers.iter().enumerate() {
             if !caller.servers.admits(&server.name) {
@@ -139,16 +140,33 @@ impl<P: Platform> Mcp<P> {
             }
             match self.memory.server(server).profile() {
                 Some(profile) => _ = found.insert(index, (server.clone(), profile)),
-                None => waiting.push(profiled(index, self.clone(), server.clone())),
+                // One that failed just now would only make everybody wait.
+                None if self.is_resting(server) => {}
+                None => {
+                    asked.push(server.clone());
+                    waiting.push(profiled(index, self.clone(), server.clone()));
+                }
             }
         }
         let mut deadline = pin!(self.platform.clock().sleep(self.plan.limits.merge_deadline));
-        while let Either::Left((Some(answer), _)) = select(waiting.next(), &mut deadline).await {
-            if let Some((index, server, profile)) = answer {
-                found.insert(index, (server, profile));
+        loop {
+            match select(waiting.next(), &mut deadline).await {
+                Either::Left((Some(answer), _)) => {
+                    if let Some((index, server, profile)) = answer {
+                        found.insert(index, (server, profile));
+                    }
+                }
+                Either::Left((None, _)) => break,
+                Either::Right(_) => {
+                    drop(waiting);
+                    for server in asked.iter().filter(|server| self.memory.server(server).profile().is_none())
+                    {
+                        self.too_slow(server, "server/discover");
+                    }
+                    break;
+                }
             }
         }
-        drop(waiting);
         found.into_values().collect()
     }
 
@@ -344,17 +362,19 @@ impl<P: Platform> Mcp<P> {
     ) -> Result<Route<'a>, Fault> {
         let caller = &client.caller;
         let servers = || self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name));
-        for kind in [ListKind::Resources, ListKind::Templates] {
-            for server in servers() {
-                let Ok(list) = self.known_list(server, kind, caller).await else { continue };
-                let found = match kind {
-                    ListKind::Templates => list.items.iter().any(|item| template(&item.key).matches(&uri)),
-                    _ => list.own(&uri).is_some(),
-                };
-                if found && server.resources.admits(&uri) {
-                    return Ok(Route { server: server.clone(), name: Some(uri), renamed: None });
-                }
+        // What is known first; only a resource that nobody is known to have makes anybody wait, for all at once.
+        let known =
+            |kind| servers().find(|server| self.is_known_to_have(server, kind, caller, &uri)).cloned();
+        let anywhere = || known(ListKind::Resources).or_else(|| known(ListKind::Templates));
+        let mut found = anywhere();
+        if found.is_none() {
+            for kind in [ListKind::Resources, ListKind::Templates] {
+                self.parts(kind, caller).await;
             }
+            found = anywhere();
+        }
+        if let Some(server) = found {
+            return Ok(Route { server, name: Some(uri), renamed: None });
         }
         for server in servers() {
             if let Some(own) = uri.strip_prefix(&server.name).and_then(|rest| rest.strip_prefix('+'))
@@ -365,18 +385,28 @@ impl<P: Platform> Mcp<P> {
             }
         }
         // Servers may have resources that they do not list; where only one has any, it is asked.
-        let mut able = Vec::new();
-        for server in servers() {
-            if self.profile(server).await.is_ok_and(|profile| profile.has("resources")) {
-                able.push(server);
-            }
-        }
+        let profiles = self.profiles(caller).await;
+        let able: Vec<_> = profiles
+            .iter()
+            .filter(|(_, profile)| profile.has("resources"))
+            .map(|(server, _)| server)
+            .collect();
         match able.as_slice() {
             [server] if server.resources.admits(&uri) => {
                 Ok(Route { server: (*server).clone(), name: Some(uri), renamed: None })
             }
             _ => Err(not_found(client, &uri)),
         }
+    }
+
+    /// Whether `server` is known to list the resource `uri`, or a template that it matches.
+    fn is_known_to_have(&self, server: &Server, kind: ListKind, caller: &Caller, uri: &str) -> bool {
+        let list = self.memory.server(server).list(kind, &caller.name);
+        server.resources.admits(uri)
+            && list.is_some_and(|list| match kind {
+                ListKind::Templates => list.items.iter().any(|item| template(&item.key).matches(uri)),
+                _ => list.own(uri).is_some(),
+            })
     }
 
     /// A server's list as `/mcp/{server}` shows it: own names, less what is left out.

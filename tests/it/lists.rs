@@ -177,3 +177,28 @@ fn handshakes_tell_of_every_server() {
     assert_eq!(got.json()["result"]["supportedVersions"][0], "2026-07-28");
     assert_eq!(got.json()["result"]["instructions"].as_str(), Some(text));
 }
+
+#[test]
+fn a_server_that_hangs_does_not_hold_up_what_others_have() {
+    let fake = Fake::default();
+    let hang = Duration::from_secs(50);
+    fake.upstream("a", move |_| {
+        Ok(causeway::testing::Script { delay: hang, ..causeway::testing::Script::json("{}") })
+    });
+    put(&fake, "b", Kind::Modern, &["x"]);
+    let mut quick = plan(vec![server("a"), server("b")]);
+    quick.limits.merge_deadline = Duration::from_secs(2);
+    let world = World::new(fake, quick);
+    let took = |ask: &dyn Fn() -> Got| {
+        let before = causeway::platform::Clock::now(&world.fake);
+        ask();
+        causeway::platform::Clock::now(&world.fake).since(before)
+    };
+    let read = || world.modern("/mcp", "resources/read", json!({"uri": "test://none"}));
+    assert!(
+        took(&read) <= Duration::from_secs(8),
+        "two lists and what the servers are, each within the deadline"
+    );
+    assert!(took(&|| world.modern("/mcp", "tools/call", json!({"name": "b__x"}))) < Duration::from_secs(1));
+    assert!(took(&|| world.initialize("/mcp").1) < Duration::from_secs(1), "it failed just now");
+}
