@@ -10,6 +10,7 @@
 
 mod admin;
 mod arrows;
+mod bridge;
 mod server;
 mod world;
 
