@@ -307,7 +307,9 @@ impl<P: Platform> Mcp<P> {
         if way.session.is_some() && code.is_some_and(|code| (-32022..=-32020).contains(&code)) && !tried.era {
             return Ok(Refusal::OtherEra);
         }
-        let modern_code = |code: i64| matches!(code, -32099..=-32020 | -32700 | -32603..=-32600);
+        // A refused version (-32022) is a modern answer as well, but the server is not what it was when it was asked.
+        let modern_code =
+            |code: i64| matches!(code, -32099..=-32023 | -32021..=-32020 | -32700 | -32603..=-32600);
         if way.session.is_none()
             && matches!(status.as_u16(), 400 | 404 | 405 | 406)
             && !code.is_some_and(modern_code)

@@ -263,18 +263,30 @@ impl<P: Platform> Mcp<P> {
     /// Asks the server what it is: `server/discover` first, `initialize` if that is no modern answer
     /// (2026-07-28 Streamable HTTP, "Backward Compatibility").
     async fn probe(&self, server: &Arc<Server>, memory: &ServerMemory) -> Result<Arc<Profile>, Fault> {
-        let modern = match self.ask(server, "server/discover", "{}", None).await {
+        let mut asked = self.ask(server, "server/discover", "{}", None).await;
+        if supported(&asked).is_some_and(|all| all.contains(&Some(Revision::MODERN))) {
+            // It refused a version that it lists (2026-07-28 versioning, "Protocol Version Negotiation").
+            asked = self.ask(server, "server/discover", "{}", None).await;
+        }
+        let versions = supported(&asked);
+        let modern = match asked {
             Ok(result) => Some(result),
             Err(Asked::Fault(fault)) => return Err(fault),
             Err(Asked::NotMcp(status, fault)) if is_final(status) => return Err(fault),
-            Err(Asked::Refused { code: -32022, data, .. }) if names_modern(data.as_deref()) => {
-                let message = format!(
-                    "server {:?}: speaks none of the protocol revisions that the gateway speaks",
-                    server.name
-                );
-                return Err(Fault::new(Kind::UpstreamInvalid, message));
-            }
-            Err(_) => None,
+            Err(asked) => match versions {
+                // A modern server without a legacy revision has no use for `initialize`.
+                Some(all) if all.contains(&Some(Revision::MODERN)) && !has_legacy(&all) => {
+                    return Err(asked.fault(&server.name, "server/discover"));
+                }
+                Some(all) if all.iter().all(Option::is_none) => {
+                    let message = format!(
+                        "server {:?}: speaks none of the protocol revisions that the gateway speaks",
+                        server.name
+                    );
+                    return Err(Fault::new(Kind::UpstreamInvalid, message));
+                }
+                _ => None,
+            },
         };
         if let Some(result) = modern
             && let Some(profile) = discovered(&result)
@@ -439,14 +451,20 @@ fn is_final(status: StatusCode) -> bool {
     matches!(status.as_u16(), 401 | 403 | 407 | 429) || status.is_server_error()
 }
 
-/// Whether the `supported` list of a version error has only versions beyond the legacy era.
-fn names_modern(data: Option<&RawValue>) -> bool {
+/// What an `UnsupportedProtocolVersionError` says that the server speaks; `None` in the list is a revision that the
+/// gateway does not know.
+fn supported(asked: &Result<Box<RawValue>, Asked>) -> Option<Vec<Option<Revision>>> {
     #[derive(Deserialize)]
     struct Data {
         supported: Vec<String>,
     }
-    data.and_then(|data| serde_json::from_str::<Data>(data.get()).ok())
-        .is_some_and(|data| data.supported.iter().all(|version| Revision::parse(version).is_none()))
+    let Err(Asked::Refused { code: -32022, data: Some(data), .. }) = asked else { return None };
+    let data: Data = serde_json::from_str(data.get()).ok()?;
+    Some(data.supported.iter().map(|version| Revision::parse(version)).collect())
+}
+
+fn has_legacy(versions: &[Option<Revision>]) -> bool {
+    versions.iter().flatten().any(|revision| revision.era() == Era::Legacy)
 }
 
 fn with_meta(params: &str) -> String {

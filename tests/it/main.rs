@@ -13,6 +13,7 @@ mod arrows;
 mod server;
 mod world;
 
+mod client;
 mod eras;
 mod lists;
 mod rules;
