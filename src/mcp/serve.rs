@@ -5,13 +5,14 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::catalog::Kind as ListKind;
+use super::catalog::{Kind as ListKind, List};
 use super::forward::{Call, Route, arguments};
 use super::memory::{UpstreamSession, lock};
 use super::meta::{Meta, Params};
@@ -22,7 +23,7 @@ use super::upstream::{Content, Outgoing, content, refused, standard_headers};
 use super::{Mcp, forgotten, headers, names};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
-use crate::platform::{Platform, StateStore as _};
+use crate::platform::{Clock as _, Platform, StateStore as _};
 use crate::wire::accept::Accepts;
 use crate::wire::jsonrpc::{self, Invalid, Message, decode_batch, string};
 
@@ -147,6 +148,9 @@ pub struct Note {
 /// Methods that ended with the legacy era.
 const LEGACY_ONLY: [&str; 5] =
     ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
+
+/// A list that was read so lately is not doubted, whatever a client makes of it.
+const SETTLED: Duration = Duration::from_secs(1);
 
 impl<P: Platform> Mcp<P> {
     /// Answers a POST.
@@ -470,12 +474,14 @@ impl<P: Platform> Mcp<P> {
         let Ok(list) = self.known_list(&route.server, ListKind::Tools, &client.caller).await else {
             return Ok(());
         };
-        match route.name.as_deref().and_then(|name| list.own(name)) {
-            Some(tool) if !tool.mirrored.is_empty() => {
-                headers::check_mirrored(&inbound.headers, &tool.mirrored, &arguments(call))
-            }
-            _ => Ok(()),
+        let checked = mirrors(inbound, call, route, &list);
+        let now = self.platform.clock().now();
+        if checked.is_ok() || now.since(list.read_at) < SETTLED {
+            return checked;
         }
+        // The client may have seen a newer definition of the tool than we have.
+        let newer = Box::pin(self.read_list(&route.server, ListKind::Tools, &client.caller)).await;
+        newer.map_or(checked, |list| mirrors(inbound, call, route, &list))
     }
 
     /// Answers a notification: those that a server must hear go on to it.
@@ -620,6 +626,18 @@ impl<P: Platform> Mcp<P> {
     /// Whether the state store answers, for `/ready`.
     pub async fn store_answers(&self) -> bool {
         self.platform.store().load("ready").await.is_ok()
+    }
+}
+
+/// Whether a modern client's headers are what `list` says of the tool that it calls.
+fn mirrors(inbound: &Inbound, call: &Call<'_>, route: &Route<'_>, list: &List) -> Result<(), Fault> {
+    let Some(name) = route.name.as_deref() else { return Ok(()) };
+    match list.own(name) {
+        Some(tool) if !tool.mirrored.is_empty() => {
+            headers::check_mirrored(&inbound.headers, &tool.mirrored, &arguments(call))
+        }
+        None if list.refuses(name) => Err(unknown_name(call.method, name)),
+        _ => Ok(()),
     }
 }
 

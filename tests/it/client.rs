@@ -72,3 +72,84 @@ fn a_server_that_has_lost_a_version_is_asked_again_what_it_speaks() {
     });
     assert_eq!(world.modern("/mcp/a", "prompts/list", json!({})).brief(), "200 ok");
 }
+
+/// A modern server whose tool `t` wants the argument `region` mirrored into `Mcp-Param-` + the n-th of `names`, where
+/// n is what the counter says; it refuses a call that does otherwise.
+fn mirroring(names: &'static [&'static str]) -> (World, Arc<AtomicU64>) {
+    let fake = Fake::default();
+    let version = Arc::new(AtomicU64::new(0));
+    let counter = version.clone();
+    fake.upstream("a", move |request| {
+        let message: Value = serde_json::from_slice(request.body()).unwrap();
+        let name = names[usize::try_from(version.load(Ordering::Relaxed)).unwrap()];
+        let property = |header: &str| json!({"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": header}}});
+        let header = format!("mcp-param-{}", name.to_lowercase());
+        let given = request.headers().get(header.as_str()).and_then(|value| value.to_str().ok());
+        let call = message["method"] == "tools/call";
+        if call && given != message["params"]["arguments"]["region"].as_str() {
+            let error = json!({"code": -32020, "message": "header mismatch"});
+            let body = json!({"jsonrpc": "2.0", "id": message["id"], "error": error});
+            return Ok(Script::new(400, "application/json", body.to_string()));
+        }
+        let tools = json!([{"name": "t", "inputSchema": property(name)}, {"name": "bad", "inputSchema": property("a b")}]);
+        let result = json!({"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}},
+            "tools": tools, "ttlMs": 3_600_000, "cacheScope": "public", "content": []});
+        Ok(Script::json(json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string()))
+    });
+    (World::new(fake, plan(vec![server("a")])), counter)
+}
+
+const CALL: &str = "http.send POST a tools/call";
+const LIST: &str = "http.send POST a tools/list";
+
+#[test]
+fn a_tool_that_wants_other_headers_is_called_again_by_its_new_definition() {
+    let (world, version) = mirroring(&["Region", "Zone"]);
+    let (session, _) = world.initialize("/mcp/a");
+    let call =
+        || world.legacy("/mcp/a", &session, "tools/call", json!({"name": "t", "arguments": {"region": "é"}}));
+    assert_eq!(call().brief(), "200 -32020", "é is not sent as it is, which is all this server understands");
+    let call = || {
+        world.legacy("/mcp/a", &session, "tools/call", json!({"name": "t", "arguments": {"region": "eu"}}))
+    };
+    assert_eq!(call().brief(), "200 ok");
+    version.store(1, Ordering::Relaxed);
+    let got = call();
+    assert_eq!(got.brief(), "200 ok", "{}", got.body);
+    assert_eq!(got.trace, [CALL, LIST, CALL]);
+    assert_eq!(call().trace, [CALL]);
+}
+
+#[test]
+fn a_client_that_knows_a_newer_definition_than_the_gateway_is_believed() {
+    let (world, version) = mirroring(&["Region", "Zone"]);
+    let params = json!({"name": "t", "arguments": {"region": "eu"}});
+    let call = |header| world.modern_with("/mcp/a", &[(header, "eu")], "tools/call", params.clone());
+    assert_eq!(call("mcp-param-region").brief(), "200 ok");
+    assert_eq!(call("mcp-param-zone").trace, [""; 0], "a list that has just been read is not doubted");
+    version.store(1, Ordering::Relaxed);
+    world.fake.pass(std::time::Duration::from_secs(2));
+    let got = call("mcp-param-zone");
+    assert_eq!(got.brief(), "200 ok");
+    assert_eq!(got.trace, [LIST, CALL]);
+    version.store(0, Ordering::Relaxed);
+    let got = call("mcp-param-zone");
+    assert_eq!(
+        (got.brief().as_str(), &got.trace[..]),
+        ("400 -32020", &[CALL.to_owned(), LIST.to_owned()][..])
+    );
+    assert_eq!(call("mcp-param-region").brief(), "200 ok", "the server's refusal has renewed the list");
+}
+
+#[test]
+fn a_tool_whose_definition_is_invalid_cannot_be_called() {
+    let (world, _) = mirroring(&["Region"]);
+    let call = json!({"name": "bad", "arguments": {"region": "eu"}});
+    let (session, _) = world.initialize("/mcp/a");
+    assert_eq!(world.legacy("/mcp/a", &session, "tools/call", call.clone()).brief(), "200 -32602");
+    let got = world.modern("/mcp/a", "tools/call", call.clone());
+    assert_eq!((got.brief().as_str(), &got.trace[..]), ("200 -32602", &[][..]));
+    assert_eq!(world.modern("/mcp", "tools/call", json!({"name": "a__bad"})).brief(), "200 -32602");
+    let got = world.modern("/mcp/a", "tools/list", json!({}));
+    assert_eq!(got.json()["result"]["tools"].as_array().unwrap().len(), 1);
+}
