@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::memory::{Profile, UpstreamSession, lock};
 use super::meta::{Declared, Params, erase};
+use super::resume::Resume;
 use super::revision::{Era, Revision};
 use super::serve::{Answer, Cancel, Client, Inbound, unknown_name};
 use super::session::{Holder, carried};
@@ -240,7 +241,7 @@ impl<P: Platform> Mcp<P> {
             Content::Json => self.deliver_json(call, answered, rewrite, cancel).await,
             Content::Events if !inbound.accepts.events => {
                 let upstream_id = rewrite.as_ref().map_or_else(|| call.id.get(), |r| r.upstream_id.as_str());
-                let body = self.single(answered, upstream_id).await?;
+                let body = self.single(answered, upstream_id, way.session.as_ref()).await?;
                 Ok(json(StatusCode::OK, body, rewrite.as_ref()))
             }
             Content::Events => {
@@ -253,7 +254,8 @@ impl<P: Platform> Mcp<P> {
                 if call.method == "subscriptions/listen" {
                     reader.open_ended();
                 }
-                let stream = Stream::new(self.clone(), reader, mode, Some(call.id), None);
+                let mut stream = Stream::new(self.clone(), reader, mode, Some(call.id), None);
+                stream.resume = way.session.map(Resume::new);
                 Ok(Answer::Stream(Box::new(stream), cancel))
             }
             Content::Other => Err(no_answer(&server)),

@@ -10,6 +10,7 @@ pub mod local;
 pub mod memory;
 pub mod meta;
 pub mod names;
+pub mod resume;
 pub mod revision;
 pub mod serve;
 pub mod session;

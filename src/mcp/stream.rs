@@ -1,6 +1,7 @@
 //! One call's answer on its way to the caller: relayed as it is, or rewritten for the caller's era.
 //!
-//! A stream that breaks ends in a JSON-RPC error for the call, never in a bare cut. Bytes that need no change are
+//! A stream that breaks goes on over another connection where its server allows that ([`super::resume`]), or else
+//! ends in a JSON-RPC error for the call, never in a bare cut. Bytes that need no change are
 //! **never** changed; they are only watched, to know whether the response has come.
 
 use std::collections::VecDeque;
@@ -11,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::Mcp;
 use super::memory::UpstreamSession;
+use super::resume::Resume;
 use super::upstream::no_answer;
 use crate::fault::{Fault, Kind};
 use crate::platform::{Platform, SeamError};
@@ -154,12 +156,16 @@ pub struct Stream<P: Platform> {
     line_begins: bool,
     over: bool,
     passed: usize,
+    /// The connection has ended too early; kept, so that a future that is dropped loses nothing.
+    broken: Option<Fault>,
     /// The response has come, or no response belongs on this stream.
     pub answered: bool,
     /// Why there was none.
     pub fault: Option<Kind>,
     /// The server gave an event an id: the client may come back for the rest.
     pub resumable: bool,
+    /// Where the stream has come to, if it is one that can go on over another connection.
+    pub resume: Option<Resume>,
 }
 
 impl<P: Platform> Stream<P> {
@@ -182,9 +188,11 @@ impl<P: Platform> Stream<P> {
             line_begins: true,
             over: false,
             passed: first.as_ref().map_or(0, Bytes::len),
+            broken: None,
             answered,
             fault: None,
             resumable: false,
+            resume: None,
         };
         stream.ready.extend(first);
         stream
@@ -215,22 +223,42 @@ impl<P: Platform> Stream<P> {
                 self.replies.pop_front();
                 continue;
             }
+            if let Some(why) = self.broken.clone() {
+                let Some(resume) = &mut self.resume else { return self.fail(&why) };
+                // Boxed: few streams break, and every one would have to make room for it.
+                if let Err(fault) = Box::pin(self.mcp.resume(&mut self.reader, resume, why)).await {
+                    return self.fail(&fault);
+                }
+                self.broken = None;
+                self.begin_anew();
+                continue;
+            }
             match self.reader.chunk().await {
                 Ok(Some(chunk)) => {
                     if let Err(fault) = self.take(chunk) {
                         return self.fail(&fault);
                     }
                 }
-                Ok(None) => {
+                Ok(None) if self.answered || matches!(self.mode, Mode::Json) => {
                     self.over = true;
-                    if matches!(self.mode, Mode::Json) {
-                        self.answered = true;
-                    } else if !self.answered {
-                        return self.fail(&no_answer(&self.reader.server));
-                    }
+                    self.answered = true;
                 }
-                Err(fault) => return self.fail(&fault),
+                Ok(None) => self.broken = Some(no_answer(&self.reader.server)),
+                Err(fault) => self.broken = Some(fault),
             }
+        }
+    }
+
+    /// Forgets the event that was cut: it comes again.
+    fn begin_anew(&mut self) {
+        let fresh = Decoder::new(self.reader.server.max_response);
+        match &mut self.mode {
+            Mode::Json | Mode::Open => {}
+            Mode::Events(decoder, held) => {
+                *decoder = fresh;
+                held.clear();
+            }
+            Mode::Rewritten(decoder, ..) => *decoder = fresh,
         }
     }
 
@@ -253,6 +281,9 @@ impl<P: Platform> Stream<P> {
             Mode::Events(decoder, held) => {
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
                 self.resumable |= events.iter().any(|event| event.id.is_some());
+                if let Some(resume) = &mut self.resume {
+                    events.iter().for_each(|event| resume.saw(event));
+                }
                 if events.iter().any(|event| is_response(&event.data)) {
                     self.answered = true;
                     self.over = true;
@@ -276,6 +307,9 @@ impl<P: Platform> Stream<P> {
             Mode::Rewritten(decoder, rewrite, _) => {
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
                 for event in events {
+                    if let Some(resume) = &mut self.resume {
+                        resume.saw(&event);
+                    }
                     match rewrite.apply(event.data) {
                         Rewritten::Pass(data) => self.ready.push_back(Event::message(data).encode()),
                         Rewritten::Response(data, _) => {

@@ -16,6 +16,7 @@ mod world;
 mod client;
 mod eras;
 mod lists;
+mod resume;
 mod rules;
 mod sessions;
 mod streams;
