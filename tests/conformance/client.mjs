@@ -82,7 +82,8 @@ async function work() {
         bad += expected ? 0 : 1;
     }
 }
-await Promise.all(Array.from({ length: os.availableParallelism() }, work));
+// They wait more than they work.
+await Promise.all(Array.from({ length: os.availableParallelism() + 1 }, work));
 
 if (fronts.length > 1 && clients.length > 1 && !options.scenario && !positionals.length) {
     for (const { line, failed, passed } of known.filter(({ failed, passed }) => !failed && !passed)) {

@@ -10,10 +10,12 @@
 //   --client    the SDK in front: 1.x, which speaks the legacy era, or 2.x, pinned to 2026-07-28. Without it the one
 //               whose era is the scenario's
 //
-// The suite says the rest in MCP_CONFORMANCE_SCENARIO, _PROTOCOL_VERSION and _CONTEXT. The last line of stdout is
-// `driven` if everything that the client itself saw was right: the suite does not judge that.
+// With CAUSEWAY_HOST=cloudflare the gateway is the Worker, on workerd. The suite says the rest in
+// MCP_CONFORMANCE_SCENARIO, _PROTOCOL_VERSION and _CONTEXT. The last line of stdout is `driven` if everything that the
+// client itself saw was right: the suite does not judge that.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
@@ -24,8 +26,11 @@ const root = path.resolve(import.meta.dirname, '..', '..');
 const npm = createRequire(`${process.env.CAUSEWAY_NPM}/package.json`);
 const modernRevision = '2026-07-28';
 const me = { name: 'driver', version: '1' };
+const atEdge = process.env.CAUSEWAY_HOST === 'cloudflare';
+// A gateway at the edge serves nobody without a key.
+const headers = atEdge ? { authorization: 'Bearer key-of-the-driver' } : {};
 // Far more than any scenario takes. The suite itself waits 30 s, and then ends only the shell that it started this with.
-const PATIENCE = 10_000;
+const PATIENCE = 15_000;
 
 const { values: options, positionals } = parseArgs({
     options: { front: { type: 'string', default: 'own' }, client: { type: 'string' } },
@@ -41,11 +46,15 @@ const era = options.client ?? (revision === modernRevision ? 'modern' : 'legacy'
 async function gateway(under) {
     const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'causeway-driver-'));
     const config = path.join(folder, 'causeway.json');
-    fs.writeFileSync(config, JSON.stringify({ mcpServers: { under: { url: under } } }));
+    const hash = createHash('sha256').update('key-of-the-driver').digest('hex');
+    const keys = atEdge ? { keys: { driver: { hash: `sha256:${hash}` } } } : {};
+    fs.writeFileSync(config, JSON.stringify({ mcpServers: { under: { url: under } }, ...keys }));
     const target = process.env.CARGO_TARGET_DIR ?? path.join(root, 'target');
     const program = process.env.CAUSEWAY_BIN ?? path.join(target, process.env.CAUSEWAY_PROFILE ?? 'debug', 'causeway');
-    const args = ['serve', '--config', config, '--listen', '127.0.0.1:0', '--state', 'memory'];
-    const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'] });
+    const [command, ...args] = atEdge
+        ? [process.execPath, path.join(root, 'tests', 'hosts', 'workerd.mjs'), '--config', config]
+        : [program, 'serve', '--config', config, '--listen', '127.0.0.1:0', '--state', 'memory'];
+    const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'] });
     process.on('exit', () => {
         child.kill('SIGKILL');
         fs.rmSync(folder, { recursive: true, force: true });
@@ -73,14 +82,14 @@ async function connect(endpoint, answer) {
         const { ElicitRequestSchema } = npm('@modelcontextprotocol/sdk/types.js');
         const client = new Client(me, { capabilities });
         if (answer) client.setRequestHandler(ElicitRequestSchema, fill);
-        await client.connect(new StreamableHTTPClientTransport(new URL(endpoint)));
+        await client.connect(new StreamableHTTPClientTransport(new URL(endpoint), { requestInit: { headers } }));
         return client;
     }
     const { Client, StreamableHTTPClientTransport } = npm('@modelcontextprotocol/client');
     // Pinned: falling back to an older revision would hide that the modern one does not work.
     const client = new Client(me, { capabilities, versionNegotiation: { mode: { pin: modernRevision } } });
     if (answer) client.setRequestHandler('elicitation/create', fill);
-    await client.connect(new StreamableHTTPClientTransport(new URL(endpoint)));
+    await client.connect(new StreamableHTTPClientTransport(new URL(endpoint), { requestInit: { headers } }));
     return client;
 }
 
@@ -92,6 +101,7 @@ async function listed(endpoint, client) {
     const response = await fetch(endpoint, {
         method: 'POST',
         headers: {
+            ...headers,
             'content-type': 'application/json',
             accept: 'application/json, text/event-stream',
             'mcp-protocol-version': modernRevision,
