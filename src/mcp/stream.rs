@@ -1,8 +1,8 @@
 //! One call's answer on its way to the caller: relayed as it is, or rewritten for the caller's era.
 //!
 //! A stream that breaks goes on over another connection where its server allows that ([`super::resume`]), or else
-//! ends in a JSON-RPC error for the call, never in a bare cut. Bytes that need no change are
-//! **never** changed; they are only watched, to know whether the response has come.
+//! ends in a JSON-RPC error for the call, never in a bare cut. Bytes that need no change are **never** changed; they
+//! are only watched, to know whether the response has come and what an event's id was.
 
 use std::collections::VecDeque;
 
