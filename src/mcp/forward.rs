@@ -15,9 +15,10 @@ use super::ask::{self, Askable};
 use super::mailbox::Letter;
 use super::memory::{Profile, UpstreamSession, lock};
 use super::meta::{Declared, Params, erase};
+use super::resume::Resume;
 use super::revision::{Era, Revision};
 use super::rounds::Rounds;
-use super::serve::{Answer, Cancel, Client, Inbound};
+use super::serve::{Answer, Cancel, Client, Inbound, unknown_name};
 use super::session::{Holder, carried};
 use super::stream::{Mode, Rewrite, Rewritten, Stream, cannot_ask, without};
 use super::upstream::{
@@ -128,6 +129,7 @@ impl<P: Platform> Mcp<P> {
                         self.drop_held(server, holder, session).await?;
                     }
                 }
+                Refusal::OtherHeaders => tried.headers = true,
                 Refusal::OtherEra => {
                     tried.era = true;
                     self.memory.server(server).forget();
@@ -189,7 +191,7 @@ impl<P: Platform> Mcp<P> {
             }
         }
         if upstream == Era::Modern && call.method == "tools/call" {
-            self.mirror(inbound, client, call, route, &mut out).await;
+            self.mirror(inbound, client, call, route, &mut out).await?;
         }
         Ok(Outgoing { http: Method::POST, body, headers: out })
     }
@@ -216,19 +218,26 @@ impl<P: Platform> Mcp<P> {
         call: &Call<'_>,
         route: &Route<'_>,
         out: &mut HeaderMap,
-    ) {
+    ) -> Result<(), Fault> {
         if client.era() == Era::Modern {
             for (name, value) in &inbound.headers {
                 if name.as_str().starts_with(headers::PARAM) {
                     out.append(name.clone(), value.clone());
                 }
             }
-            return;
+            return Ok(());
         }
-        let Some(name) = &route.name else { return };
-        let Ok(list) = self.list(&route.server, catalog::Kind::Tools, &client.caller).await else { return };
-        let Some(tool) = list.own(name).filter(|tool| !tool.mirrored.is_empty()) else { return };
-        headers::write_mirrored(out, &tool.mirrored, &arguments(call));
+        let Some(name) = &route.name else { return Ok(()) };
+        let Ok(list) = self.list(&route.server, catalog::Kind::Tools, &client.caller).await else {
+            return Ok(());
+        };
+        match list.own(name) {
+            Some(tool) => headers::write_mirrored(out, &tool.mirrored, &arguments(call)),
+            // What the call needs cannot be written.
+            None if list.refuses(name) => return Err(unknown_name(call.method, name)),
+            None => {}
+        }
+        Ok(())
     }
 
     /// Passes on an answer that has begun well.
@@ -251,7 +260,7 @@ impl<P: Platform> Mcp<P> {
             }
             Content::Events if !inbound.accepts.events => {
                 let upstream_id = rewrite.as_ref().map_or_else(|| call.id.get(), |r| r.upstream_id.as_str());
-                let body = self.single(answered, upstream_id).await?;
+                let body = self.single(answered, upstream_id, way.session.as_ref()).await?;
                 json(&server.name, body, rewrite.as_ref())
             }
             Content::Events => {
@@ -265,7 +274,9 @@ impl<P: Platform> Mcp<P> {
                     reader.open_ended();
                 }
                 let stream = Stream::new(self.clone(), reader, mode, Some(call.id), None);
-                Ok(Answer::Stream(Box::new(stream.with_handover(handover)), cancel))
+                let mut stream = stream.with_handover(handover);
+                stream.resume = way.session.map(Resume::new);
+                Ok(Answer::Stream(Box::new(stream), cancel))
             }
             Content::Other => Err(no_answer(&server)),
         }
@@ -331,7 +342,17 @@ impl<P: Platform> Mcp<P> {
         if way.session.is_some() && code.is_some_and(|code| (-32022..=-32020).contains(&code)) && !tried.era {
             return Ok(Refusal::OtherEra);
         }
-        let modern_code = |code: i64| matches!(code, -32099..=-32020 | -32700 | -32603..=-32600);
+        // It may have changed what it wants mirrored (2026-07-28 Streamable HTTP, "Client Behavior").
+        if way.session.is_none() && call.method == "tools/call" && code == Some(-32020) && !tried.headers {
+            let _ = Box::pin(self.read_list(&server, catalog::Kind::Tools, &client.caller)).await;
+            // A modern client has written the headers itself and now asks for the list.
+            if client.era() == Era::Legacy {
+                return Ok(Refusal::OtherHeaders);
+            }
+        }
+        // A refused version (-32022) is a modern answer as well, but the server is not what it was when it was asked.
+        let modern_code =
+            |code: i64| matches!(code, -32099..=-32023 | -32021..=-32020 | -32700 | -32603..=-32600);
         if way.session.is_none()
             && matches!(status.as_u16(), 400 | 404 | 405 | 406)
             && !code.is_some_and(modern_code)
@@ -528,6 +549,7 @@ fn implementation() -> Box<RawValue> {
 struct Tried {
     session: bool,
     era: bool,
+    headers: bool,
 }
 
 /// What an HTTP error comes down to.
@@ -536,6 +558,8 @@ enum Refusal<P: Platform> {
     Answer(Answer<P>),
     /// The server does not know the session: open another and ask again.
     Forgotten,
+    /// The tool wants other arguments mirrored than it did: ask again by the new list.
+    OtherHeaders,
     /// The server is not of the era that it was: ask it again what it is.
     OtherEra,
 }

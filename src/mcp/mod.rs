@@ -13,6 +13,7 @@ pub mod memory;
 pub mod meta;
 pub mod names;
 pub mod park;
+pub mod resume;
 pub mod revision;
 pub mod rounds;
 pub mod serve;

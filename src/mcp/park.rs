@@ -27,6 +27,7 @@ use serde_json::value::RawValue;
 use super::ask::{self, Askable};
 use super::mailbox::{Mailbox, Said, Work};
 use super::memory::{UpstreamSession, lock};
+use super::resume::Resume;
 use super::revision::Revision;
 use super::stream::{Rewrite, Rewritten};
 use super::tail::Log;
@@ -383,7 +384,8 @@ impl<P: Platform> Run<'_, P> {
         let mut again = true;
         'call: loop {
             let (mcp, server) = (self.mcp.clone(), self.server.clone());
-            let mut answer = pin!(answers(mcp, server, self.request(&slot.session)));
+            let session = slot.session.clone();
+            let mut answer = pin!(answers(mcp, server, session, self.request(&slot.session)));
             let mut waiting: VecDeque<Bytes> = VecDeque::new();
             self.extend();
             loop {
@@ -754,43 +756,63 @@ impl Attached {
 fn answers<P: Platform>(
     mcp: Mcp<P>,
     server: Arc<Server>,
+    session: UpstreamSession,
     outgoing: Outgoing,
 ) -> impl Stream<Item = Result<Heard, Fault>> {
     enum At<P: Platform> {
         Head(Outgoing),
-        Body(Reader<P>, Decoder, VecDeque<Bytes>),
+        Body(Box<Body<P>>),
         End,
     }
+    struct Body<P: Platform> {
+        reader: Reader<P>,
+        decoder: Decoder,
+        resume: Resume,
+        waiting: VecDeque<Bytes>,
+    }
     unfold(At::Head(outgoing), move |at| {
-        let (mcp, server) = (mcp.clone(), server.clone());
+        let (mcp, server, session) = (mcp.clone(), server.clone(), session.clone());
         async move {
             let mut at = at;
             loop {
                 at = match at {
                     At::End => return None,
                     At::Head(outgoing) => match first(&mcp, &server, outgoing).await {
-                        Ok(First::Events(reader)) => {
-                            At::Body(reader, Decoder::new(server.max_response), VecDeque::new())
-                        }
+                        Ok(First::Events(reader)) => At::Body(Box::new(Body {
+                            reader,
+                            decoder: Decoder::new(server.max_response),
+                            resume: Resume::new(session.clone()),
+                            waiting: VecDeque::new(),
+                        })),
                         Ok(First::Heard(heard)) => return Some((Ok(heard), At::End)),
                         Err(fault) => return Some((Err(fault), At::End)),
                     },
-                    At::Body(mut reader, mut decoder, mut waiting) => {
-                        if let Some(data) = waiting.pop_front() {
-                            return Some((Ok(Heard::Message(data)), At::Body(reader, decoder, waiting)));
+                    At::Body(mut body) => {
+                        if let Some(data) = body.waiting.pop_front() {
+                            return Some((Ok(Heard::Message(data)), At::Body(body)));
                         }
-                        match reader.chunk().await {
+                        let why = match body.reader.chunk().await {
                             Ok(Some(chunk)) => {
                                 let mut events = Vec::new();
-                                if decoder.push(&chunk, &mut events).is_err() {
+                                if body.decoder.push(&chunk, &mut events).is_err() {
                                     return Some((Err(too_large(&server, server.max_response)), At::End));
                                 }
-                                waiting.extend(events.into_iter().map(|event| event.data));
-                                At::Body(reader, decoder, waiting)
+                                events.iter().for_each(|event| body.resume.saw(event));
+                                let data = events.into_iter().map(|event| event.data);
+                                body.waiting.extend(data.filter(|data| !data.is_empty()));
+                                None
                             }
-                            Ok(None) => At::End,
-                            Err(fault) => return Some((Err(fault), At::End)),
+                            Ok(None) => Some(no_answer(&server)),
+                            Err(fault) => Some(fault),
+                        };
+                        if let Some(why) = why {
+                            let Body { reader, decoder, resume, .. } = body.as_mut();
+                            if let Err(fault) = mcp.resume(reader, resume, why).await {
+                                return Some((Err(fault), At::End));
+                            }
+                            *decoder = Decoder::new(server.max_response);
                         }
+                        At::Body(body)
                     }
                 };
             }

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -13,7 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::ask::Askable;
-use super::catalog::Kind as ListKind;
+use super::catalog::{Kind as ListKind, List};
 use super::forward::{Call, Route, arguments};
 use super::local::LEVELS;
 use super::mailbox::Letter;
@@ -26,7 +27,7 @@ use super::upstream::{Content, Outgoing, content, field, refused, standard_heade
 use super::{Mcp, forgotten, headers, names, rounds};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
-use crate::platform::{Platform, StateStore as _, Timestamp};
+use crate::platform::{Clock as _, Platform, StateStore as _, Timestamp};
 use crate::relay::Reader;
 use crate::wire::accept::Accepts;
 use crate::wire::jsonrpc::{self, Invalid, Message, decode_batch, string};
@@ -158,6 +159,9 @@ pub struct Note {
 /// Methods that ended with the legacy era.
 const LEGACY_ONLY: [&str; 5] =
     ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
+
+/// A list that was read so lately is not doubted, whatever a client makes of it.
+const SETTLED: Duration = Duration::from_secs(1);
 
 impl<P: Platform> Mcp<P> {
     /// Answers a POST.
@@ -499,12 +503,14 @@ impl<P: Platform> Mcp<P> {
         let Ok(list) = self.known_list(&route.server, ListKind::Tools, &client.caller).await else {
             return Ok(());
         };
-        match route.name.as_deref().and_then(|name| list.own(name)) {
-            Some(tool) if !tool.mirrored.is_empty() => {
-                headers::check_mirrored(&inbound.headers, &tool.mirrored, &arguments(call))
-            }
-            _ => Ok(()),
+        let checked = mirrors(inbound, call, route, &list);
+        let now = self.platform.clock().now();
+        if checked.is_ok() || now.since(list.read_at) < SETTLED {
+            return checked;
         }
+        // The client may have seen a newer definition of the tool than we have.
+        let newer = Box::pin(self.read_list(&route.server, ListKind::Tools, &client.caller)).await;
+        newer.map_or(checked, |list| mirrors(inbound, call, route, &list))
     }
 
     /// Answers a notification: those that a server must hear go on to it.
@@ -725,6 +731,18 @@ fn level(meta: &Meta<'_>) -> Result<Option<String>, Fault> {
                 format!("params._meta: {} must be one of {}", super::meta::LOG_LEVEL, LEVELS.join(", "));
             Err(Fault::new(Kind::InvalidMeta, message))
         }
+    }
+}
+
+/// Whether a modern client's headers are what `list` says of the tool that it calls.
+fn mirrors(inbound: &Inbound, call: &Call<'_>, route: &Route<'_>, list: &List) -> Result<(), Fault> {
+    let Some(name) = route.name.as_deref() else { return Ok(()) };
+    match list.own(name) {
+        Some(tool) if !tool.mirrored.is_empty() => {
+            headers::check_mirrored(&inbound.headers, &tool.mirrored, &arguments(call))
+        }
+        None if list.refuses(name) => Err(unknown_name(call.method, name)),
+        _ => Ok(()),
     }
 }
 

@@ -1,7 +1,8 @@
 //! One call's answer on its way to the caller: relayed as it is, or rewritten for the caller's era.
 //!
-//! A stream that breaks ends in a JSON-RPC error for the call, never in a bare cut. Bytes that need no change are
-//! **never** changed; they are only watched, to know whether the response has come.
+//! A stream that breaks goes on over another connection where its server allows that ([`super::resume`]), or else
+//! ends in a JSON-RPC error for the call, never in a bare cut. Bytes that need no change are **never** changed; they
+//! are only watched, to know whether the response has come and what an event's id was.
 
 use std::collections::VecDeque;
 
@@ -11,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::mailbox::Letter;
 use super::memory::UpstreamSession;
+use super::resume::Resume;
 use super::rounds::Rounds;
 use super::upstream::{field, no_answer};
 use super::{Mcp, ask};
@@ -296,12 +298,16 @@ pub struct Stream<P: Platform> {
     line_begins: bool,
     over: bool,
     passed: usize,
+    /// The connection has ended too early; kept, so that a future that is dropped loses nothing.
+    broken: Option<Fault>,
     /// The response has come, or no response belongs on this stream.
     pub answered: bool,
     /// Why there was none.
     pub fault: Option<Kind>,
     /// The server gave an event an id: the client may come back for the rest.
     pub resumable: bool,
+    /// Where the stream has come to, if it is one that can go on over another connection.
+    pub resume: Option<Resume>,
 }
 
 impl<P: Platform> Stream<P> {
@@ -326,9 +332,11 @@ impl<P: Platform> Stream<P> {
             line_begins: true,
             over: false,
             passed: first.as_ref().map_or(0, Bytes::len),
+            broken: None,
             answered,
             fault: None,
             resumable: false,
+            resume: None,
         };
         stream.ready.extend(first);
         stream
@@ -387,21 +395,28 @@ impl<P: Platform> Stream<P> {
             if self.over {
                 return None;
             }
+            if let Some(why) = self.broken.clone() {
+                let Some(resume) = &mut self.resume else { return self.fail(&why) };
+                // Boxed: few streams break, and every one would have to make room for it.
+                if let Err(fault) = Box::pin(self.mcp.resume(&mut self.reader, resume, why)).await {
+                    return self.fail(&fault);
+                }
+                self.broken = None;
+                self.begin_anew();
+                continue;
+            }
             match self.reader.chunk().await {
                 Ok(Some(chunk)) => {
                     if let Err(fault) = self.take(chunk) {
                         return self.fail(&fault);
                     }
                 }
-                Ok(None) => {
+                Ok(None) if self.answered || matches!(self.mode, Mode::Json) => {
                     self.over = true;
-                    if matches!(self.mode, Mode::Json) {
-                        self.answered = true;
-                    } else if !self.answered {
-                        return self.fail(&no_answer(&self.reader.server));
-                    }
+                    self.answered = true;
                 }
-                Err(fault) => return self.fail(&fault),
+                Ok(None) => self.broken = Some(no_answer(&self.reader.server)),
+                Err(fault) => self.broken = Some(fault),
             }
         }
     }
@@ -416,7 +431,21 @@ impl<P: Platform> Stream<P> {
         self.reader = self.mcp.answer_of(&self.reader.server, &key, &letter).await?;
         self.mode = Mode::Events(Decoder::new(self.reader.server.max_response), BytesMut::new());
         self.answered = true;
+        self.resume = None;
         Ok(())
+    }
+
+    /// Forgets the event that was cut: it comes again.
+    fn begin_anew(&mut self) {
+        let fresh = Decoder::new(self.reader.server.max_response);
+        match &mut self.mode {
+            Mode::Json | Mode::Open => {}
+            Mode::Events(decoder, held) => {
+                *decoder = fresh;
+                held.clear();
+            }
+            Mode::Rewritten(decoder, ..) => *decoder = fresh,
+        }
     }
 
     fn take(&mut self, chunk: Bytes) -> Result<(), Fault> {
@@ -438,6 +467,9 @@ impl<P: Platform> Stream<P> {
             Mode::Events(decoder, held) => {
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
                 self.resumable |= events.iter().any(|event| event.id.is_some());
+                if let Some(resume) = &mut self.resume {
+                    events.iter().for_each(|event| resume.saw(event));
+                }
                 if events.iter().any(|event| is_response(&event.data)) {
                     self.answered = true;
                     self.over = true;
@@ -460,7 +492,11 @@ impl<P: Platform> Stream<P> {
             }
             Mode::Rewritten(decoder, rewrite, _) => {
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
-                for Event { id, retry, data, .. } in events {
+                for event in events {
+                    if let Some(resume) = &mut self.resume {
+                        resume.saw(&event);
+                    }
+                    let Event { id, retry, data, .. } = event;
                     // Only the caller's own stream can be gone on with from one of its places.
                     let id = id.filter(|_| rewrite.route.is_some()).map(|id| rewrite.routed(id));
                     let retry = retry.filter(|_| rewrite.route.is_some());

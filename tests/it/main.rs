@@ -14,8 +14,10 @@ mod bridge;
 mod server;
 mod world;
 
+mod client;
 mod eras;
 mod lists;
+mod resume;
 mod rules;
 mod sessions;
 mod streams;
