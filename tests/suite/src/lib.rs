@@ -26,6 +26,10 @@
 
 pub mod client;
 pub mod host;
+pub mod legacy;
+pub mod modern;
+pub mod party;
+pub mod sse;
 
 use std::fmt::Write as _;
 

@@ -1,0 +1,130 @@
+//! One cell of the matrix: who meets whom where, and how its rows are run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway_fixture::{Fixture, Mode, Options};
+use causeway_suite::party::{Able, Party, Target};
+use causeway_suite::{Gateway, Host, serving};
+
+use crate::rows::ROWS;
+use crate::skips;
+use crate::table::{Mark, Running};
+
+/// What a row may take.
+const ROW: Duration = Duration::from_secs(25);
+
+/// The server behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    Legacy,
+    Modern,
+    /// 2024-11-05 on the HTTP+SSE transport.
+    Sse,
+}
+
+/// Where client and server meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Where {
+    /// Without a gateway.
+    Direct,
+    /// At `/mcp/{server}`.
+    Own,
+    /// At `/mcp`, where another server is merged with it.
+    Merged,
+}
+
+/// What rows get.
+pub struct Cell {
+    pub client: &'static str,
+    pub server: Server,
+    pub place: Where,
+    pub target: Target,
+    pub fixture: Fixture,
+    _gateway: Option<Gateway>,
+    _other: Option<Fixture>,
+}
+
+impl Cell {
+    async fn start(client: &'static str, server: Server, place: Where) -> Self {
+        let options = match server {
+            Server::Legacy => Options::legacy("one"),
+            Server::Modern => Options::modern("one"),
+            Server::Sse => Options::sse("one"),
+        };
+        let fixture = Fixture::start(options.matrix()).await;
+        if place == Where::Direct {
+            let target = Target::new(fixture.url());
+            return Self { client, server, place, target, fixture, _gateway: None, _other: None };
+        }
+        // Merged with a server of the other era, which must not get in the way.
+        let other = match server {
+            Server::Legacy | Server::Sse => Options::modern("two"),
+            Server::Modern => Options::legacy("two"),
+        };
+        let other = Fixture::start(Options { mode: Mode::Many(2), ..other }).await;
+        let gateway = Gateway::start(serving(&[("one", &fixture), ("two", &other)])).await;
+        let path = if place == Where::Merged { "/mcp" } else { "/mcp/one" };
+        let target = Target::new(gateway.url(path));
+        Self { client, server, place, target, fixture, _gateway: Some(gateway), _other: Some(other) }
+    }
+
+    pub fn is_modern(&self) -> bool {
+        self.client == "2026-07-28"
+    }
+
+    /// What the tool or prompt `name` of the server is called here.
+    pub fn name(&self, name: &str) -> String {
+        if self.place == Where::Merged { format!("one__{name}") } else { name.to_owned() }
+    }
+
+    /// A client that can do everything.
+    pub async fn connect(&self) -> Result<Party, String> {
+        self.connect_as(Able::all(self.client)).await
+    }
+
+    pub async fn connect_as(&self, able: Able) -> Result<Party, String> {
+        Party::connect(&self.target, self.client, able).await
+    }
+}
+
+/// Runs every row that exists here.
+pub async fn run(client: &'static str, server: Server, place: Where) {
+    let host = if place == Where::Direct { "nothing".into() } else { format!("{:?}", Host::chosen()) };
+    let name = format!("{place:?} {client} -> {server:?}, through {host}");
+    let running = Running::begin(&name);
+    let cell = Arc::new(Cell::start(client, server, place).await);
+    let mut marks = Vec::new();
+    let only = std::env::var("CAUSEWAY_ROW").ok();
+    for (row, work) in ROWS {
+        if only.as_deref().is_some_and(|only| only != *row) {
+            marks.push(Mark::Skipped("another row was asked for by CAUSEWAY_ROW"));
+            continue;
+        }
+        if let Some(reason) = skips::reason(row, &cell) {
+            marks.push(Mark::Skipped(reason));
+            continue;
+        }
+        let task = tokio::spawn(work(cell.clone()));
+        let stop = task.abort_handle();
+        let mark = match tokio::time::timeout(ROW, task).await {
+            Ok(Ok(Ok(()))) => Mark::Held,
+            Ok(Ok(Err(problem))) => Mark::Failed(problem),
+            Ok(Err(panic)) => Mark::Failed(panic.to_string()),
+            Err(_) => Mark::Failed(format!("nothing came of it within {ROW:?}")),
+        };
+        stop.abort();
+        cell.fixture.forget();
+        marks.push(mark);
+    }
+    let mut failures = Vec::new();
+    for ((row, _), mark) in ROWS.iter().zip(&marks) {
+        match mark {
+            Mark::Held => {}
+            Mark::Failed(problem) => failures.push(format!("  {row}: {problem}")),
+            Mark::Skipped(reason) => println!("{name}: {row} is left out: {reason}"),
+        }
+    }
+    running.end(marks);
+    assert!(failures.is_empty(), "{name}: {} rows fail\n{}\n", failures.len(), failures.join("\n"));
+}
