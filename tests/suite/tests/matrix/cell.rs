@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use causeway_fixture::{Fixture, Mode, Options};
 use causeway_suite::party::{Able, Party, Target};
-use causeway_suite::{Gateway, Host, serving};
+use causeway_suite::program::Program;
+use causeway_suite::{Gateway, Host};
+use serde_json::json;
 
+use crate::behind::Behind;
 use crate::rows::ROWS;
 use crate::skips;
 use crate::table::{Mark, Running};
@@ -21,6 +24,8 @@ pub enum Server {
     Modern,
     /// 2024-11-05 on the HTTP+SSE transport.
     Sse,
+    /// Modern, on the official SDK.
+    Sdk,
 }
 
 /// Where client and server meet.
@@ -40,33 +45,49 @@ pub struct Cell {
     pub server: Server,
     pub place: Where,
     pub target: Target,
-    pub fixture: Fixture,
+    pub behind: Behind,
     _gateway: Option<Gateway>,
     _other: Option<Fixture>,
 }
 
 impl Cell {
     async fn start(client: &'static str, server: Server, place: Where) -> Self {
-        let options = match server {
-            Server::Legacy => Options::legacy("one"),
-            Server::Modern => Options::modern("one"),
-            Server::Sse => Options::sse("one"),
+        let fixture = async |options: Options| Behind::Fixture(Fixture::start(options.matrix()).await);
+        let behind = match server {
+            Server::Legacy => fixture(Options::legacy("one")).await,
+            Server::Modern => fixture(Options::modern("one")).await,
+            Server::Sse => fixture(Options::sse("one")).await,
+            Server::Sdk => Behind::Program(Program::sdk().await),
         };
-        let fixture = Fixture::start(options.matrix()).await;
         if place == Where::Direct {
-            let target = Target::new(fixture.url());
-            return Self { client, server, place, target, fixture, _gateway: None, _other: None };
+            let target = Target::new(behind.url());
+            return Self { client, server, place, target, behind, _gateway: None, _other: None };
         }
         // Merged with a server of the other era, which must not get in the way.
         let other = match server {
             Server::Legacy | Server::Sse => Options::modern("two"),
-            Server::Modern => Options::legacy("two"),
+            Server::Modern | Server::Sdk => Options::legacy("two"),
         };
         let other = Fixture::start(Options { mode: Mode::Many(2), ..other }).await;
-        let gateway = Gateway::start(serving(&[("one", &fixture), ("two", &other)])).await;
-        let path = if place == Where::Merged { "/mcp" } else { "/mcp/one" };
+        let mut one = json!({"url": behind.url()});
+        if server == Server::Sse {
+            one["type"] = json!("sse");
+        }
+        let config = json!({"mcpServers": {"one": one, "two": {"url": other.url()}}});
+        let gateway = Gateway::start(config).await;
+        let path = match (client, place) {
+            ("2024-11-05", Where::Merged) => "/sse",
+            ("2024-11-05", _) => "/sse/one",
+            (_, Where::Merged) => "/mcp",
+            (_, _) => "/mcp/one",
+        };
         let target = Target::new(gateway.url(path));
-        Self { client, server, place, target, fixture, _gateway: Some(gateway), _other: Some(other) }
+        Self { client, server, place, target, behind, _gateway: Some(gateway), _other: Some(other) }
+    }
+
+    /// Whether the server is of the modern era.
+    pub fn serves_modern(&self) -> bool {
+        matches!(self.server, Server::Modern | Server::Sdk)
     }
 
     pub fn is_modern(&self) -> bool {
@@ -114,7 +135,7 @@ pub async fn run(client: &'static str, server: Server, place: Where) {
             Err(_) => Mark::Failed(format!("nothing came of it within {ROW:?}")),
         };
         stop.abort();
-        cell.fixture.forget();
+        cell.behind.forget().await;
         marks.push(mark);
     }
     let mut failures = Vec::new();

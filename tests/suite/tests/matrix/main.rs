@@ -17,6 +17,7 @@
     reason = "tests"
 )]
 
+mod behind;
 mod cell;
 mod rows;
 mod skips;
@@ -39,12 +40,17 @@ cells! {
     direct_legacy_2025_11_25: "2025-11-25", Legacy, Direct;
     direct_modern: "2026-07-28", Modern, Direct;
 
+    direct_modern_to_the_sdk: "2026-07-28", Sdk, Direct;
+
     own_2025_06_18_to_legacy: "2025-06-18", Legacy, Own;
     own_2025_11_25_to_legacy: "2025-11-25", Legacy, Own;
     own_modern_to_legacy: "2026-07-28", Legacy, Own;
     own_2025_06_18_to_modern: "2025-06-18", Modern, Own;
     own_2025_11_25_to_modern: "2025-11-25", Modern, Own;
     own_modern_to_modern: "2026-07-28", Modern, Own;
+    own_2025_06_18_to_the_sdk: "2025-06-18", Sdk, Own;
+    own_2025_11_25_to_the_sdk: "2025-11-25", Sdk, Own;
+    own_modern_to_the_sdk: "2026-07-28", Sdk, Own;
 
     merged_2025_06_18_to_legacy: "2025-06-18", Legacy, Merged;
     merged_2025_11_25_to_legacy: "2025-11-25", Legacy, Merged;
@@ -52,4 +58,6 @@ cells! {
     merged_2025_06_18_to_modern: "2025-06-18", Modern, Merged;
     merged_2025_11_25_to_modern: "2025-11-25", Modern, Merged;
     merged_modern_to_modern: "2026-07-28", Modern, Merged;
+    merged_2025_11_25_to_the_sdk: "2025-11-25", Sdk, Merged;
+    merged_modern_to_the_sdk: "2026-07-28", Sdk, Merged;
 }

@@ -1,6 +1,6 @@
 //! The rows that do not exist for a cell, each with its reason.
 
-use crate::cell::{Cell, Server, Where};
+use crate::cell::{Cell, Where};
 
 /// Which clients.
 #[derive(Clone, Copy)]
@@ -66,7 +66,7 @@ pub fn reason(row: &str, cell: &Cell) -> Option<&'static str> {
         };
         let to = match to {
             To::Any => true,
-            To::Modern => cell.server == Server::Modern,
+            To::Modern => cell.serves_modern(),
         };
         *name == row && from && to
     });

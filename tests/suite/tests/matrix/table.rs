@@ -41,7 +41,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         let Ok(mut table) = TABLE.lock() else { return };
         table.running -= 1;
-        if table.running == 0 {
+        if table.running == 0 && !table.cells.is_empty() {
             // Past the test harness, which shows the output of failing tests only.
             let _ = std::io::stderr().write_all(table.text().as_bytes());
         }

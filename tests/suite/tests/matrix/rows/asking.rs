@@ -7,7 +7,7 @@ use causeway_suite::party::{Able, Outcome, Party, obliging};
 use serde_json::{Value, json};
 
 use super::{Done, holds, said, same};
-use crate::cell::{Cell, Server};
+use crate::cell::Cell;
 
 const FORM: &str = "elicitation/create";
 const MODEL: &str = "sampling/createMessage";
@@ -59,10 +59,10 @@ pub async fn url_accepted(cell: Arc<Cell>) -> Done {
         holds(params["elicitationId"].is_string(), || format!("no elicitationId in {params}"))?;
     }
     let over = outcome.told("notifications/elicitation/complete");
-    match (cell.is_modern(), cell.server) {
+    match (cell.is_modern(), cell.serves_modern()) {
         (true, _) => same("notifications of completion", over.len(), 0),
-        (false, Server::Modern) => Ok(()),
-        (false, Server::Legacy | Server::Sse) => {
+        (false, true) => Ok(()),
+        (false, false) => {
             same("what is complete", over, [&json!({"elicitationId": params["elicitationId"]})])
         }
     }
@@ -84,7 +84,7 @@ pub async fn url_required(cell: Arc<Cell>) -> Done {
         holds(whole, || format!("the page of the error: {pages}"))?;
         return same("after the visit", said(&cell, &party, "needs_url", json!({})).await?, json!("accept"));
     }
-    if !cell.is_modern() && cell.server != Server::Modern {
+    if !cell.is_modern() && !cell.serves_modern() {
         return Err(format!("expected -32042, saw {}", outcome.answer));
     }
     same("asked", methods(&outcome), [FORM])?;
@@ -136,7 +136,7 @@ pub async fn all_at_once(cell: Arc<Cell>) -> Done {
 /// The second question comes while the first is still open.
 pub async fn one_after_another_is_open(cell: Arc<Cell>) -> Done {
     let party = cell.connect().await?;
-    if let (Party::Legacy(legacy), Server::Legacy | Server::Sse) = (&party, cell.server) {
+    if let (Party::Legacy(legacy), false) = (&party, cell.serves_modern()) {
         legacy.hold(2);
     }
     let outcome = party.tool(&cell.name("ask_later"), json!({})).await?;
@@ -209,7 +209,7 @@ pub async fn a_resource_that_asks(cell: Arc<Cell>) -> Done {
 fn refused(cell: &Cell, outcome: &Outcome, word: &str, required: &Value) -> Done {
     same("asked", outcome.asked().len(), 0)?;
     holds(outcome.oddities.is_empty(), || outcome.oddities.join("; "))?;
-    if cell.is_modern() && cell.server == Server::Modern {
+    if cell.is_modern() && cell.serves_modern() {
         same("the code", outcome.code(), -32021)?;
         same("the status", outcome.status, 400)?;
         return same("what is missing", &outcome.answer["error"]["data"]["requiredCapabilities"], required);
@@ -217,12 +217,12 @@ fn refused(cell: &Cell, outcome: &Outcome, word: &str, required: &Value) -> Done
     // A legacy server says in a result of its own that it cannot go on. What a modern server says reaches a legacy
     // client as an error: that revision has no code for it, but the message has to name what is missing.
     let result = &outcome.answer["result"];
-    let text = match cell.server {
-        Server::Legacy | Server::Sse => {
+    let text = match cell.serves_modern() {
+        false => {
             same("a tool's own failure", &result["isError"], &json!(true))?;
             result["content"].to_string()
         }
-        Server::Modern => {
+        true => {
             holds(outcome.code() != 0 || result["isError"] == true, || {
                 format!("no error: {}", outcome.answer)
             })?;
@@ -271,7 +271,7 @@ pub async fn asked_on_the_get_stream(cell: Arc<Cell>) -> Done {
     let party = cell.connect().await?;
     if let Party::Legacy(legacy) = &party {
         same("the GET stream", legacy.listen().await?, 200)?;
-        holds(cell.fixture.until(|fixture| fixture.streams() > 0).await, || "no GET stream upstream".into())?;
+        holds(cell.behind.until(|facts| facts.streams > 0).await, || "no GET stream upstream".into())?;
     }
     let outcome = party.tool(&cell.name("ask_form"), json!({"via": "get"})).await?;
     same("the answer", &outcome.said()?["content"]["name"], &json!("Ada"))?;
@@ -288,10 +288,8 @@ pub async fn asked_on_the_stream_of_another_call(cell: Arc<Cell>) -> Done {
     });
     let other = party.call("tools/call", slow);
     let asking = async {
-        let running = |fixture: &causeway_fixture::Fixture| {
-            fixture.seen().iter().any(|seen| seen.body["params"]["name"] == "slow")
-        };
-        holds(cell.fixture.until(running).await, || "the other call does not run".into())?;
+        let running = cell.behind.until(|facts| facts.called.iter().any(|name| name == "slow"));
+        holds(running.await, || "the other call does not run".into())?;
         party.tool(&cell.name("ask_form"), json!({"via": "other"})).await
     };
     let (other, outcome) = tokio::join!(other, asking);
@@ -338,11 +336,10 @@ pub async fn roots_that_change(cell: Arc<Cell>) -> Done {
     let first = said(&cell, &party, "ask_roots", json!({})).await?;
     same("the roots", first, json!({"roots": [{"uri": "file:///root/0"}]}))?;
     legacy.notify("notifications/roots/list_changed", json!({})).await?;
-    if cell.server != Server::Modern {
-        let told = |fixture: &causeway_fixture::Fixture| {
-            fixture.trace().iter().any(|method| method == "notifications/roots/list_changed")
-        };
-        holds(cell.fixture.until(told).await, || "the server was not told".into())?;
+    if !cell.serves_modern() {
+        let news = "notifications/roots/list_changed";
+        let told = cell.behind.until(|facts| facts.told.iter().any(|method| method == news));
+        holds(told.await, || "the server was not told".into())?;
     }
     let second = said(&cell, &party, "ask_roots", json!({})).await?;
     same("the roots then", second, json!({"roots": [{"uri": "file:///root/1"}]}))

@@ -74,9 +74,9 @@ pub async fn a_structured_list(cell: Arc<Cell>) -> Done {
     holds(text.contains("[1,2,3]"), || format!("the text is {text}"))?;
     let (schema, content) = (&tool["outputSchema"], &outcome.result()?["structuredContent"]);
     if cell.is_modern() {
-        return match cell.server {
-            Server::Modern => same("structured content", content, &json!([1, 2, 3])),
-            _ => same("structured content", content, &json!({"items": [1, 2, 3]})),
+        return match cell.serves_modern() {
+            true => same("structured content", content, &json!([1, 2, 3])),
+            false => same("structured content", content, &json!({"items": [1, 2, 3]})),
         };
     }
     // A legacy client that finds a schema wants content to match it, and both are of objects there.

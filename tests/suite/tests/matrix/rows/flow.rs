@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_fixture::Fixture;
 use causeway_suite::modern::{Modern, round_token};
 use causeway_suite::party::{Able, Outcome, Party};
 use serde_json::{Value, json};
 
 use super::{Done, holds, said, same};
-use crate::cell::{Cell, Server};
+use crate::behind::Facts;
+use crate::cell::Cell;
 
 const PROGRESS: &str = "notifications/progress";
 const MESSAGE: &str = "notifications/message";
@@ -117,10 +117,8 @@ pub async fn a_level_that_does_not_exist(cell: Arc<Cell>) -> Done {
 }
 
 async fn stopped(cell: &Cell, what: &str) -> Done {
-    let seen = cell.fixture.until(|fixture| fixture.stopped().iter().any(|stopped| stopped == what)).await;
-    holds(seen, || {
-        format!("the server did not see that {what:?} was cancelled: {:?}", cell.fixture.stopped())
-    })?;
+    let seen = cell.behind.until(|facts| facts.stopped.iter().any(|stopped| stopped == what)).await;
+    holds(seen, || format!("the server did not see that {what:?} was cancelled"))?;
     // The tool tells the same to who has no other way to know.
     let party = cell.connect().await?;
     let told = said(cell, &party, "cancelled_calls", json!({})).await?;
@@ -148,8 +146,8 @@ pub async fn cancelled(cell: Arc<Cell>) -> Done {
     }
 }
 
-fn has(fixture: &Fixture, name: &str) -> bool {
-    fixture.seen().iter().any(|seen| seen.body["params"]["name"] == name)
+fn has(facts: &Facts, name: &str) -> bool {
+    facts.called.iter().any(|called| called == name)
 }
 
 /// A call is given up before anything came of it.
@@ -159,12 +157,12 @@ pub async fn cancelled_in_silence(cell: Arc<Cell>) -> Done {
     match &party {
         Party::Legacy(legacy) => {
             let call = legacy.start("tools/call", params);
-            holds(cell.fixture.until(|fixture| has(fixture, "slow")).await, || "it does not run".into())?;
+            holds(cell.behind.until(|facts| has(facts, "slow")).await, || "it does not run".into())?;
             legacy.cancel(&call).await?;
         }
         Party::Modern(modern) => {
             let call = modern.begin("tools/call", params);
-            let seen = cell.fixture.until(|fixture| has(fixture, "slow"));
+            let seen = cell.behind.until(|facts| has(facts, "slow"));
             tokio::select! {
                 _ = call => return Err("it was answered".into()),
                 seen = seen => holds(seen, || "it does not run".into())?,
@@ -182,15 +180,15 @@ pub async fn cancelled_while_asked(cell: Arc<Cell>) -> Done {
     let call = legacy.start("tools/call", with_token(&cell, "ask_form", json!({})));
     holds(call.until_asked(1).await, || "nothing was asked".into())?;
     legacy.cancel(&call).await?;
-    match cell.server {
-        Server::Legacy | Server::Sse => stopped(&cell, "tools/call ask_form").await?,
+    match cell.serves_modern() {
+        false => stopped(&cell, "tools/call ask_form").await?,
         // A modern server has no call to cancel: its round is over. What it must not see is a retry.
-        Server::Modern => {
+        true => {
             legacy.hold(0);
             said(&cell, &cell.connect().await?, "echo", json!({"text": "later"})).await?;
             tokio::time::sleep(Duration::from_millis(200)).await;
-            let calls = cell.fixture.seen();
-            let calls = calls.iter().filter(|seen| seen.body["params"]["name"] == "ask_form").count();
+            let facts = cell.behind.facts().await;
+            let calls = facts.called.iter().filter(|name| *name == "ask_form").count();
             same("calls of ask_form", calls, 1)?;
         }
     }

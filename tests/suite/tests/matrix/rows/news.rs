@@ -8,7 +8,7 @@ use causeway_suite::party::Party;
 use serde_json::{Value, json};
 
 use super::{Done, holds, said, same};
-use crate::cell::{Cell, Server, Where};
+use crate::cell::Cell;
 
 const WATCHED: &str = "test://watched-resource";
 
@@ -34,9 +34,9 @@ impl<'a> Ears<'a> {
                     legacy.call("resources/subscribe", json!({"uri": uri})).await?.result()?;
                 }
                 // A GET stream has no acknowledgement; what stands behind it may take a moment.
-                let ready = cell.fixture.until(|fixture| match cell.server {
-                    Server::Legacy | Server::Sse => fixture.streams() > 0,
-                    Server::Modern => cell.place == Where::Direct || fixture.listeners() > 0,
+                let ready = cell.behind.until(|facts| match cell.serves_modern() {
+                    true => facts.listeners > 0,
+                    false => facts.streams > 0,
                 });
                 holds(ready.await, || "nothing listens to the server".into())?;
                 Ok(Self::Legacy(legacy, mark))
@@ -124,11 +124,11 @@ pub async fn an_unsubscribed_resource(cell: Arc<Cell>) -> Done {
         }
         Party::Legacy(legacy) => {
             legacy.call("resources/unsubscribe", json!({"uri": WATCHED})).await?.result()?;
-            if cell.server == Server::Modern {
+            if cell.serves_modern() {
                 // The gateway's own subscription ends, or goes on without the resource.
-                let ended = cell.fixture.until(|fixture| {
-                    fixture.stopped().iter().any(|stopped| stopped == "subscriptions/listen")
-                        && fixture.listeners() > 0
+                let ended = cell.behind.until(|facts| {
+                    facts.stopped.iter().any(|stopped| stopped == "subscriptions/listen")
+                        && facts.listeners > 0
                 });
                 holds(ended.await, || "the server is still asked for the resource".into())?;
             }
