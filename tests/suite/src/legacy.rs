@@ -330,7 +330,7 @@ impl Pending {
     pub async fn until_heard(&self, count: usize) -> bool {
         let own = format!("call {}", self.id);
         let enough = |state: &mut State| {
-            let heard = state.heard.iter().skip(self.heard).filter(|heard| heard.on == own);
+            let heard = state.heard.iter().skip(self.heard).filter(|heard| self.inner.old || heard.on == own);
             (heard.count() >= count).then_some(())
         };
         self.inner.until(enough).await.is_some()

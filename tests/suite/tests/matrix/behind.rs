@@ -25,15 +25,21 @@ pub struct Facts {
 /// A running server.
 pub enum Behind {
     Fixture(Fixture),
-    /// A program that tells its [`Facts`] at `/facts`.
-    Program(Program),
+    /// A program of somebody else.
+    Program {
+        program: Program,
+        /// The path of its endpoint.
+        path: &'static str,
+        /// Whether it tells its [`Facts`] at `/facts`.
+        tells: bool,
+    },
 }
 
 impl Behind {
     pub fn url(&self) -> String {
         match self {
             Self::Fixture(fixture) => fixture.url(),
-            Self::Program(program) => program.url("/mcp"),
+            Self::Program { program, path, .. } => program.url(path),
         }
     }
 
@@ -50,7 +56,8 @@ impl Behind {
                 listeners: fixture.listeners(),
                 streams: fixture.streams(),
             },
-            Self::Program(program) => {
+            Self::Program { tells: false, .. } => Facts::default(),
+            Self::Program { program, .. } => {
                 let text = Request::new("GET", program.url("/facts")).send().await.text().await;
                 let told: Value = serde_json::from_str(&text).expect("facts are JSON");
                 let list = |name: &str| {
@@ -74,7 +81,8 @@ impl Behind {
     pub async fn forget(&self) {
         match self {
             Self::Fixture(fixture) => fixture.forget(),
-            Self::Program(program) => {
+            Self::Program { tells: false, .. } => {}
+            Self::Program { program, .. } => {
                 Request::new("POST", program.url("/facts")).send().await.text().await;
             }
         }

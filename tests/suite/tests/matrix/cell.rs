@@ -10,9 +10,8 @@ use causeway_suite::{Gateway, Host};
 use serde_json::json;
 
 use crate::behind::Behind;
-use crate::rows::ROWS;
-use crate::skips;
 use crate::table::{Mark, Running};
+use crate::{rows, skips};
 
 /// What a row may take.
 const ROW: Duration = Duration::from_secs(25);
@@ -26,6 +25,10 @@ pub enum Server {
     Sse,
     /// Modern, on the official SDK.
     Sdk,
+    /// Legacy, `server-everything` of npm, with rows of its own.
+    Everything,
+    /// The same on the HTTP+SSE transport.
+    EverythingSse,
 }
 
 /// Where client and server meet.
@@ -57,7 +60,15 @@ impl Cell {
             Server::Legacy => fixture(Options::legacy("one")).await,
             Server::Modern => fixture(Options::modern("one")).await,
             Server::Sse => fixture(Options::sse("one")).await,
-            Server::Sdk => Behind::Program(Program::sdk().await),
+            Server::Sdk => Behind::Program { program: Program::sdk().await, path: "/mcp", tells: true },
+            Server::Everything => {
+                let program = Program::everything("streamableHttp").await;
+                Behind::Program { program, path: "/mcp", tells: false }
+            }
+            Server::EverythingSse => {
+                let program = Program::everything("sse").await;
+                Behind::Program { program, path: "/sse", tells: false }
+            }
         };
         if place == Where::Direct {
             let target = Target::new(behind.url());
@@ -65,12 +76,14 @@ impl Cell {
         }
         // Merged with a server of the other era, which must not get in the way.
         let other = match server {
-            Server::Legacy | Server::Sse => Options::modern("two"),
+            Server::Legacy | Server::Sse | Server::Everything | Server::EverythingSse => {
+                Options::modern("two")
+            }
             Server::Modern | Server::Sdk => Options::legacy("two"),
         };
         let other = Fixture::start(Options { mode: Mode::Many(2), ..other }).await;
         let mut one = json!({"url": behind.url()});
-        if server == Server::Sse {
+        if matches!(server, Server::Sse | Server::EverythingSse) {
             one["type"] = json!("sse");
         }
         let config = json!({"mcpServers": {"one": one, "two": {"url": other.url()}}});
@@ -115,9 +128,10 @@ pub async fn run(client: &'static str, server: Server, place: Where) {
     let name = format!("{place:?} {client} -> {server:?}, through {host}");
     let running = Running::begin(&name);
     let cell = Arc::new(Cell::start(client, server, place).await);
+    let rows = rows::of(server);
     let mut marks = Vec::new();
     let only = std::env::var("CAUSEWAY_ROW").ok();
-    for (row, work) in ROWS {
+    for (row, work) in rows {
         if only.as_deref().is_some_and(|only| only != *row) {
             marks.push(Mark::Skipped("another row was asked for by CAUSEWAY_ROW"));
             continue;
@@ -139,13 +153,13 @@ pub async fn run(client: &'static str, server: Server, place: Where) {
         marks.push(mark);
     }
     let mut failures = Vec::new();
-    for ((row, _), mark) in ROWS.iter().zip(&marks) {
+    for ((row, _), mark) in rows.iter().zip(&marks) {
         match mark {
             Mark::Held => {}
             Mark::Failed(problem) => failures.push(format!("  {row}: {problem}")),
             Mark::Skipped(reason) => println!("{name}: {row} is left out: {reason}"),
         }
     }
-    running.end(marks);
+    running.end(rows, marks);
     assert!(failures.is_empty(), "{name}: {} rows fail\n{}\n", failures.len(), failures.join("\n"));
 }

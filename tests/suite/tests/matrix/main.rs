@@ -38,8 +38,10 @@ cells! {
     // Without a gateway: what the clients and the servers of this suite say to each other is right.
     direct_legacy_2025_06_18: "2025-06-18", Legacy, Direct;
     direct_legacy_2025_11_25: "2025-11-25", Legacy, Direct;
+    direct_http_sse: "2024-11-05", Sse, Direct;
     direct_modern: "2026-07-28", Modern, Direct;
 
+    direct_2025_11_25_to_everything: "2025-11-25", Everything, Direct;
     direct_modern_to_the_sdk: "2026-07-28", Sdk, Direct;
 
     own_2025_06_18_to_legacy: "2025-06-18", Legacy, Own;
@@ -60,4 +62,27 @@ cells! {
     merged_modern_to_modern: "2026-07-28", Modern, Merged;
     merged_2025_11_25_to_the_sdk: "2025-11-25", Sdk, Merged;
     merged_modern_to_the_sdk: "2026-07-28", Sdk, Merged;
+
+    own_2025_06_18_to_everything: "2025-06-18", Everything, Own;
+    own_2025_11_25_to_everything: "2025-11-25", Everything, Own;
+    own_modern_to_everything: "2026-07-28", Everything, Own;
+    merged_2025_11_25_to_everything: "2025-11-25", Everything, Merged;
+    merged_modern_to_everything: "2026-07-28", Everything, Merged;
+
+    // Revisions with less in them.
+    own_2025_03_26_to_legacy: "2025-03-26", Legacy, Own;
+    own_2025_03_26_to_modern: "2025-03-26", Modern, Own;
+    merged_2025_03_26_to_modern: "2025-03-26", Modern, Merged;
+
+    // The transport of 2024-11-05, in front and behind.
+    sse_to_legacy: "2024-11-05", Legacy, Own;
+    sse_to_modern: "2024-11-05", Modern, Own;
+    sse_to_sse: "2024-11-05", Sse, Own;
+    merged_sse_to_legacy: "2024-11-05", Legacy, Merged;
+    merged_sse_to_modern: "2024-11-05", Modern, Merged;
+    own_2025_11_25_to_sse: "2025-11-25", Sse, Own;
+    own_modern_to_sse: "2026-07-28", Sse, Own;
+    merged_2025_11_25_to_sse: "2025-11-25", Sse, Merged;
+    merged_modern_to_sse: "2026-07-28", Sse, Merged;
+    own_modern_to_everything_on_sse: "2026-07-28", EverythingSse, Own;
 }

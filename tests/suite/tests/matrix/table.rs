@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::Mutex;
 
-use crate::rows::ROWS;
+use crate::rows::Row;
 
 /// What came of a row.
 #[derive(Debug, Clone)]
@@ -15,10 +15,11 @@ pub enum Mark {
     Skipped(&'static str),
 }
 
-#[derive(Default)]
+type Rows = &'static [(&'static str, Row)];
+
 struct Table {
     running: usize,
-    cells: BTreeMap<String, Vec<Mark>>,
+    cells: BTreeMap<String, (Rows, Vec<Mark>)>,
 }
 
 static TABLE: Mutex<Table> = Mutex::new(Table { running: 0, cells: BTreeMap::new() });
@@ -32,8 +33,8 @@ impl Running {
         Self(cell.to_owned())
     }
 
-    pub fn end(self, marks: Vec<Mark>) {
-        TABLE.lock().unwrap().cells.insert(self.0.clone(), marks);
+    pub fn end(self, rows: Rows, marks: Vec<Mark>) {
+        TABLE.lock().unwrap().cells.insert(self.0.clone(), (rows, marks));
     }
 }
 
@@ -49,9 +50,22 @@ impl Drop for Running {
 }
 
 impl Table {
+    /// One table for each list of rows.
     fn text(&self) -> String {
+        let mut lists: Vec<Rows> = Vec::new();
+        for (rows, _) in self.cells.values() {
+            if !lists.iter().any(|known| known[0].0 == rows[0].0) {
+                lists.push(rows);
+            }
+        }
+        lists.into_iter().map(|rows| self.of(rows)).collect()
+    }
+
+    fn of(&self, rows: Rows) -> String {
+        let cells = self.cells.iter().filter(|(_, (of, _))| of[0].0 == rows[0].0);
+        let cells: Vec<(&String, &Vec<Mark>)> = cells.map(|(name, (_, marks))| (name, marks)).collect();
         let mut text = String::from("\n");
-        for (column, (cell, marks)) in self.cells.iter().enumerate() {
+        for (column, (cell, marks)) in cells.iter().enumerate() {
             let count = |wanted: fn(&Mark) -> bool| marks.iter().filter(|mark| wanted(mark)).count();
             let held = count(|mark| matches!(mark, Mark::Held));
             let failed = count(|mark| matches!(mark, Mark::Failed(_)));
@@ -59,25 +73,24 @@ impl Table {
             let letter = letter(column);
             let _ = writeln!(text, "  {letter}  {cell}: {held} hold, {failed} fail, {skipped} do not exist");
         }
-        let letters: String = (0..self.cells.len()).map(letter).collect();
-        let _ = writeln!(text, "\n  {:<34} {letters}", "");
-        for (row, (name, _)) in ROWS.iter().enumerate() {
-            let marks: String = self
-                .cells
-                .values()
-                .map(|marks| match marks.get(row) {
+        let letters: String = (0..cells.len()).map(letter).collect();
+        let _ = writeln!(text, "\n  {:<36} {letters}", "");
+        for (row, (name, _)) in rows.iter().enumerate() {
+            let marks: String = cells
+                .iter()
+                .map(|(_, marks)| match marks.get(row) {
                     Some(Mark::Held) => '+',
                     Some(Mark::Failed(_)) => 'F',
                     Some(Mark::Skipped(_)) => '.',
                     None => ' ',
                 })
                 .collect();
-            let _ = writeln!(text, "  {name:<34} {marks}");
+            let _ = writeln!(text, "  {name:<36} {marks}");
         }
         text
     }
 }
 
 fn letter(column: usize) -> char {
-    char::from(b'A' + u8::try_from(column % 26).unwrap_or_default())
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz".chars().cycle().nth(column).unwrap_or('?')
 }

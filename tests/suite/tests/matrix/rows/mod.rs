@@ -3,6 +3,7 @@
 mod asking;
 mod basics;
 mod content;
+mod everything;
 mod flow;
 mod news;
 
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use causeway_suite::party::Party;
 use serde_json::Value;
 
-use crate::cell::Cell;
+use crate::cell::{Cell, Server};
 
 /// What a row does: `Err` says what was expected and what came.
 pub type Row = fn(Arc<Cell>) -> Pin<Box<dyn Future<Output = Done> + Send>>;
@@ -21,13 +22,21 @@ pub type Row = fn(Arc<Cell>) -> Pin<Box<dyn Future<Output = Done> + Send>>;
 pub type Done = Result<(), String>;
 
 macro_rules! rows {
-    ($($module:ident::$row:ident,)*) => {
-        /// Every row, in the order of the table.
-        pub const ROWS: &[(&str, Row)] = &[$((stringify!($row), |cell| Box::pin($module::$row(cell))),)*];
+    ($rows:ident: $($module:ident::$row:ident,)*) => {
+        const $rows: &[(&str, Row)] = &[$((stringify!($row), |cell| Box::pin($module::$row(cell))),)*];
     };
 }
 
+/// The rows of `server`, in the order of the table.
+pub fn of(server: Server) -> &'static [(&'static str, Row)] {
+    match server {
+        Server::Everything | Server::EverythingSse => EVERYTHING,
+        Server::Legacy | Server::Modern | Server::Sse | Server::Sdk => ROWS,
+    }
+}
+
 rows! {
+    ROWS:
     basics::plain_calls,
     basics::errors,
     basics::several_callers,
@@ -74,6 +83,23 @@ rows! {
     content::every_kind,
     content::structured,
     content::a_structured_list,
+}
+
+rows! {
+    EVERYTHING:
+    everything::calls,
+    everything::tools_for_the_client,
+    everything::form_accepted,
+    everything::form_declined,
+    everything::form_cancelled,
+    everything::a_page_to_visit,
+    everything::a_page_to_visit_first,
+    everything::sampling,
+    everything::roots,
+    everything::progress,
+    everything::logs_without_a_call,
+    everything::a_resource_updated,
+    everything::content,
 }
 
 /// `Ok` if the two are equal.
