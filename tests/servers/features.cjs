@@ -99,15 +99,25 @@ module.exports = ({ inputRequired, inputResponse, createRequestStateCodec, z }) 
             for (const level of levels) await ctx.mcpReq.log(level, level, 'fixture');
             return says('logged');
         });
-        tool('slow', { ms: z.number().optional(), quiet: z.boolean().optional() }, async ({ ms = 10_000, quiet }, ctx) => {
-            if (!quiet) await report(ctx, 1, 2);
+        const takeTime = async (ctx, name, ms = 10_000) => {
             try {
                 await pause(ms, undefined, { signal: ctx.mcpReq.signal });
             } catch (error) {
-                facts.stopped.push('tools/call slow');
+                facts.stopped.push(`tools/call ${name}`);
                 throw error;
             }
+        };
+        tool('slow', { ms: z.number().optional(), quiet: z.boolean().optional() }, async ({ ms, quiet }, ctx) => {
+            if (!quiet) await report(ctx, 1, 2);
+            await takeTime(ctx, 'slow', ms);
             return says('slowly done');
+        });
+        tool('ask_slow', { ms: z.number().optional() }, async ({ ms }, ctx) => {
+            const answer = answered(ctx, 'name');
+            if (answer === undefined) return ask(ctx, { name: form('name', 'What is your name?') });
+            await report(ctx, 1, 2);
+            await takeTime(ctx, 'ask_slow', ms);
+            return says(answer);
         });
         tool('cancelled_calls', {}, async () => says(facts.stopped));
         tool('change', { list: z.string() }, async ({ list }) => {

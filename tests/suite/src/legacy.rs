@@ -463,9 +463,12 @@ impl Inner {
         let mut state = self.state.lock().unwrap();
         match (message["method"].as_str(), message["id"].is_null()) {
             (Some(method), false) => {
-                let asked =
-                    Asked { method: method.to_owned(), params: message["params"].clone(), on: on.to_owned() };
-                state.asked.push(asked);
+                state.asked.push(Asked {
+                    method: method.to_owned(),
+                    params: message["params"].clone(),
+                    on: on.to_owned(),
+                    id: message["id"].clone(),
+                });
                 if !state.asking.insert(id_of(&message)) {
                     state.oddities.push(format!("the request {} came twice", message["id"]));
                 }

@@ -117,7 +117,12 @@ impl Modern {
             for (key, request) in &requests {
                 let method = request["method"].as_str().unwrap_or_default().to_owned();
                 let answer = self.able.answer(&method, &request["params"]);
-                asked.push(Asked { method, params: request["params"].clone(), on: key.clone() });
+                asked.push(Asked {
+                    method,
+                    params: request["params"].clone(),
+                    on: key.clone(),
+                    id: Value::Null,
+                });
                 match answer {
                     Ok(answer) => responses.insert(key.clone(), answer),
                     // There is no way to say no to a request but to leave it.

@@ -143,6 +143,8 @@ pub struct Asked {
     pub params: Value,
     /// Which stream it came on: `call N`, `get`, or the key in `inputRequests`.
     pub on: String,
+    /// Its JSON-RPC id; `Null` for what a modern client is asked.
+    pub id: Value,
 }
 
 /// What came of a call.

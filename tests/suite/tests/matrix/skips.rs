@@ -45,6 +45,7 @@ const FORMS: &[&str] = &[
     "asked_on_the_stream_of_another_call",
     "progress_across_an_input_round",
     "cancelled_while_asked",
+    "cancelled_after_an_answer",
     "polling_and_asking",
 ];
 

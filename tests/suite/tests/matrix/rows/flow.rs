@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_suite::modern::{Modern, round_token};
-use causeway_suite::party::{Able, Outcome, Party};
+use causeway_suite::modern::{Modern, retry, round_token};
+use causeway_suite::party::{Able, Outcome, Party, obliging};
 use serde_json::{Value, json};
 
 use super::{Done, holds, said, same};
@@ -193,6 +193,33 @@ pub async fn cancelled_while_asked(cell: Arc<Cell>) -> Done {
         }
     }
     holds(!call.is_answered(), || "the cancelled call was answered".into())
+}
+
+/// A call is given up that has asked and gone on with the answer.
+pub async fn cancelled_after_an_answer(cell: Arc<Cell>) -> Done {
+    let party = cell.connect().await?;
+    let params = with_token(&cell, "ask_slow", json!({"ms": 8000}));
+    match &party {
+        Party::Legacy(legacy) => {
+            let call = legacy.start("tools/call", params);
+            holds(call.until_heard(1).await, || "no progress after the answer".into())?;
+            legacy.cancel(&call).await?;
+        }
+        Party::Modern(modern) => {
+            let first = modern.once("tools/call", params.clone()).await?;
+            let wants = first.wants().ok_or_else(|| format!("nothing was asked: {}", first.answer))?;
+            let requests = wants["inputRequests"].as_object().into_iter().flatten();
+            let answer = |(key, request): (&String, &Value)| {
+                let method = request["method"].as_str().unwrap_or_default();
+                Ok((key.clone(), obliging(method, &request["params"])?))
+            };
+            let responses: Result<_, Value> = requests.map(answer).collect();
+            let responses = responses.map_err(|error| error.to_string())?;
+            let mut call = modern.begin("tools/call", retry(&params, wants, responses)).await?;
+            call.hear().await?;
+        }
+    }
+    stopped(&cell, "tools/call ask_slow").await
 }
 
 /// A server closes the stream in the middle of a call, as 2025-11-25 lets it.

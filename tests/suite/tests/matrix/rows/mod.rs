@@ -72,6 +72,7 @@ rows! {
     flow::cancelled,
     flow::cancelled_in_silence,
     flow::cancelled_while_asked,
+    flow::cancelled_after_an_answer,
     flow::polling,
     flow::polling_and_asking,
     news::tools_changed,
