@@ -173,6 +173,7 @@ fn limits(given: &types::Limits) -> Limits {
         page: count(given.page, plain.page),
         session_age: time(given.session_age, plain.session_age),
         keep_alive: time(given.keep_alive, plain.keep_alive),
+        subscriptions: count(given.subscriptions, plain.subscriptions),
     }
 }
 

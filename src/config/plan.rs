@@ -167,6 +167,8 @@ pub struct Limits {
     pub session_age: Duration,
     /// Silence on a stream before a keep-alive comment is sent.
     pub keep_alive: Duration,
+    /// Open `subscriptions/listen` streams of one caller.
+    pub subscriptions: usize,
 }
 
 impl Default for Limits {
@@ -178,6 +180,7 @@ impl Default for Limits {
             page: 1000,
             session_age: Duration::from_secs(24 * 60 * 60),
             keep_alive: Duration::from_secs(15),
+            subscriptions: 64,
         }
     }
 }

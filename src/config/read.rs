@@ -162,7 +162,8 @@ impl Reader {
     }
 
     fn limits(&mut self, node: &Node, into: &mut Limits) {
-        const KNOWN: [&str; 6] = ["body", "batch", "merge_deadline", "page", "session_age", "keep_alive"];
+        const KNOWN: [&str; 7] =
+            ["body", "batch", "merge_deadline", "page", "session_age", "keep_alive", "subscriptions"];
         for entry in self.map(node, "limits").unwrap_or_default() {
             let (path, node) = (format!("limits.{}", entry.key), &entry.node);
             match entry.key.as_str() {
@@ -172,6 +173,7 @@ impl Reader {
                 "page" => into.page = self.count(node, &path, 1, 10_000),
                 "session_age" => into.session_age = self.span(node, &path, MINUTE, 30 * DAY),
                 "keep_alive" => into.keep_alive = self.span(node, &path, SECOND, 10 * MINUTE),
+                "subscriptions" => into.subscriptions = self.count(node, &path, 1, 10_000),
                 _ => self.unknown(entry, "limits", &KNOWN),
             }
         }

@@ -4,8 +4,10 @@
 //! must outlive an instance travels sealed with the client or lies in the store.
 
 pub mod catalog;
+pub mod feed;
 pub mod forward;
 pub mod headers;
+pub mod listen;
 pub mod local;
 pub mod memory;
 pub mod meta;

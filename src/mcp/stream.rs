@@ -10,6 +10,7 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Mcp;
+use super::listen::{Seat, completed};
 use super::memory::UpstreamSession;
 use super::upstream::no_answer;
 use crate::fault::{Fault, Kind};
@@ -160,6 +161,8 @@ pub struct Stream<P: Platform> {
     pub fault: Option<Kind>,
     /// The server gave an event an id: the client may come back for the rest.
     pub resumable: bool,
+    /// The caller's right to have it open, where that is limited.
+    pub seat: Option<Seat>,
 }
 
 impl<P: Platform> Stream<P> {
@@ -185,6 +188,7 @@ impl<P: Platform> Stream<P> {
             answered,
             fault: None,
             resumable: false,
+            seat: None,
         };
         stream.ready.extend(first);
         stream
@@ -193,6 +197,23 @@ impl<P: Platform> Stream<P> {
     /// Whether the body is an event stream.
     pub fn is_events(&self) -> bool {
         !matches!(self.mode, Mode::Json)
+    }
+
+    /// Whether it carries news as they come, without an end.
+    pub fn is_open_ended(&self) -> bool {
+        self.reader.is_open_ended()
+    }
+
+    /// Ends a stream without an end in good order, with what there is to say to that; to be called until it is `None`.
+    pub fn leave(&mut self) -> Option<Bytes> {
+        if let Some(bytes) = self.ready.pop_front() {
+            return Some(bytes);
+        }
+        if std::mem::replace(&mut self.over, true) {
+            return None;
+        }
+        self.answered = true;
+        self.id.as_deref().map(|id| Event::message(completed(id)).encode())
     }
 
     /// Whether a comment may stand here: between two lines of an event stream.
@@ -253,6 +274,13 @@ impl<P: Platform> Stream<P> {
             Mode::Events(decoder, held) => {
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
                 self.resumable |= events.iter().any(|event| event.id.is_some());
+                if self.reader.is_open_ended() {
+                    let notices = events.iter().filter_map(|event| match Message::decode(&event.data) {
+                        Ok(Message::Notification { method, .. }) => Some(method),
+                        _ => None,
+                    });
+                    notices.for_each(|method| self.mcp.outdated(&self.reader.server, &method));
+                }
                 if events.iter().any(|event| is_response(&event.data)) {
                     self.answered = true;
                     self.over = true;
