@@ -119,8 +119,8 @@ impl Wanted {
     pub fn within(&self, capabilities: &RawValue) -> Self {
         let declared = declared(capabilities);
         let mut can = self.clone();
-        can.lists.retain(|topic| declared[topic.capability()]["listChanged"] == true);
-        if declared["resources"]["subscribe"] != true {
+        can.lists.retain(|topic| has_flag(&declared, topic.capability(), "listChanged"));
+        if !has_flag(&declared, "resources", "subscribe") {
             can.uris.clear();
         }
         can
@@ -130,10 +130,16 @@ impl Wanted {
     #[must_use]
     pub fn within_filter(&self, agreed: Option<&RawValue>) -> Self {
         let agreed: Value = agreed.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-        let uris =
-            || agreed["resourceSubscriptions"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let uris = || {
+            agreed
+                .get("resourceSubscriptions")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+        };
         let mut both = self.clone();
-        both.lists.retain(|topic| agreed[topic.field()] == true);
+        both.lists.retain(|topic| agreed.get(topic.field()) == Some(&Value::Bool(true)));
         both.uris.retain(|uri| uris().any(|agreed| is_same(agreed, uri)));
         both
     }
@@ -175,6 +181,11 @@ pub(super) fn is_same(one: &str, other: &str) -> bool {
     one == other
         || plain(one) == plain(other)
         || parsed(one).is_ok_and(|one| parsed(other).is_ok_and(|other| one == other))
+}
+
+/// Whether `capabilities` have the flag of the capability `name`.
+pub(super) fn has_flag(capabilities: &Value, name: &str, flag: &str) -> bool {
+    capabilities.get(name).and_then(|capability| capability.get(flag)) == Some(&Value::Bool(true))
 }
 
 /// A server's capabilities, to look flags up in.
@@ -229,9 +240,12 @@ pub enum What {
     Lost,
 }
 
+/// A session with a server.
+type Leased = (Arc<Server>, UpstreamSession);
+
 /// The sessions that are open for a feed alone, for whoever has to end them after it.
 #[derive(Debug, Clone, Default)]
-pub struct Leases(Arc<Mutex<Vec<(Arc<Server>, UpstreamSession)>>>);
+pub struct Leases(Arc<Mutex<Vec<Leased>>>);
 
 impl Leases {
     /// Notes a session that has just been opened.
@@ -246,7 +260,7 @@ impl Leases {
 
     /// Gives the sessions that are still open, to be ended.
     #[must_use]
-    pub fn take(&self) -> Vec<(Arc<Server>, UpstreamSession)> {
+    pub fn take(&self) -> Vec<Leased> {
         std::mem::take(&mut lock(&self.0))
     }
 }

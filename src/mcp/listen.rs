@@ -20,7 +20,7 @@ use self::words::{acknowledged, asked, given, is_part, tagged, uri_of};
 use super::Mcp;
 use super::catalog::Kind as ListKind;
 use super::feed::{
-    Feed, Leases, Notice, Over, Source, Stepped, Topic, UPDATED, Wanted, What, declared, feed,
+    Feed, Leases, Notice, Over, Source, Stepped, Topic, UPDATED, Wanted, What, declared, feed, has_flag,
 };
 use super::forward::{Call, event};
 use super::memory::lock;
@@ -405,7 +405,7 @@ pub(super) fn flags(capabilities: &RawValue, name: &str) -> serde_json::Map<Stri
     let all = declared(capabilities);
     let known = ["listChanged", "subscribe"].into_iter();
     known
-        .filter(|flag| all[name][*flag] == true && (*flag != "subscribe" || name == "resources"))
+        .filter(|flag| has_flag(&all, name, flag) && (*flag != "subscribe" || name == "resources"))
         .map(|flag| (flag.to_owned(), true.into()))
         .collect()
 }

@@ -130,9 +130,9 @@ impl<P: Platform> Mcp<P> {
         let mut capabilities = shared_capabilities(profile);
         // What changes is heard over a session of the gateway's own, if the server has any.
         if let Some(members) = capabilities.as_object_mut().filter(|_| profile.sessions) {
-            for (name, capability) in members.iter_mut().filter(|(_, capability)| capability.is_object()) {
-                for (flag, value) in flags(&profile.capabilities, name) {
-                    capability[flag] = value;
+            for (name, capability) in members.iter_mut() {
+                if let Some(capability) = capability.as_object_mut() {
+                    capability.extend(flags(&profile.capabilities, name));
                 }
             }
         }

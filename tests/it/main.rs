@@ -10,10 +10,12 @@
 
 mod admin;
 mod arrows;
+mod changing;
 mod server;
 mod world;
 
 mod eras;
+mod listen;
 mod lists;
 mod rules;
 mod sessions;

@@ -63,7 +63,7 @@ enum State<P: Platform> {
     /// Not connected.
     Closed,
     /// Connected.
-    Open(Open<P>),
+    Open(Box<Open<P>>),
     /// There is nothing to be heard: what is left is to end the session.
     Leaving,
 }
@@ -85,7 +85,7 @@ struct Open<P: Platform> {
 /// What came of an attempt to connect.
 enum Connected<P: Platform> {
     /// The server is heard, and will tell so much. The flag: nothing can have been missed since the last time.
-    Heard(Open<P>, Wanted, bool),
+    Heard(Box<Open<P>>, Wanted, bool),
     /// The server has nothing to say.
     Nothing,
     /// The session of somebody else, over which it was to be heard, is over.
@@ -392,7 +392,7 @@ impl<P: Platform> Line<P> {
         answered: Answered<P>,
         session: Option<UpstreamSession>,
         modern: bool,
-    ) -> Result<Open<P>, Fault> {
+    ) -> Result<Box<Open<P>>, Fault> {
         let server = &self.source.server;
         if content(&answered.headers) != Content::Events {
             return Err(no_answer(server));
@@ -407,7 +407,7 @@ impl<P: Platform> Line<P> {
         };
         let since = self.mcp.platform.clock().now();
         let (decoder, ready) = (Decoder::new(limit), VecDeque::new());
-        Ok(Open { reader, decoder, limit, ready, since, session, modern, polled: false })
+        Ok(Box::new(Open { reader, decoder, limit, ready, since, session, modern, polled: false }))
     }
 
     /// Makes sense of an event.
