@@ -33,6 +33,7 @@ pub struct Changing {
     pub delay: Duration,
     /// How long its lists take on top of that.
     pub lists_take: Duration,
+    slow: AtomicU64,
     connections: AtomicU64,
     sessions: AtomicU64,
     /// Sessions up to this one are over.
@@ -58,6 +59,7 @@ impl Changing {
             refuses: "nothing is refused",
             delay: Duration::ZERO,
             lists_take: Duration::ZERO,
+            slow: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
             over: AtomicU64::new(0),
@@ -77,6 +79,11 @@ impl Changing {
     /// How often it was connected to for its notices.
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// From now on takes three seconds more for everything.
+    pub fn slow_from_now_on(&self) {
+        self.slow.store(3, Ordering::Relaxed);
     }
 
     /// Begins with the first line again.
@@ -106,7 +113,7 @@ impl Changing {
             _ if message["method"] == "subscriptions/listen" && self.modern => self.line(&message)?,
             _ => self.post(&session, &message),
         };
-        script.delay += self.delay;
+        script.delay += self.delay + Duration::from_secs(self.slow.load(Ordering::Relaxed));
         if message["method"].as_str().is_some_and(|method| method.ends_with("/list")) {
             script.delay += self.lists_take;
         }

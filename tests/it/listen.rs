@@ -275,6 +275,42 @@ fn a_modern_server_that_agrees_to_less_is_taken_at_its_word() {
 }
 
 #[test]
+fn what_comes_before_the_acknowledgement_must_be_in_it_too() {
+    let fake = Fake::default();
+    let ack = json!({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged",
+        "params": {"notifications": {"promptsListChanged": true}}});
+    let steps = [&ack, &changed("tools"), &changed("prompts")].map(says);
+    Changing::new(true, vec![streaming(&steps)]).put(&fake, "a");
+    let mut b = Changing::new(false, vec![streaming(&[])]);
+    b.capabilities = json!({"prompts": {"listChanged": true}});
+    let b = b.put(&fake, "b");
+    let world = world(&fake, &["a", "b"]);
+    world.modern("/mcp", "server/discover", json!({}));
+    b.slow_from_now_on();
+    fake.run(async {
+        let mut open = open(&world, "/mcp", all()).await;
+        assert_eq!(open.acknowledged().await, json!({"promptsListChanged": true}));
+        assert_eq!(open.told().await, "prompts/list_changed");
+    });
+}
+
+#[test]
+fn a_part_of_a_resource_that_is_hidden_stays_so() {
+    let fake = Fake::default();
+    let news =
+        [wait(3000), says(&updated("x://r/secret")), says(&updated("x://r/1")), says(&updated("x://rest"))];
+    Changing::new(true, vec![telling(&news)]).put(&fake, "a");
+    let mut hiding = server("a");
+    hiding.resources = Filter { allow: vec![], deny: globs(&["*secret*"]).allow };
+    let world = World::new(fake.clone(), plan(vec![hiding]));
+    fake.run(async {
+        let mut open = open(&world, "/mcp", json!({"resourceSubscriptions": ["x://r"]})).await;
+        open.acknowledged().await;
+        assert_eq!(open.told_within(9).await, ["resources/updated x://r/1"]);
+    });
+}
+
+#[test]
 fn resources_go_to_their_servers_and_come_back_under_the_clients_names() {
     let fake = Fake::default();
     let news = |seconds: u64| [wait(seconds * 1000), says(&updated("x://r")), says(&updated("x://r/part"))];
@@ -626,7 +662,9 @@ fn an_event_that_is_too_large_breaks_the_line_and_nothing_else() {
         let first = if modern { telling(&huge) } else { streaming(&huge) };
         let a = Changing::new(modern, vec![first, if modern { telling(&[]) } else { streaming(&[]) }]);
         let a = a.put(&fake, "a");
-        let world = world(&fake, &["a"]);
+        let mut generous = server("a");
+        generous.max_response = 16 << 20;
+        let world = World::new(fake.clone(), plan(vec![generous]));
         fake.run(async {
             let mut open = open(&world, "/mcp", tools()).await;
             open.acknowledged().await;
