@@ -83,17 +83,17 @@ enum Came<T> {
     Closing,
 }
 
-/// The next thing that happens to a body: something comes, nothing comes for long, or, to one that is open-ended, the
+/// The next thing that happens to a body: something comes, nothing comes for long, or, to one that carries news, the
 /// host is going to stop.
 async fn came<T>(
     next: impl Future<Output = T>,
     silence: impl Future<Output = ()>,
     watch: &Watch,
-    open_ended: bool,
+    news: bool,
 ) -> Came<T> {
     let (next, silence) = (pin!(next), pin!(silence));
     let next = select(next, silence);
-    if !open_ended {
+    if !news {
         return match next.await {
             Either::Left((item, _)) => Came::Next(item),
             Either::Right(_) => Came::Silence,
@@ -144,11 +144,11 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                         }
                     },
                     (Source::Relayed(stream), _) => {
-                        let open_ended = stream.is_open_ended();
-                        let next = if open_ended && watch.has_moved() {
+                        let news = stream.news;
+                        let next = if news && watch.has_moved() {
                             stream.leave().map(Ok)
                         } else {
-                            match came(stream.next(), silence, &watch, open_ended).await {
+                            match came(stream.next(), silence, &watch, news).await {
                                 Came::Next(item) => item,
                                 Came::Silence if stream.may_comment() => comment(),
                                 Came::Silence => continue,

@@ -773,13 +773,24 @@ fn streams_without_an_end_are_ended_in_good_order_when_the_gateway_stops() {
 
 #[test]
 fn a_gateway_that_stops_lets_calls_in_flight_end() {
-    let fake = Fake::default();
-    let steps =
-        vec![wait(9000), Step::Send("data: {\"jsonrpc\":\"2.0\",\"id\":$ID,\"result\":{}}\n\n".into())];
-    crate::server::put_streaming(&fake, "a", crate::server::Kind::Modern, steps);
-    let world = world(&fake, &["a"]);
-    world.instance.close();
-    assert!(world.modern("/mcp", "tools/call", json!({"name": "a__t"})).body.contains("\"result\":{}"));
+    for kind in [crate::server::Kind::Modern, crate::server::Kind::Legacy] {
+        let fake = Fake::default();
+        let steps = vec![
+            wait(9000),
+            Step::Send("data: {\"jsonrpc\":\"2.0\",\"id\":$ID,\"result\":{\"content\":[]}}\n\n".into()),
+        ];
+        crate::server::put_streaming(&fake, "a", kind, steps);
+        let world = world(&fake, &["a"]);
+        world.instance.close();
+        // A client that can be asked is answered by way of a mailbox where the server is legacy.
+        let mut params = json!({"name": "a__t", "_meta": meta()});
+        params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({"elicitation": {}});
+        let message = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params});
+        let headers =
+            [("mcp-protocol-version", "2026-07-28"), ("mcp-method", "tools/call"), ("mcp-name", "a__t")];
+        let got = world.post("/mcp", &headers, &message);
+        assert!(got.body.contains("\"content\":[]"), "{}", got.body);
+    }
 }
 
 #[test]

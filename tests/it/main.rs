@@ -10,13 +10,16 @@
 
 mod admin;
 mod arrows;
+mod bridge;
 mod changing;
 mod server;
 mod world;
 
+mod client;
 mod eras;
 mod listen;
 mod lists;
+mod resume;
 mod rules;
 mod sessions;
 mod streams;
