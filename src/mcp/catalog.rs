@@ -304,6 +304,7 @@ impl<P: Platform> Mcp<P> {
     ) -> Result<Arc<List>, Fault> {
         let profile = self.profile(server).await?;
         let now = self.platform.clock().now();
+        let changes = self.memory.server(server).changes();
         let mut list = List {
             items: Vec::new(),
             read_at: now,
@@ -330,6 +331,10 @@ impl<P: Platform> Mcp<P> {
         list.offered =
             list.items.iter().enumerate().map(|(index, item)| (item.offered.clone(), index)).collect();
         let memory = self.memory.server(server);
+        if memory.changes() != changes {
+            // It may be the list from before the change.
+            list.ttl = Duration::ZERO;
+        }
         let before = memory.list(kind, &caller.name);
         let same = before.as_ref().is_some_and(|before| {
             before.public == list.public

@@ -44,6 +44,8 @@ pub struct Memory {
     flights: Mutex<HashSet<String>>,
     failures: Mutex<HashMap<String, (Timestamp, Fault)>>,
     sealer: OnceLock<Sealer>,
+    /// Who listens.
+    pub seats: Arc<super::listen::Seats>,
 }
 
 /// Which merged list.
@@ -202,6 +204,8 @@ pub struct ServerMemory {
     of: Identity,
     state: Mutex<ServerState>,
     ids: AtomicU64,
+    /// Counts the times that the server said that a list has changed.
+    changes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -278,7 +282,8 @@ pub struct UpstreamSession {
 
 impl ServerMemory {
     fn new(server: &Server) -> Self {
-        Self { of: Identity::new(server), state: Mutex::default(), ids: AtomicU64::new(1) }
+        let (of, state) = (Identity::new(server), Mutex::default());
+        Self { of, state, ids: AtomicU64::new(1), changes: AtomicU64::new(0) }
     }
 
     fn fits(&self, server: &Server) -> bool {
@@ -336,6 +341,17 @@ impl ServerMemory {
         }
         state.lists.insert((kind, key), list.clone());
         list
+    }
+
+    /// Forgets the lists of `kind`: the server says that they have changed.
+    pub fn outdate(&self, kind: ListKind) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        lock(&self.state).lists.retain(|(other, _), _| *other != kind);
+    }
+
+    /// Counts what [`Self::outdate`] was told: a list that was being read when it grew may be an old one.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
     /// When the first list passes its time; one that has passed it already is looked at again a little later.

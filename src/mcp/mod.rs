@@ -6,8 +6,10 @@
 pub mod ask;
 pub mod catalog;
 pub mod content;
+pub mod feed;
 pub mod forward;
 pub mod headers;
+pub mod listen;
 pub mod local;
 pub mod mailbox;
 pub mod memory;

@@ -12,6 +12,7 @@ use futures_util::future::{Either, select};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::listen::{Seat, completed};
 use super::mailbox::Letter;
 use super::memory::{Running, UpstreamSession};
 use super::resume::Resume;
@@ -320,6 +321,10 @@ pub struct Stream<P: Platform> {
     pub resumable: bool,
     /// Where the stream has come to, if it is one that can go on over another connection.
     pub resume: Option<Resume>,
+    /// It carries news as they come, not the answer to a call: it has no end of its own.
+    pub news: bool,
+    /// The caller's right to have it open, where that is limited.
+    pub seat: Option<Seat>,
 }
 
 impl<P: Platform> Stream<P> {
@@ -350,6 +355,8 @@ impl<P: Platform> Stream<P> {
             fault: None,
             resumable: false,
             resume: None,
+            news: false,
+            seat: None,
         };
         stream.ready.extend(first);
         stream
@@ -387,6 +394,18 @@ impl<P: Platform> Stream<P> {
     /// Whether the body is an event stream.
     pub fn is_events(&self) -> bool {
         !matches!(self.mode, Mode::Json)
+    }
+
+    /// Ends a stream of news in good order, with what there is to say to that; to be called until it is `None`.
+    pub fn leave(&mut self) -> Option<Bytes> {
+        if let Some(bytes) = self.ready.pop_front() {
+            return Some(bytes);
+        }
+        if std::mem::replace(&mut self.over, true) {
+            return None;
+        }
+        self.answered = true;
+        self.id.as_deref().map(|id| Event::message(completed(id)).encode())
     }
 
     /// Whether a comment may stand here: between two lines of an event stream.
@@ -509,6 +528,13 @@ impl<P: Platform> Stream<P> {
             Mode::Events(decoder, held) => {
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
                 self.resumable |= events.iter().any(|event| event.id.is_some());
+                if self.news {
+                    let notices = events.iter().filter_map(|event| match Message::decode(&event.data) {
+                        Ok(Message::Notification { method, .. }) => Some(method),
+                        _ => None,
+                    });
+                    notices.for_each(|method| self.mcp.outdated(&self.reader.server, &method));
+                }
                 if let Some(resume) = &mut self.resume {
                     events.iter().for_each(|event| resume.saw(event));
                 }
