@@ -7,6 +7,7 @@ mod push;
 mod remote;
 mod serve;
 mod status;
+mod stdio;
 mod table;
 
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ enum Command {
     Status(status::Status),
     /// Call one tool and print what it answers
     Call(call::Call),
+    /// Offer a gateway to a client that only speaks stdio
+    Stdio(stdio::Stdio),
     /// Print the version
     Version(Version),
 }
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Push(push) => wait(push.run()),
         Command::Status(status) => wait(status.run()),
         Command::Call(call) => wait(call.run()),
+        Command::Stdio(stdio) => stdio.run(),
         Command::Version(version) => version.run(),
     };
     let (code, message) = match outcome {
