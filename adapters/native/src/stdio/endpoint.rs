@@ -103,6 +103,7 @@ impl Endpoint {
     ) -> Result<Response<Received>, Failure> {
         let began = Instant::now();
         let mut backoff = Backoff::request();
+        let mut noted = false;
         loop {
             sent(true);
             let why = match self.send(Method::POST, more, body.clone()).await {
@@ -116,7 +117,9 @@ impl Endpoint {
             if is_permanent(&why) || waited + pause > self.patience {
                 return Err(Failure::Unreachable(why, waited));
             }
-            self.note(Level::Warn, "gateway.unreachable", &format!("{why}: trying again"));
+            if !std::mem::replace(&mut noted, true) {
+                self.note(Level::Warn, "gateway.unreachable", &format!("{why}: trying again"));
+            }
             tokio::time::sleep(pause).await;
         }
     }
