@@ -369,7 +369,12 @@ impl Bridge {
             let words = self.endpoint.words(&failure);
             match Next::after(&failure, had, cursor.last().is_some()) {
                 Next::Stop => {
-                    self.endpoint.note(Level::Info, "stream.none", &words);
+                    let status = failure.status().map(|status| format!(" (HTTP {})", status.as_u16()));
+                    let none = format!(
+                        "the server has no stream for the session{}",
+                        status.unwrap_or_else(|| format!(": {words}"))
+                    );
+                    self.endpoint.note(Level::Info, "stream.none", &none);
                     return;
                 }
                 Next::Reopen => {

@@ -62,12 +62,13 @@ async fn a_restart_between_calls_goes_unnoticed() {
 
 #[tokio::test]
 async fn a_call_that_may_have_run_is_not_sent_twice() {
-    for modern in [true, false] {
+    // Cut before the answer has begun, and in the middle of its stream.
+    for (modern, quiet) in [(true, true), (true, false), (false, true), (false, false)] {
         let fixture = Fixture::start(Options::modern("one")).await;
         let mut gateway = Serve::new(&serving(&[("one", &fixture)]), true);
         gateway.start().await;
         let mut client = Client::of(&gateway.url("/mcp/one"), &[]);
-        let call = json!({"name": "slow", "arguments": {"ms": 8000}});
+        let call = json!({"name": "slow", "arguments": {"ms": 8000, "quiet": quiet}});
         let id = if modern {
             client.send_modern("tools/call", call).await
         } else {
@@ -84,7 +85,7 @@ async fn a_call_that_may_have_run_is_not_sent_twice() {
             if modern { client.tool_modern("echo", echo).await } else { client.tool("echo", echo).await };
         assert_eq!(text(&next), "on");
         let calls = fixture.seen().iter().filter(|seen| seen.body["params"]["name"] == "slow").count();
-        assert_eq!(calls, 1, "modern {modern}");
+        assert_eq!(calls, 1, "modern {modern}, quiet {quiet}");
     }
 }
 
@@ -162,6 +163,8 @@ async fn answers_that_are_none_become_errors() {
         (Trouble::CutJson, "broke before the answer"),
         (Trouble::CutSse, "broke before the answer"),
         (Trouble::NoAnswer, "without the answer"),
+        (Trouble::EndlessEvent, "larger than 64 MiB"),
+        (Trouble::EndlessJson, "larger than 64 MiB"),
         (
             Trouble::Redirect(308, "https://elsewhere/mcp?token=secret".into()),
             "redirects to https://elsewhere/mcp ",
