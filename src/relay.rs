@@ -45,13 +45,29 @@ impl<P: Platform> Reader<P> {
         self.idle == OPEN_ENDED
     }
 
+    /// How much time the answer has left.
+    pub fn left(&self) -> Duration {
+        self.deadline.since(self.platform.clock().now())
+    }
+
+    /// The fault of an answer that has no time left for what it takes.
+    pub fn out_of_time(&self) -> Fault {
+        timed_out(&self.server, true)
+    }
+
+    /// Goes on with the bytes of `rest`, within the time that the answer had from its beginning.
+    pub fn go_on(&mut self, rest: Self) {
+        self.body = rest.body;
+        self.heard_at = self.platform.clock().now();
+    }
+
     /// The next chunk; `None` at the end. Dropping the future loses nothing.
     ///
     /// # Errors
     /// When the answer is cut or takes too long.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
         let now = self.platform.clock().now();
-        let left = self.deadline.since(now);
+        let left = self.left();
         if left.is_zero() {
             // A server that never pauses would never let the timer speak.
             return Err(timed_out(&self.server, true));

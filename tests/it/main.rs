@@ -10,11 +10,14 @@
 
 mod admin;
 mod arrows;
+mod bridge;
 mod server;
 mod world;
 
+mod client;
 mod eras;
 mod lists;
+mod resume;
 mod rules;
 mod sessions;
 mod streams;
