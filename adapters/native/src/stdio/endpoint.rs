@@ -17,7 +17,7 @@ use super::backoff::Backoff;
 use super::failure::{Failure, Refused};
 use super::output::plain;
 use super::stream::Events;
-use crate::http::{Http, Received};
+use crate::http::{Answer, Http};
 use crate::log::{Level, Log};
 
 /// The body of a refusal is read no further than this.
@@ -48,7 +48,7 @@ pub(super) struct Endpoint {
 /// What an answer is.
 pub(super) enum Got {
     /// Messages as they come.
-    Events(Events<Received>),
+    Events(Events<Answer>),
     /// A document: a message, or a batch of them.
     Document(Bytes),
     /// No message.
@@ -100,7 +100,7 @@ impl Endpoint {
         more: &HeaderMap,
         body: &Bytes,
         sent: impl Fn(bool),
-    ) -> Result<Response<Received>, Failure> {
+    ) -> Result<Response<Answer>, Failure> {
         let began = Instant::now();
         let mut backoff = Backoff::request();
         let mut noted = false;
@@ -128,7 +128,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// When there is no answer.
-    pub(super) async fn get(&self, more: &HeaderMap) -> Result<Response<Received>, Failure> {
+    pub(super) async fn get(&self, more: &HeaderMap) -> Result<Response<Answer>, Failure> {
         self.once(Method::GET, more, Duration::from_secs(60)).await
     }
 
@@ -145,7 +145,7 @@ impl Endpoint {
         method: Method,
         more: &HeaderMap,
         patience: Duration,
-    ) -> Result<Response<Received>, Failure> {
+    ) -> Result<Response<Answer>, Failure> {
         let sent = tokio::time::timeout(patience, self.send(method, more, Bytes::new())).await;
         match sent {
             Ok(Ok(response)) => Ok(response),
@@ -162,7 +162,7 @@ impl Endpoint {
         method: Method,
         more: &HeaderMap,
         body: Bytes,
-    ) -> Result<Response<Received>, SeamError> {
+    ) -> Result<Response<Answer>, SeamError> {
         self.tried.store(true, Ordering::Relaxed);
         let accept = match method {
             Method::POST => "application/json, text/event-stream",
@@ -189,7 +189,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// When it is a refusal, or no answer of an MCP endpoint.
-    pub(super) async fn read(&self, response: Response<Received>) -> Result<Got, Failure> {
+    pub(super) async fn read(&self, response: Response<Answer>) -> Result<Got, Failure> {
         let (head, body) = response.into_parts();
         if !head.status.is_success() {
             let body = beginning(body, MAX_REFUSAL).await;
@@ -208,7 +208,7 @@ impl Endpoint {
         }
     }
 
-    async fn whole(&self, mut body: Received) -> Result<Bytes, Failure> {
+    async fn whole(&self, mut body: Answer) -> Result<Bytes, Failure> {
         let mut whole = BytesMut::new();
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|error| Failure::Cut(error.to_string()))?;
@@ -250,7 +250,7 @@ impl Endpoint {
 }
 
 /// The beginning of a body that is only read for an explanation.
-async fn beginning(mut body: Received, most: usize) -> Bytes {
+async fn beginning(mut body: Answer, most: usize) -> Bytes {
     let mut read = BytesMut::new();
     let reading = async {
         while let Some(Ok(chunk)) = body.next().await {

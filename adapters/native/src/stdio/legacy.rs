@@ -19,7 +19,7 @@ use super::endpoint::{Endpoint, Got};
 use super::failure::{Failure, Said};
 use super::stream::{Cursor, messages, parts};
 use super::{Ask, Bridge, lock, same};
-use crate::http::Received;
+use crate::http::Answer;
 use crate::log::Level;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -223,7 +223,7 @@ impl Bridge {
         cursor: &Cursor,
         backoff: &mut Backoff,
         generation: u64,
-    ) -> Result<super::stream::Events<Received>, Failure> {
+    ) -> Result<super::stream::Events<Answer>, Failure> {
         let began = Instant::now();
         loop {
             tokio::time::sleep(cursor.pause(backoff)).await;

@@ -75,16 +75,26 @@ async fn many_calls_at_once_never_mix_their_lines() {
 
 #[tokio::test]
 async fn the_server_asks_the_user_in_the_middle_of_a_call() {
-    let fixture = Fixture::start(Options::legacy("one")).await;
-    let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
-    let mut client = Client::at(&gateway, "/mcp/one");
-    client.initialize().await;
-    let call = json!({"name": "test_elicitation", "arguments": {"message": "well?"}});
-    let id = client.send("tools/call", call).await;
-    let asked = client.told("elicitation/create").await;
-    let result = json!({"action": "accept", "content": {"response": "yes"}});
-    client.say(&json!({"jsonrpc": "2.0", "id": asked["id"], "result": result})).await;
-    assert!(text(&client.answer(&id).await).contains("\"yes\""));
+    for fixture in servers().await {
+        let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
+        for (path, prefix) in [("/mcp/one", ""), ("/mcp", "one__")] {
+            let mut client = Client::at(&gateway, path);
+            client.initialize().await;
+            // Either era's way for a server to ask.
+            for (tool, content) in [
+                ("test_elicitation", json!({"response": "yes"})),
+                ("test_input_required_result_elicitation", json!({"name": "yes"})),
+            ] {
+                let call = json!({"name": format!("{prefix}{tool}"), "arguments": {"message": "well?"}});
+                let id = client.send("tools/call", call).await;
+                let asked = client.hear().await;
+                assert_eq!(asked["method"], "elicitation/create", "{path} {tool}: {asked}");
+                let result = json!({"action": "accept", "content": content});
+                client.say(&json!({"jsonrpc": "2.0", "id": asked["id"], "result": result})).await;
+                assert!(text(&client.answer(&id).await).contains("yes"), "{path} {tool}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -126,13 +136,16 @@ async fn what_the_server_says_unasked_arrives() {
 #[tokio::test]
 async fn a_stream_that_the_server_hangs_up_is_taken_up_again() {
     let fixture = Fixture::start(Options::legacy("one")).await;
-    let mut client = Client::of(&fixture.url(), &[]);
-    client.initialize().await;
-    let answer = client.tool("test_reconnection", json!({})).await;
-    assert_eq!(text(&answer), "Reconnection test completed successfully.");
-    let seen = fixture.seen();
-    assert!(seen.iter().any(|seen| seen.http == "GET" && seen.header("last-event-id").is_some()));
-    assert_eq!(seen.iter().filter(|seen| seen.method() == "tools/call").count(), 1, "not sent twice");
+    let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
+    for mut client in [Client::of(&fixture.url(), &[]), Client::at(&gateway, "/mcp/one")] {
+        client.initialize().await;
+        fixture.forget();
+        let answer = client.tool("test_reconnection", json!({})).await;
+        assert_eq!(text(&answer), "Reconnection test completed successfully.");
+        let seen = fixture.seen();
+        assert!(seen.iter().any(|seen| seen.http == "GET" && seen.header("last-event-id").is_some()));
+        assert_eq!(seen.iter().filter(|seen| seen.method() == "tools/call").count(), 1, "not sent twice");
+    }
 }
 
 #[tokio::test]
