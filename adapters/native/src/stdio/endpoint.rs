@@ -48,7 +48,7 @@ pub(super) struct Endpoint {
 /// What an answer is.
 pub(super) enum Got {
     /// Messages as they come.
-    Events(Events<Answer>),
+    Events(Box<Events<Answer>>),
     /// A document: a message, or a batch of them.
     Document(Bytes),
     /// No message.
@@ -198,7 +198,7 @@ impl Endpoint {
         let kind = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         if kind == "text/event-stream" {
-            return Ok(Got::Events(Events::new(body, self.most)));
+            return Ok(Got::Events(Box::new(Events::new(body, self.most))));
         }
         let body = self.whole(body).await?;
         match (kind.as_str(), body.trim_ascii()) {

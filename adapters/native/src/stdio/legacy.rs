@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::backoff::Backoff;
 use super::endpoint::{Endpoint, Got};
 use super::failure::{Failure, Said};
-use super::stream::{Cursor, messages, parts};
+use super::stream::{Cursor, Events, messages, parts};
 use super::{Ask, Bridge, lock, same};
 use crate::http::Answer;
 use crate::log::Level;
@@ -223,7 +223,7 @@ impl Bridge {
         cursor: &Cursor,
         backoff: &mut Backoff,
         generation: u64,
-    ) -> Result<super::stream::Events<Answer>, Failure> {
+    ) -> Result<Box<Events<Answer>>, Failure> {
         let began = Instant::now();
         loop {
             tokio::time::sleep(cursor.pause(backoff)).await;
