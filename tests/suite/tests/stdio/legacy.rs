@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use causeway_fixture::{Fixture, Options};
-use causeway_suite::{Gateway, Host, host::skip, names, serving};
+use causeway_suite::{Gateway, names, serving};
 use serde_json::json;
 
 use crate::client::{Client, complaint, hello, text};
@@ -253,7 +253,4 @@ async fn a_server_without_sessions_or_streams_will_do() {
     let bad = client.ask("no/such", json!({})).await;
     assert_eq!((bad["error"]["code"].as_i64(), complaint(&bad)), (Some(-32601), "Method not found"));
     assert!(client.end().await.status.success());
-    if Host::chosen() == Host::Cloudflare {
-        skip("the same through the gateway", "it has sessions of its own");
-    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use causeway_fixture::{Fixture, Options, Trouble};
-use causeway_suite::{Gateway, Host, hash, host::skip, serving, with};
+use causeway_suite::{Gateway, hash, serving, with};
 use serde_json::json;
 
 use crate::client::{Client, complaint, text};
@@ -230,9 +230,6 @@ async fn a_line_that_is_too_long_costs_only_its_own_request() {
 
 #[tokio::test]
 async fn an_answer_that_is_too_long_becomes_an_error_for_the_server() {
-    if Host::chosen() == Host::Cloudflare {
-        return skip("an answer that is too long", "it is the same program");
-    }
     let fixture = Fixture::start(Options::legacy("one")).await;
     let mut client = Client::of(&fixture.url(), &["--max-message", "1"]);
     client.initialize().await;
