@@ -1,6 +1,6 @@
 //! A gateway (or any Streamable HTTP endpoint) offered to a client that only speaks stdio: `causeway stdio`.
 //!
-//! Each line from the client becomes an HTTP request, in the era that the line itself shows ([`legacy`], [`modern`]);
+//! Each line from the client becomes an HTTP request, in the era that the line itself shows (`legacy`, `modern`);
 //! what is answered becomes lines again. The client sees one server that is always there: a gateway that restarts,
 //! a session that is lost and a stream that breaks are this program's to mend, and a request that cannot be
 //! answered gets an error that says why. A request is **never** sent twice if it may have been processed.
