@@ -14,10 +14,11 @@ use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::content::adapted;
 use super::headers::{Mirrored, annotations};
 use super::memory::{Health, Merged, MergedKey};
-use super::revision::Era;
-use super::upstream::{Asked, GATEWAY};
+use super::revision::{Era, Revision};
+use super::upstream::{Asked, EVERYTHING, GATEWAY};
 use super::{Mcp, names};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind as FaultKind};
@@ -439,13 +440,13 @@ impl<P: Platform> Mcp<P> {
         if profile.modern.is_some() {
             return self.ask(server, method, params, None).await;
         }
-        let session = self.pooled(server, GATEWAY).await.map_err(Asked::Fault)?;
+        let session = self.pooled(server, GATEWAY, EVERYTHING).await.map_err(Asked::Fault)?;
         match self.ask(server, method, params, Some(&session)).await {
             Err(Asked::NotMcp(status, _) | Asked::Refused { status, .. })
                 if session.id.is_some() && super::forgotten(status) =>
             {
                 self.memory.server(server).unpool(GATEWAY, &session);
-                let session = self.pooled(server, GATEWAY).await.map_err(Asked::Fault)?;
+                let session = self.pooled(server, GATEWAY, EVERYTHING).await.map_err(Asked::Fault)?;
                 self.ask(server, method, params, Some(&session)).await
             }
             other => other,
@@ -495,7 +496,13 @@ impl<P: Platform> Mcp<P> {
             page.more = self.sealer().await.is_ok();
         }
         let next = page.more.then(|| self.seal_cursor(caller, kind, offset + self.plan.limits.page));
-        let result = Bytes::from(page.finish(next.as_deref(), (era == Era::Modern).then_some((ttl, public))));
+        let mut result = page.finish(next.as_deref(), (era == Era::Modern).then_some((ttl, public)));
+        if era == Era::Legacy
+            && let Some(adapted) = adapted(kind.method(), &result, Revision::LEGACY)
+        {
+            result = adapted;
+        }
+        let result = Bytes::from(result);
         if whole {
             let merged = Merged { result: result.clone(), fresh_until, generation };
             self.memory.keep_merged(key, Arc::new(merged));

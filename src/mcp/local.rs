@@ -433,7 +433,11 @@ impl<P: Platform> Mcp<P> {
         } else {
             String::new()
         };
-        framed(call.id, format!("{{\"{}\":[{shown}]{hints}}}", kind.member()).as_bytes())
+        let result = format!("{{\"{}\":[{shown}]{hints}}}", kind.member());
+        let adapted = (client.era() == Era::Legacy)
+            .then(|| super::content::adapted(kind.method(), &result, client.revision))
+            .flatten();
+        framed(call.id, adapted.unwrap_or(result).as_bytes())
     }
 }
 

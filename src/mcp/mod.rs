@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub mod catalog;
+pub mod content;
 pub mod forward;
 pub mod headers;
 pub mod local;

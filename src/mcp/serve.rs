@@ -531,16 +531,17 @@ impl<P: Platform> Mcp<P> {
         }
         let client = self.client(inbound, None, method).await?;
         let Some(session) = &client.session else { return Ok(()) };
+        if method == "notifications/cancelled"
+            && let Some(id) = params.and_then(|params| field(params, "requestId"))
+        {
+            session.memory.cancel(&id);
+            self.tell_mailbox(session, &Letter::Cancelled(id)).await?;
+        }
         if matches!(
             method,
             "notifications/cancelled" | "notifications/roots/list_changed" | "notifications/progress"
         ) {
             self.tell_upstreams(session, &inbound.part(text)).await;
-        }
-        if method == "notifications/cancelled"
-            && let Some(id) = params.and_then(|params| field(params, "requestId"))
-        {
-            self.tell_mailbox(session, &Letter::Cancelled(id)).await?;
         }
         Ok(())
     }
@@ -631,7 +632,7 @@ impl<P: Platform> Mcp<P> {
         if profile.revision_for(Era::Legacy).era() == Era::Modern {
             return Err(none());
         }
-        let holder = self.holder(&server, client.session.as_ref(), &client.caller, profile.sessions);
+        let holder = self.holder(&server, &client, profile.sessions);
         let Holder::Client(_) = &holder else { return Err(none()) };
         let upstream = self.held(&server, &holder).await?;
         let mut headers = standard_headers(upstream.revision, upstream.id.as_deref(), "", None);

@@ -313,7 +313,7 @@ impl<P: Platform> Mcp<P> {
         {
             return Ok(memory.set_profile(profile));
         }
-        let (session, result) = self.initialize(server, "{}", IMPLEMENTATION, Revision::LEGACY).await?;
+        let (session, result) = self.initialize(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await?;
         let profile = initialized(&result, &session);
         memory.pool(GATEWAY, session);
         Ok(memory.set_profile(profile))
@@ -432,6 +432,9 @@ fn http_request(server: &Server, url: &url::Url, outgoing: &Outgoing) -> Result<
     Ok(request)
 }
 
+/// What the gateway says that it can do where it only wants to know what a server offers: some offer a tool only to
+/// clients that can be asked what the tool asks.
+pub const EVERYTHING: &str = r#"{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{}}"#;
 /// The holder of the gateway's own sessions.
 pub const GATEWAY: &str = "";
 
