@@ -479,8 +479,7 @@ fn only(method: &Method, allowed: &[Method]) -> Result<(), Fault> {
 
 fn allowed(endpoint: Option<&Endpoint>) -> &'static str {
     match endpoint {
-        Some(Endpoint::Mcp(None)) => "POST, DELETE",
-        Some(Endpoint::Mcp(Some(_))) => "POST, GET, DELETE",
+        Some(Endpoint::Mcp(_)) => "POST, GET, DELETE",
         Some(Endpoint::Config) => "GET, PUT",
         Some(Endpoint::Rollback) => "POST",
         _ => "GET",

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::catalog::{Kind as ListKind, List};
+use super::listen::Subscribed;
 use super::revision::{Era, Revision};
 use crate::config::plan::{Plan, Server, SessionMode};
 use crate::fault::Fault;
@@ -531,6 +532,9 @@ pub struct Record {
     /// The log level that the client set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<String>,
+    /// The resources that it is subscribed to, where the gateway has to know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subscriptions: Vec<Subscribed>,
     /// The sessions held with legacy servers on its behalf, by server.
     #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     pub upstreams: HashMap<String, UpstreamSession>,

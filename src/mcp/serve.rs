@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -23,14 +23,13 @@ use super::mailbox::Letter;
 use super::memory::{UpstreamSession, lock};
 use super::meta::{Meta, Params};
 use super::revision::{Era, Revision};
-use super::session::{Holder, Session};
-use super::stream::{Mode, Stream, routed_question};
-use super::upstream::{Content, Outgoing, content, field, refused, standard_headers};
-use super::{Mcp, forgotten, headers, names, rounds};
+use super::session::Session;
+use super::stream::{Stream, routed_question};
+use super::upstream::field;
+use super::{Mcp, headers, names, rounds};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, Platform, StateStore as _, Timestamp};
-use crate::relay::Reader;
+use crate::platform::{Clock as _, Platform, StateStore as _};
 use crate::wire::accept::Accepts;
 use crate::wire::jsonrpc::{self, Invalid, Message, decode_batch, string};
 
@@ -89,7 +88,7 @@ impl Inbound {
         }
     }
 
-    fn header(&self, name: &http::HeaderName) -> Option<&str> {
+    pub(super) fn header(&self, name: &http::HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 }
@@ -114,6 +113,20 @@ pub struct Client {
 }
 
 impl Client {
+    /// A legacy client.
+    #[must_use]
+    pub fn of_session(caller: Arc<Caller>, session: Session) -> Self {
+        Self {
+            caller,
+            revision: session.facts.revision,
+            session: Some(session),
+            wants_logs: true,
+            log_level: None,
+            capabilities: None,
+            info: None,
+        }
+    }
+
     /// The era of its revision.
     pub fn era(&self) -> Era {
         self.revision.era()
@@ -247,7 +260,7 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Finds out who speaks and how, and checks what their revision asks of every request.
-    async fn client(
+    pub(super) async fn client(
         &self,
         inbound: &Inbound,
         params: Option<&Params<'_>>,
@@ -276,16 +289,7 @@ impl<P: Platform> Mcp<P> {
             Fault::new(Kind::SessionRequired, message)
         })?;
         let session = self.session(&inbound.caller, inbound.target.as_deref(), token).await?;
-        let revision = session.facts.revision;
-        Ok(Client {
-            caller: inbound.caller.clone(),
-            revision,
-            session: Some(session),
-            wants_logs: true,
-            log_level: None,
-            capabilities: None,
-            info: None,
-        })
+        Ok(Client::of_session(inbound.caller.clone(), session))
     }
 
     fn modern_client(
@@ -394,6 +398,12 @@ impl<P: Platform> Mcp<P> {
             }
             "logging/setLevel" if modern_upstream => return self.keep_level(client, call).await,
             "logging/setLevel" => self.keep_level(client, call).await.map(drop)?,
+            "resources/subscribe" | "resources/unsubscribe" if modern_upstream => {
+                if !server.resources.admits(&text_of(call.read.uri, "params.uri")?) {
+                    return Err(unknown_name(call.method, &text_of(call.read.uri, "params.uri")?));
+                }
+                return self.subscribe(inbound, client, call, Some(server), note).await;
+            }
             method if LEGACY_ONLY.contains(&method) && modern_upstream => return Err(unknown_method(method)),
             _ => {}
         }
@@ -626,76 +636,6 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
-    /// Answers a GET: on `/mcp/{server}` the stream of the session's own upstream session, else none.
-    pub async fn get(self, inbound: Inbound) -> (Answer<P>, Note) {
-        let mut note = Note { method: Some("GET".to_owned()), ..Note::default() };
-        let answer = self.stream_of(&inbound, &mut note).await;
-        (answer.unwrap_or_else(|fault| failed(None, &fault, &mut note)), note)
-    }
-
-    async fn stream_of(&self, inbound: &Inbound, note: &mut Note) -> Result<Answer<P>, Fault> {
-        let none =
-            || Fault::new(Kind::MethodNotAllowed, "this endpoint has no stream of its own; POST to it");
-        let last = inbound.headers.get("last-event-id").and_then(|id| id.to_str().ok());
-        if let Some(last) = last.filter(|id| id.starts_with(rounds::OWN)) {
-            return self.resumed(inbound, last).await;
-        }
-        let modern = inbound.header(&headers::VERSION).and_then(Revision::parse).map(Revision::era);
-        let Some(server) = inbound.target.clone().filter(|_| modern != Some(Era::Modern)) else {
-            return Err(none());
-        };
-        let client = self.client(inbound, None, "GET").await?;
-        note.server = Some(server.name.clone());
-        let profile = self.profile(&server).await?;
-        if profile.revision_for(Era::Legacy).era() == Era::Modern {
-            return Err(none());
-        }
-        let holder = self.holder(&server, &client, profile.sessions);
-        let Holder::Client(_) = &holder else { return Err(none()) };
-        let upstream = self.held(&server, &holder).await?;
-        let mut headers = standard_headers(upstream.revision, upstream.id.as_deref(), "", None);
-        if let Some(last) = inbound.headers.get("last-event-id") {
-            headers.insert("last-event-id", last.clone());
-        }
-        let answered =
-            self.exchange(&server, Outgoing { http: Method::GET, body: Bytes::new(), headers }).await?;
-        match (answered.status, content(&answered.headers)) {
-            (StatusCode::OK, Content::Events) => {
-                let mut reader = answered.reader;
-                reader.open_ended();
-                let mut stream = Stream::new(self.clone(), reader, Mode::Open, None, None);
-                // Also where it is the rest of a call's: whoever comes back for that may do so again.
-                stream.news = true;
-                Ok(Answer::Stream(Box::new(stream), None))
-            }
-            (StatusCode::METHOD_NOT_ALLOWED, _) => Err(none()),
-            (status, _) if forgotten(status) => {
-                self.drop_held(&server, &holder, &upstream).await?;
-                Err(Fault::new(Kind::UnknownSession, "the server has ended this session; start a new one"))
-            }
-            (status, _) => Err(refused(&server, status)),
-        }
-    }
-
-    /// Goes on with a stream of the session's mailbox behind the event `last`.
-    async fn resumed(&self, inbound: &Inbound, last: &str) -> Result<Answer<P>, Fault> {
-        let client = self.client(inbound, None, "GET").await?;
-        let gone = || {
-            let message =
-                "Last-Event-ID: the stream is not kept any more, or not that far back; make the call anew";
-            Fault::new(Kind::InvalidRequest, message)
-        };
-        let session =
-            client.session.as_ref().filter(|_| self.platform.abilities().mailboxes).ok_or_else(gone)?;
-        let body = self.post_letter(&session.mailbox(), &Letter::Resume(last.to_owned())).await?;
-        // A stream has a server whose limits it goes by; this one has been through them.
-        let server = self.plan.servers.first().ok_or_else(gone)?;
-        let mut reader = Reader::new(self.platform.clone(), server.clone(), body, Timestamp(u64::MAX));
-        reader.open_ended();
-        let first = reader.chunk().await?.ok_or_else(gone)?;
-        Ok(Answer::Stream(Box::new(Stream::new(self.clone(), reader, Mode::Open, None, Some(first))), None))
-    }
-
     /// Answers a DELETE: the session ends, here and upstream.
     pub async fn delete(self, inbound: Inbound) -> (Answer<P>, Note, Vec<(Arc<Server>, UpstreamSession)>) {
         let mut note = Note { method: Some("DELETE".to_owned()), ..Note::default() };
@@ -820,7 +760,7 @@ pub fn unknown_method(method: &str) -> Fault {
 }
 
 /// The same for legacy clients, who would take a 404 for a lost session.
-fn unknown_method_legacy(method: &str) -> Fault {
+pub(super) fn unknown_method_legacy(method: &str) -> Fault {
     Fault::new(Kind::UnknownMethodLegacy, format!("method {:?} is not known here", brief(method)))
 }
 

@@ -20,6 +20,7 @@ use super::revision::Revision;
 use super::rounds::Rounds;
 use super::upstream::{field, no_answer};
 use super::{Mcp, ask, content};
+use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::platform::{Platform, SeamError};
 use crate::relay::{Reader, too_large};
@@ -103,6 +104,21 @@ impl Rewrite {
         }
     }
 
+    /// For messages that belong to no call that is known here; with the name of the server if the caller sees several
+    /// as one.
+    #[must_use]
+    pub fn routed_from(server: Option<&Server>) -> Self {
+        Self {
+            upstream_id: String::new(),
+            id: Box::<RawValue>::default(),
+            modern: false,
+            legacy: None,
+            route: server.map(|server| server.name.clone()),
+            ttl_ms: None,
+            logs: true,
+        }
+    }
+
     /// Whether a message without questions stays as it is.
     #[must_use]
     pub fn only_routes(&self) -> bool {
@@ -125,6 +141,10 @@ impl Rewrite {
     /// Rewrites one message.
     pub fn apply(&self, data: Bytes, server: &str) -> Rewritten {
         match Message::decode(&data) {
+            // On the rest of a call's stream nobody knows here which call it was: the client does.
+            Ok(Message::Response { .. }) if self.route.is_some() && self.upstream_id.is_empty() => {
+                Rewritten::Response(data, None)
+            }
             Ok(Message::Response { id, outcome }) => {
                 if id.is_some_and(|id| id.get() != self.upstream_id) {
                     return Rewritten::Drop;
@@ -292,6 +312,16 @@ pub enum Mode {
     Open,
     /// Events rewritten one by one.
     Rewritten(Decoder, Rewrite, Option<UpstreamSession>),
+}
+
+impl Mode {
+    /// Events of one of several servers that the caller sees as one, of a stream that carries no response or the rest
+    /// of a call's.
+    #[must_use]
+    pub fn routed(server: &Server, session: UpstreamSession) -> Self {
+        let rewrite = Rewrite::routed_from(Some(server));
+        Self::Rewritten(Decoder::new(server.max_response), rewrite, Some(session))
+    }
 }
 
 /// An answer on its way.

@@ -912,5 +912,6 @@ fn discovery_says_what_can_be_subscribed_to() {
     assert_eq!(discovered("/mcp"), expect);
     assert_eq!(discovered("/mcp/b"), json!({"resources": {"subscribe": true}, "prompts": {}, "logging": {}}));
     let legacy = world.initialize("/mcp").1.json()["result"]["capabilities"].clone();
-    assert_eq!(legacy, json!({"tools": {}, "prompts": {}, "resources": {}, "logging": {}}));
+    let told = json!({"tools": {"listChanged": true}, "prompts": {}, "resources": {"subscribe": true}, "logging": {}});
+    assert_eq!(legacy, told);
 }
