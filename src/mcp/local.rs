@@ -449,7 +449,7 @@ impl<P: Platform> Mcp<P> {
             .join(",");
         let hints = if client.era() == Era::Modern {
             let now = self.platform.clock().now();
-            let ttl = list.read_at.after(list.ttl).since(now).as_millis();
+            let ttl = list.fresh_until().since(now).as_millis();
             format!(",\"resultType\":\"complete\",\"ttlMs\":{ttl},\"cacheScope\":\"private\"")
         } else {
             String::new()

@@ -344,10 +344,12 @@ impl ServerMemory {
         list
     }
 
-    /// Forgets the lists of `kind`: the server says that they have changed.
+    /// Notes that the lists of `kind` have changed, as the server says.
     pub fn outdate(&self, kind: ListKind) {
         self.changes.fetch_add(1, Ordering::Relaxed);
-        lock(&self.state).lists.retain(|(other, _), _| *other != kind);
+        let state = lock(&self.state);
+        let lists = state.lists.iter().filter(|((other, _), _)| *other == kind);
+        lists.for_each(|(_, list)| list.outdate());
     }
 
     /// Counts what [`Self::outdate`] was told: a list that was being read when it grew may be an old one.
