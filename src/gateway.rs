@@ -134,7 +134,7 @@ impl<P: Platform> Gateway<P> {
         };
         let (http, browser) = (head.method.clone(), Browser::of(&head.headers));
         let answered = self.answer(head, body, plan.clone(), &mut asked).await;
-        let mcp = matches!(asked.endpoint, Some(Endpoint::Mcp(_)));
+        let mcp = matches!(asked.endpoint, Some(Endpoint::Mcp(_) | Endpoint::Sse(_) | Endpoint::Messages));
         let answered = answered.unwrap_or_else(|fault| {
             let refusal = if mcp { rpc_refusal(&fault) } else { problem(&fault, &asked.request_id) };
             asked.note.fault = Some(fault);
@@ -244,7 +244,21 @@ impl<P: Platform> Gateway<P> {
         }
         let caller = auth::admit(&plan, &head.headers, abilities)?;
         asked.caller = Some(caller.clone());
-        let Endpoint::Mcp(target) = endpoint else {
+        if endpoint == Endpoint::Messages {
+            only(&head.method, &[Method::POST])?;
+            inbound::check_json(&head.headers)?;
+            let token = session_of(&head.uri).ok_or_else(|| {
+                Fault::new(
+                    Kind::SessionRequired,
+                    "session: post to the place that the endpoint event of GET /sse names",
+                )
+            })?;
+            let body = inbound::body(&head.headers, body, plan.limits.body).await?;
+            let (answer, note) = mcp.message(&caller, token, &body).await;
+            asked.note = note;
+            return Ok(headed(answer, Accepts { json: true, events: true }));
+        }
+        let (Endpoint::Mcp(target) | Endpoint::Sse(target)) = endpoint.clone() else {
             only(&head.method, &[Method::GET, Method::HEAD])?;
             mcp.survey(&caller, SURVEY).await;
             return Ok(Head::full(StatusCode::OK, "application/json", self.status(&mcp, &caller)));
@@ -256,6 +270,18 @@ impl<P: Platform> Gateway<P> {
                 Some(known.ok_or_else(|| unserved(&plan, &caller, &name))?)
             }
         };
+        if let Endpoint::Sse(_) = endpoint {
+            // A client that tries the newer transport first is told to GET (2025-11-25 transports, "Backwards
+            // Compatibility").
+            only(&head.method, &[Method::GET])?;
+            if !accepts(&head.headers).events {
+                let message = "a GET must accept text/event-stream";
+                return Err(Fault::new(Kind::NotAcceptable, message));
+            }
+            let (answer, note) = mcp.front(caller, target).await;
+            asked.note = note;
+            return Ok(headed(answer, Accepts { json: true, events: true }));
+        }
         only(&head.method, &[Method::POST, Method::GET, Method::DELETE])?;
         let mut inbound = Inbound {
             target,
@@ -464,6 +490,11 @@ async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: After) {
     }
 }
 
+/// The session that a message of the HTTP+SSE transport belongs to.
+fn session_of(uri: &http::Uri) -> Option<&str> {
+    uri.query()?.split('&').find_map(|part| part.strip_prefix("session="))
+}
+
 /// Whether a body may be an `initialize`: told without reading it, since a wrong guess only costs patience.
 fn opens_session(body: &[u8]) -> bool {
     let beginning = body.get(..4096).unwrap_or(body);
@@ -481,7 +512,7 @@ fn allowed(endpoint: Option<&Endpoint>) -> &'static str {
     match endpoint {
         Some(Endpoint::Mcp(_)) => "POST, GET, DELETE",
         Some(Endpoint::Config) => "GET, PUT",
-        Some(Endpoint::Rollback) => "POST",
+        Some(Endpoint::Rollback | Endpoint::Messages) => "POST",
         _ => "GET",
     }
 }

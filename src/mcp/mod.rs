@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod content;
 pub mod feed;
 pub mod forward;
+pub mod front;
 pub mod headers;
 pub mod listen;
 pub mod local;

@@ -190,7 +190,7 @@ impl<P: Platform> Mcp<P> {
         let mut note = Note::default();
         let body = inbound.body.clone();
         let answer = match decode_batch(&body) {
-            Ok(None) => self.message(&inbound, &body, false, &mut note).await,
+            Ok(None) => self.one(&inbound, &body, false, &mut note).await,
             Ok(Some(batch)) => self.batch(&inbound, &batch, &mut note).await,
             Err(invalid) => failed(None, &unreadable(&invalid), &mut note),
         };
@@ -212,7 +212,7 @@ impl<P: Platform> Mcp<P> {
         let single = inbound.with_accepts(Accepts { json: true, events: false });
         let mut responses: Vec<u8> = Vec::new();
         for text in batch {
-            let answer = Box::pin(self.message(&single, text.get().as_bytes(), true, note)).await;
+            let answer = Box::pin(self.one(&single, text.get().as_bytes(), true, note)).await;
             let body = match answer {
                 Answer::Json(_, body) | Answer::Opened(_, body) => body,
                 // Batches ended before there was anything to listen to.
@@ -233,7 +233,7 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Answers one message.
-    async fn message(&self, inbound: &Inbound, text: &[u8], batched: bool, note: &mut Note) -> Answer<P> {
+    async fn one(&self, inbound: &Inbound, text: &[u8], batched: bool, note: &mut Note) -> Answer<P> {
         match Message::decode(text) {
             Err(invalid) => failed(readable_id(text).as_deref(), &unreadable(&invalid), note),
             Ok(Message::Request { id, method, params }) => {
@@ -725,7 +725,7 @@ pub fn failed<P: Platform>(id: Option<&RawValue>, fault: &Fault, note: &mut Note
     Answer::Json(StatusCode::from_u16(row.rpc_status).unwrap_or(StatusCode::OK), body)
 }
 
-fn unreadable(invalid: &Invalid) -> Fault {
+pub(super) fn unreadable(invalid: &Invalid) -> Fault {
     match invalid {
         Invalid::Json(_) => Fault::new(Kind::Malformed, format!("the body is {invalid}")),
         Invalid::Shape(_) => Fault::new(Kind::InvalidRequest, format!("the body is {invalid}")),
