@@ -16,22 +16,29 @@ use crate::mcp::stream::Stream as Relayed;
 use crate::platform::{Clock as _, Platform, SeamError};
 
 /// How a streamed body ended.
-#[derive(Debug, Default)]
-pub(super) struct Ended {
+pub(super) struct Ended<P: Platform> {
     pub(super) bytes: u64,
     pub(super) complete: bool,
     pub(super) resumable: bool,
     pub(super) fault: Option<Kind>,
     pub(super) late: Option<(Note, Option<Cancel>)>,
+    /// What must not be let go before the call has been cancelled.
+    pub(super) left: Option<Box<Relayed<P>>>,
+}
+
+impl<P: Platform> Default for Ended<P> {
+    fn default() -> Self {
+        Self { bytes: 0, complete: false, resumable: false, fault: None, late: None, left: None }
+    }
 }
 
 /// Tells how a body ended, also when it is dropped half-way.
-pub(super) struct Witness {
-    pub(super) ended: Ended,
-    pub(super) sender: Option<oneshot::Sender<Ended>>,
+pub(super) struct Witness<P: Platform> {
+    pub(super) ended: Ended<P>,
+    pub(super) sender: Option<oneshot::Sender<Ended<P>>>,
 }
 
-impl Drop for Witness {
+impl<P: Platform> Drop for Witness<P> {
     fn drop(&mut self) {
         if let Some(sender) = self.sender.take() {
             let _ = sender.send(std::mem::take(&mut self.ended));
@@ -49,20 +56,37 @@ pub(super) enum Source<P: Platform, F> {
     Over,
 }
 
+/// A body on its way, and who tells of its end.
+struct Flowing<P: Platform, F> {
+    source: Source<P, F>,
+    witness: Witness<P>,
+}
+
+impl<P: Platform, F> Drop for Flowing<P, F> {
+    fn drop(&mut self) {
+        if let Source::Relayed(stream) = std::mem::replace(&mut self.source, Source::Over)
+            && stream.ends_session()
+        {
+            self.witness.ended.left = Some(stream);
+        }
+    }
+}
+
 /// The bytes of a body, with a comment on the stream whenever it has been silent for long.
 pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
     platform: P,
     source: Source<P, F>,
     keep_alive: Duration,
-    witness: Witness,
+    witness: Witness<P>,
 ) -> impl Stream<Item = Result<Bytes, SeamError>> {
-    unfold((source, witness), move |(mut source, mut witness)| {
+    unfold(Flowing { source, witness }, move |mut flowing| {
         let platform = platform.clone();
         async move {
             loop {
+                let Flowing { source, witness } = &mut flowing;
                 let silence = pin!(platform.clock().sleep(keep_alive));
                 let comment = || Some(Ok(Bytes::from_static(b":\n")));
-                let item = match &mut source {
+                let item = match source {
                     Source::Over => return None,
                     Source::Waiting(work) => match select(work, silence).await {
                         Either::Right(_) => comment(),
@@ -70,7 +94,7 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                             let (next, item, cancel) = arrived(answer, &mut note).await;
                             witness.ended.late = Some((note, cancel));
                             witness.ended.complete = item.is_some();
-                            source = next;
+                            *source = next;
                             match item {
                                 Some(bytes) => Some(Ok(bytes)),
                                 None => continue,
@@ -97,7 +121,7 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                 if let Some(Ok(bytes)) = &item {
                     witness.ended.bytes += bytes.len() as u64;
                 }
-                return item.map(|item| (item, (source, witness)));
+                return item.map(|item| (item, flowing));
             }
         }
     })

@@ -20,7 +20,7 @@ use super::upstream::{
     Answered, Content, Outgoing, PASSED, content, error_of, no_answer, refused, standard_headers,
 };
 use super::{Mcp, catalog, forgotten, headers};
-use crate::config::plan::Server;
+use crate::config::plan::{Server, Transport};
 use crate::fault::{Fault, Kind};
 use crate::platform::Platform;
 use crate::relay::{Reader, too_large};
@@ -85,10 +85,8 @@ impl<P: Platform> Mcp<P> {
         let mut profile = self.profile(server).await?;
         let mut tried = Tried::default();
         loop {
-            let way = match self.way(server, client, &profile).await {
-                Err(fault)
-                    if !tried.era && fault.kind == Kind::UpstreamRefused && profile.legacy.is_some() =>
-                {
+            let (way, line) = match self.way(server, client, call, &profile).await {
+                Err(fault) if !tried.era && is_otherwise(server, &profile, &fault) => {
                     // It does not open sessions (any more): perhaps it has become a modern server.
                     tried.era = true;
                     self.memory.server(server).forget();
@@ -98,10 +96,18 @@ impl<P: Platform> Mcp<P> {
                 way => way?,
             };
             let outgoing = self.outgoing(inbound, client, call, route, &way).await?;
-            inbound.ticket.set(cancel(client, call, &way, server));
-            let answered = self.exchange(server, outgoing).await;
-            inbound.ticket.set(None);
-            let answered = answered?;
+            let answered = match (line, &way.session) {
+                (Some(line), Some(session)) => {
+                    // Hanging up ends the session, and with it the call.
+                    Box::pin(self.send_old(line, session, outgoing, call.id.get())).await?
+                }
+                _ => {
+                    inbound.ticket.set(cancel(client, call, &way, server));
+                    let answered = self.exchange(server, outgoing).await;
+                    inbound.ticket.set(None);
+                    answered?
+                }
+            };
             if answered.status.is_success() {
                 return self.deliver(inbound, client, call, way, answered).await;
             }
@@ -122,16 +128,29 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
-    async fn way(&self, server: &Arc<Server>, client: &Client, profile: &Profile) -> Result<Way, Fault> {
+    /// How the call travels, and the stream that its answer will come on if it is there already.
+    async fn way(
+        &self,
+        server: &Arc<Server>,
+        client: &Client,
+        call: &Call<'_>,
+        profile: &Profile,
+    ) -> Result<(Way, Option<Answered<P>>), Fault> {
         let revision = profile.revision_for(client.era());
         if revision.era() == Era::Modern {
-            return Ok(Way { revision, session: None, holder: None, id: None });
+            return Ok((Way { revision, session: None, holder: None, id: None }, None));
+        }
+        if profile.http_sse {
+            // Boxed: only the oldest servers need it, and every call would have to make room for it.
+            let (line, session) = Box::pin(self.session_of_call(server, client, call, profile)).await?;
+            let way = Way { revision: session.revision, session: Some(session), holder: None, id: None };
+            return Ok((way, Some(line)));
         }
         let holder = self.holder(server, client.session.as_ref(), &client.caller, profile.sessions);
         let session = self.held(server, &holder).await?;
         let shared = matches!(holder, Holder::Pool(_)) && session.id.is_some();
         let id = shared.then(|| self.memory.server(server).next_id().to_string());
-        Ok(Way { revision: session.revision, session: Some(session), holder: Some(holder), id })
+        Ok((Way { revision: session.revision, session: Some(session), holder: Some(holder), id }, None))
     }
 
     /// The request as it goes upstream.
@@ -176,7 +195,7 @@ impl<P: Platform> Mcp<P> {
         if upstream == Era::Modern && call.method == "tools/call" {
             self.mirror(inbound, client, call, route, &mut out).await;
         }
-        Ok(Outgoing { http: Method::POST, body, headers: out })
+        Ok(Outgoing { http: Method::POST, to: None, body, headers: out })
     }
 
     /// Writes what a modern server must know of a legacy client into the request.
@@ -349,13 +368,22 @@ enum Refusal<P: Platform> {
     OtherEra,
 }
 
+/// Whether `fault`, met when a session was to be opened, may mean that the server speaks otherwise than it did.
+fn is_otherwise(server: &Server, profile: &Profile, fault: &Fault) -> bool {
+    match fault.kind {
+        Kind::UpstreamRefused => profile.legacy.is_some() && server.transport == Transport::Http,
+        Kind::UpstreamInvalid => profile.http_sse && server.transport == Transport::Http,
+        _ => false,
+    }
+}
+
 /// How to cancel the call, where the server would not take a lost connection for that.
 fn cancel(client: &Client, call: &Call<'_>, way: &Way, server: &Arc<Server>) -> Option<Cancel> {
     way.session.clone().map(|session| Cancel {
         server: server.clone(),
-        session,
         id: way.id.clone().unwrap_or_else(|| call.id.get().to_owned()),
-        resumable: client.era() == Era::Legacy,
+        resumable: client.era() == Era::Legacy && session.endpoint.is_none(),
+        session,
     })
 }
 

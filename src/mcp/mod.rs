@@ -6,6 +6,7 @@
 pub mod catalog;
 pub mod forward;
 pub mod headers;
+pub mod http_sse;
 pub mod local;
 pub mod memory;
 pub mod meta;

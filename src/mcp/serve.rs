@@ -341,15 +341,17 @@ impl<P: Platform> Mcp<P> {
         note.server = Some(server.name.clone());
         let profile = self.profile(&server).await?;
         let modern_upstream = profile.revision_for(client.era()).era() == Era::Modern;
+        // Neither is told anything that would hold from one call to the next.
+        let forgetful = modern_upstream || profile.http_sse;
         match call.method {
             "server/discover" if !modern_upstream => {
                 return Ok(Answer::Json(StatusCode::OK, self.discover_one(call, &profile)));
             }
             "server/discover" => return self.discover_through(inbound, client, call, server).await,
             "subscriptions/listen" if !modern_upstream => return Err(unknown_method(call.method)),
-            "logging/setLevel" if modern_upstream => return self.keep_level(client, call).await,
+            "logging/setLevel" if forgetful => return self.keep_level(client, call).await,
             "logging/setLevel" => self.keep_level(client, call).await.map(drop)?,
-            method if LEGACY_ONLY.contains(&method) && modern_upstream => return Err(unknown_method(method)),
+            method if LEGACY_ONLY.contains(&method) && forgetful => return Err(unknown_method(method)),
             _ => {}
         }
         let filtered = self.filters(&server, &client.caller);
@@ -553,7 +555,7 @@ impl<P: Platform> Mcp<P> {
         let client = self.client(inbound, None, "GET").await?;
         note.server = Some(server.name.clone());
         let profile = self.profile(&server).await?;
-        if profile.revision_for(Era::Legacy).era() == Era::Modern {
+        if profile.revision_for(Era::Legacy).era() == Era::Modern || profile.http_sse {
             return Err(none());
         }
         let holder = self.holder(&server, client.session.as_ref(), &client.caller, profile.sessions);
@@ -563,8 +565,8 @@ impl<P: Platform> Mcp<P> {
         if let Some(last) = inbound.headers.get("last-event-id") {
             headers.insert("last-event-id", last.clone());
         }
-        let answered =
-            self.exchange(&server, Outgoing { http: Method::GET, body: Bytes::new(), headers }).await?;
+        let outgoing = Outgoing { http: Method::GET, to: None, body: Bytes::new(), headers };
+        let answered = self.exchange(&server, outgoing).await?;
         match (answered.status, content(&answered.headers)) {
             (StatusCode::OK, Content::Events) => {
                 let mut reader = answered.reader;

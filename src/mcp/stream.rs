@@ -190,6 +190,11 @@ impl<P: Platform> Stream<P> {
         stream
     }
 
+    /// Whether the server's session ends with this, so that it must hear first that nobody waits any more.
+    pub fn ends_session(&self) -> bool {
+        self.reader.is_session() && !self.over
+    }
+
     /// Whether the body is an event stream.
     pub fn is_events(&self) -> bool {
         !matches!(self.mode, Mode::Json)

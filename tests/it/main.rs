@@ -10,10 +10,12 @@
 
 mod admin;
 mod arrows;
+mod old;
 mod server;
 mod world;
 
 mod eras;
+mod http_sse;
 mod lists;
 mod rules;
 mod sessions;

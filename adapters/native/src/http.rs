@@ -101,11 +101,17 @@ impl Default for Http {
 
 impl HttpClient for Http {
     type Body = Received;
+    type Sent = Pin<Box<dyn Future<Output = Result<Response<Received>, SeamError>> + Send>>;
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Received>, SeamError> {
         let timeout = request.extensions().get().map_or(CONNECT_TIMEOUT, |ConnectTimeout(span)| *span);
         let response = self.pool_for(timeout).request(request.map(Full::new)).await;
         response.map(|response| response.map(Received)).map_err(|error| sorted(&error))
+    }
+
+    fn begin(&self, request: Request<Bytes>) -> Self::Sent {
+        let http = self.clone();
+        Box::pin(async move { http.send(request).await })
     }
 }
 
