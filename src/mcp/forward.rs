@@ -99,7 +99,7 @@ impl<P: Platform> Mcp<P> {
             let answered = match (line, &way.session) {
                 (Some(line), Some(session)) => {
                     // Hanging up ends the session, and with it the call.
-                    Box::pin(self.send_old(line, session, outgoing, call.id.get())).await?
+                    Box::pin(self.send_old(*line, session, outgoing, call.id.get())).await?
                 }
                 _ => {
                     inbound.ticket.set(cancel(client, call, &way, server));
@@ -135,7 +135,7 @@ impl<P: Platform> Mcp<P> {
         client: &Client,
         call: &Call<'_>,
         profile: &Profile,
-    ) -> Result<(Way, Option<Answered<P>>), Fault> {
+    ) -> Result<(Way, Option<Box<Answered<P>>>), Fault> {
         let revision = profile.revision_for(client.era());
         if revision.era() == Era::Modern {
             return Ok((Way { revision, session: None, holder: None, id: None }, None));

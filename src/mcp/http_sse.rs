@@ -102,7 +102,7 @@ impl<P: Platform> Mcp<P> {
         client: &Client,
         call: &Call<'_>,
         profile: &Profile,
-    ) -> Result<(Answered<P>, UpstreamSession), Fault> {
+    ) -> Result<(Box<Answered<P>>, UpstreamSession), Fault> {
         let opened = match &client.session {
             Some(session) => {
                 let facts = &session.facts;
@@ -122,7 +122,7 @@ impl<P: Platform> Mcp<P> {
             // A server that refuses the level still takes the call.
             let _ = self.in_time(server, server.timeouts.first_byte, "answer to logging/setLevel", set).await;
         }
-        Ok((answered, session))
+        Ok((Box::new(answered), session))
     }
 
     /// Sends a message over a session, in the place of [`Mcp::exchange`]: its answer comes on the session's stream.

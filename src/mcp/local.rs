@@ -591,6 +591,9 @@ pub struct ServerStatus {
     pub eras: Vec<Era>,
     /// The newest revision of them.
     pub revision: Option<Revision>,
+    /// `http+sse` if it speaks nothing newer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<&'static str>,
     /// Tools known.
     pub tools: Option<usize>,
     /// Answered exchanges.
@@ -634,6 +637,7 @@ impl<P: Platform> Mcp<P> {
             },
             eras: revisions.iter().map(|revision| revision.era()).collect(),
             revision: revisions.iter().copied().max(),
+            transport: profile.is_some_and(|profile| profile.http_sse).then_some("http+sse"),
             tools: memory.count(ListKind::Tools),
             answered: health.answered,
             failed: health.failed,

@@ -184,9 +184,11 @@ impl<P: Platform> Reader<P> {
             Either::Right(((), _)) => return Err(timed_out(&self.server, total)),
         };
         self.heard_at = self.platform.clock().now();
+        let open_ended = self.is_open_ended();
+        let Some(duplex) = &mut self.duplex else { return Ok(false) };
         match step {
             Step::Chunk(chunk) => {
-                duplex.take(&chunk).map_err(|limit| too_large(&self.server, limit))?;
+                duplex.take(&chunk, open_ended).map_err(|limit| too_large(&self.server, limit))?;
             }
             Step::Taken | Step::Posted(Outcome::Nothing) => {}
             Step::Posted(Outcome::Message(message)) => duplex.hear(Event::message(message)),
@@ -245,11 +247,11 @@ impl<P: Platform> Duplex<P> {
     }
 
     /// Takes bytes of the stream; the error is the limit that they break.
-    fn take(&mut self, chunk: &[u8]) -> Result<(), usize> {
+    fn take(&mut self, chunk: &[u8], open_ended: bool) -> Result<(), usize> {
         let mut events = Vec::new();
         self.decoder.push(chunk, &mut events).map_err(|too_large| too_large.0)?;
         self.bytes = self.bytes.saturating_add(chunk.len());
-        if self.bytes > self.most {
+        if self.bytes > self.most && !open_ended {
             return Err(self.most);
         }
         events.into_iter().for_each(|event| self.hear(event));

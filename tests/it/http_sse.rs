@@ -598,6 +598,11 @@ fn a_client_that_hangs_up_cancels_the_call_before_the_session_ends() {
     assert!(world.fake.logged().last().unwrap().contains("\"outcome\":\"gone\""));
 }
 
+fn shown(world: &World) -> Value {
+    let request = Request::get("/status").header("host", "localhost").body(bytes::Bytes::new());
+    world.send(request.unwrap()).json()
+}
+
 fn detecting(old: &Old) -> World {
     World::new(old.fake.clone(), plan(vec![entry(Transport::Http)]))
 }
@@ -618,6 +623,7 @@ fn a_server_that_takes_no_messages_at_its_url_is_asked_for_a_stream() {
             let probe = ["http.send POST a server/discover", "http.send POST a initialize"];
             assert_eq!(got.trace[..2], probe);
             assert_eq!(call(&world).trace, CALL, "it is remembered");
+            assert_eq!(shown(&world)["servers"][0]["transport"], "http+sse");
         }
     }
 }
@@ -705,9 +711,7 @@ fn a_server_that_fails_is_down_and_the_others_go_on() {
     let world = World::new(fake, plan(vec![entry(Transport::HttpSse), server("b")]));
     let got = world.modern("/mcp", "tools/list", json!({}));
     assert_eq!(got.json()["result"]["tools"].as_array().unwrap().len(), 1);
-    let status =
-        world.send(Request::get("/status").header("host", "localhost").body(bytes::Bytes::new()).unwrap());
-    let one = &status.json()["servers"][0];
+    let one = &shown(&world)["servers"][0];
     assert_eq!((&one["name"], &one["state"]), (&json!("a"), &json!("down")));
     assert!(one["last_error"].as_str().unwrap().contains("HTTP 500"), "{one}");
 }
