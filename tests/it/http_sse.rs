@@ -185,7 +185,9 @@ fn what_comes_with_the_handshake_is_not_lost() {
 /// A call to a server that answers POSTs as `react` says comes to its result all the same.
 fn check_liberal(react: impl Fn(&Old, &Value, u64) -> Option<Script> + Send + Sync + 'static) {
     let world = world(&old().react(react).put());
-    for got in [call(&world), call(&world)] {
+    let (session, _) = world.initialize("/mcp/a");
+    let legacy = || world.legacy("/mcp/a", &session, "tools/call", json!({"name": "t"}));
+    for got in [call(&world), call(&world), legacy()] {
         let all = messages(&got);
         assert_eq!(all.iter().filter(|message| message.get("result").is_some()).count(), 1, "{}", got.body);
         assert_eq!(last(&got)["result"]["did"], "tools/call", "{}", got.body);
@@ -686,6 +688,23 @@ fn a_server_that_gets_a_newer_transport_is_asked_anew() {
         assert_eq!(got.json()["result"]["echo"]["name"], "t", "{}", got.body);
         assert_eq!(call(&world).trace, ["http.send POST a tools/call"]);
     }
+}
+
+#[test]
+fn a_list_that_is_refused_is_read_by_the_newer_transport_the_next_time() {
+    let old = old().put();
+    let mut entry = entry(Transport::Http);
+    entry.list_ttl = Duration::ZERO;
+    let world = World::new(old.fake.clone(), plan(vec![entry]));
+    let names = || {
+        world.fake.pass(Duration::from_secs(5));
+        let got = world.modern("/mcp", "tools/list", json!({})).json();
+        got["result"]["tools"].as_array().unwrap().iter().map(|tool| tool["name"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(), ["a__t", "a__u"]);
+    server::put(&old.fake, "a", Kind::Modern, &["new"]);
+    assert_eq!(names(), [""; 0]);
+    assert_eq!(names(), ["a__new"]);
 }
 
 #[test]
