@@ -51,6 +51,14 @@ pub enum Kind {
     InvalidMeta,
     /// Headers and body disagree.
     HeaderMismatch,
+    /// The client lacks a capability that the call needs.
+    MissingCapability,
+    /// A `requestState` that is none of ours, another call's, expired, or used before.
+    InvalidState,
+    /// As much as may wait at one time does already.
+    TooMany,
+    /// The client answered a server's question with an error.
+    ClientRefused,
     /// The protocol version is not served.
     UnsupportedVersion,
     /// The method does not exist here.
@@ -125,6 +133,10 @@ impl Kind {
             Self::ResourceNotFound => (Caller, 404, 200, -32002, "resource_not_found", false),
             Self::InvalidMeta => (Caller, 422, 400, -32602, "invalid_meta", false),
             Self::HeaderMismatch => (Caller, 400, 400, -32020, "header_mismatch", false),
+            Self::MissingCapability => (Caller, 400, 400, -32021, "missing_capability", false),
+            Self::InvalidState => (Caller, 422, 200, -32602, "invalid_state", false),
+            Self::ClientRefused => (Caller, 422, 200, -32603, "client_refused", false),
+            Self::TooMany => (Caller, 429, 200, -32603, "too_many", true),
             Self::UnsupportedVersion => (Caller, 400, 400, -32022, "unsupported_version", false),
             Self::UnknownMethod => (Caller, 404, 404, -32601, "unknown_method", false),
             Self::UnknownMethodLegacy => (Caller, 404, 200, -32601, "unknown_method", false),

@@ -27,6 +27,7 @@ use crate::fault::{Fault, Kind};
 use crate::inbound::{self, Endpoint};
 use crate::instance::Instance;
 use crate::mcp::Mcp;
+use crate::mcp::mailbox::{self, Mailbox, Said};
 use crate::mcp::memory::UpstreamSession;
 use crate::mcp::serve::{Answer, Cancel, Inbound, Note, Ticket};
 use crate::mcp::stream::Stream as Relayed;
@@ -401,6 +402,18 @@ impl<P: Platform> Gateway<P> {
     pub async fn abandon(self, ticket: Ticket) {
         let (Some(cancel), Some(plan)) = (ticket.take(), self.instance.plan()) else { return };
         Mcp::new(self.platform, plan, self.instance.memory().clone()).cancel(&cancel).await;
+    }
+
+    /// Takes `letter` to the owner of a key: gives what is said to it, and the work that it sets going, which the host
+    /// runs to its end whether or not anybody reads what is said.
+    pub fn deliver(
+        &self,
+        mailbox: Arc<Mailbox<P>>,
+        letter: &[u8],
+    ) -> (Said, impl Future<Output = ()> + use<P>) {
+        let plan = self.instance.plan().unwrap_or_else(|| Arc::new(Plan::empty()));
+        let mcp = Mcp::new(self.platform.clone(), plan, self.instance.memory().clone());
+        mailbox::deliver(mcp, mailbox, letter)
     }
 
     /// Does what is left to do: resolves when the body has ended or was dropped and the rest is done.

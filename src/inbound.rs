@@ -191,7 +191,14 @@ mod tests {
     }
 
     fn reached(loopback_only: bool, keyless: bool) -> Abilities {
-        Abilities { host: "t", processes: false, loopback_only, keyless, config_file: false }
+        Abilities {
+            host: "t",
+            processes: false,
+            loopback_only,
+            keyless,
+            config_file: false,
+            mailboxes: false,
+        }
     }
 
     #[test]

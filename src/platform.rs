@@ -1,6 +1,6 @@
 //! The seam: everything the gateway may ask of the host it runs on.
 //!
-//! Eight small traits with static dispatch. The core **never** touches a socket, a clock, a thread or the
+//! Nine small traits with static dispatch. The core **never** touches a socket, a clock, a thread or the
 //! environment by itself; it asks one of these. Futures carry no `Send` bound: the compiler infers it where the
 //! concrete platform is known, so the same core is `Send` on a threaded host and needs no wrapper at the edge.
 
@@ -107,6 +107,22 @@ pub trait KeyValue {
     fn remove(&self, key: &str) -> impl Future<Output = Result<(), SeamError>>;
 }
 
+/// Mailboxes: for each key one owner, which outlives the requests that write to it and may hold what no request can
+/// hand on, such as an upstream's answer that is half read.
+///
+/// The owner is a [`Mailbox`](crate::mcp::mailbox::Mailbox) that the host keeps while it [is in
+/// use](crate::mcp::mailbox::Mailbox::is_idle), and takes letters to with
+/// [`Gateway::deliver`](crate::gateway::Gateway::deliver).
+pub trait Mailboxes {
+    /// What the owner says, as it says it: the bytes of an event stream.
+    type Body: Stream<Item = Result<Bytes, SeamError>> + Unpin + 'static;
+
+    /// Hands `letter` to the owner of `key`. Dropping the body tells the owner that nobody reads it any more.
+    ///
+    /// Keys are at most 512 bytes of printable ASCII, letters at most 8 MiB.
+    fn post(&self, key: &str, letter: Bytes) -> impl Future<Output = Result<Self::Body, SeamError>>;
+}
+
 /// Values that come from the host's environment or secret store, by name.
 pub trait Secrets {
     /// The value of `name`, if the host has one.
@@ -169,6 +185,8 @@ pub struct Abilities {
     pub keyless: bool,
     /// The configuration comes from a file that the host watches; `push` is refused.
     pub config_file: bool,
+    /// Has mailboxes: a call that waits for its caller may outlive the request that made it.
+    pub mailboxes: bool,
 }
 
 /// The host: one accessor for each ability.
@@ -181,6 +199,8 @@ pub trait Platform: Clone + 'static {
     type Store: StateStore;
     /// Read-mostly state.
     type KeyValue: KeyValue;
+    /// One owner for each key. What it says is read like what an upstream says.
+    type Mailboxes: Mailboxes<Body = UpstreamBody<Self>>;
     /// Secrets by name.
     type Secrets: Secrets;
     /// Time.
@@ -196,6 +216,8 @@ pub trait Platform: Clone + 'static {
     fn store(&self) -> &Self::Store;
     /// Read-mostly state.
     fn key_value(&self) -> &Self::KeyValue;
+    /// One owner for each key.
+    fn mailboxes(&self) -> &Self::Mailboxes;
     /// Secrets by name.
     fn secrets(&self) -> &Self::Secrets;
     /// Time.

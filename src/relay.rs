@@ -53,6 +53,22 @@ impl<P: Platform> Reader<P> {
         self.idle == OPEN_ENDED
     }
 
+    /// How much time the answer has left.
+    pub fn left(&self) -> Duration {
+        self.deadline.since(self.platform.clock().now())
+    }
+
+    /// The fault of an answer that has no time left for what it takes.
+    pub fn out_of_time(&self) -> Fault {
+        timed_out(&self.server, true)
+    }
+
+    /// Goes on with the bytes of `rest`, within the time that the answer had from its beginning.
+    pub fn go_on(&mut self, rest: Self) {
+        self.body = rest.body;
+        self.heard_at = self.platform.clock().now();
+    }
+
     /// The next chunk; `None` at the end. Dropping the future loses nothing.
     ///
     /// # Errors
@@ -77,8 +93,7 @@ impl<P: Platform> Reader<P> {
 
     /// How long to wait for more, and whether that is all the time there is.
     fn patience(&self) -> Result<(Duration, bool), Fault> {
-        let now = self.platform.clock().now();
-        let left = self.deadline.since(now);
+        let left = self.left();
         if left.is_zero() {
             // A server that never pauses would never let the timer speak.
             return Err(timed_out(&self.server, true));
@@ -86,7 +101,7 @@ impl<P: Platform> Reader<P> {
         if self.duplex.as_ref().is_some_and(|duplex| duplex.opening()) {
             return Ok((left, true));
         }
-        let idle = self.heard_at.after(self.idle).since(now);
+        let idle = self.heard_at.after(self.idle).since(self.platform.clock().now());
         Ok((left.min(idle), left <= idle))
     }
 

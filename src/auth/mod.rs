@@ -100,6 +100,7 @@ mod tests {
             loopback_only: loopback,
             keyless: loopback,
             config_file: false,
+            mailboxes: true,
         };
         let got =
             admit(&plan(keys), &map, abilities).map(|caller| caller.name.clone()).map_err(|fault| fault.kind);

@@ -169,6 +169,10 @@ fn limits(given: &types::Limits) -> Limits {
         page: count(given.page, plain.page),
         session_age: time(given.session_age, plain.session_age),
         keep_alive: time(given.keep_alive, plain.keep_alive),
+        park: time(given.park, plain.park),
+        parked: count(given.parked, plain.parked),
+        rounds: count(given.rounds, plain.rounds),
+        replay: bytes(given.replay, plain.replay),
     }
 }
 

@@ -31,6 +31,19 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Nothing at all: what a gateway has before it is configured.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            digest: String::new(),
+            servers: Vec::new(),
+            skipped: Vec::new(),
+            keys: Vec::new(),
+            origins: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+
     /// The server called `name`.
     #[must_use]
     pub fn server(&self, name: &str) -> Option<&Arc<Server>> {
@@ -179,6 +192,14 @@ pub struct Limits {
     pub session_age: Duration,
     /// Silence on a stream before a keep-alive comment is sent.
     pub keep_alive: Duration,
+    /// How long a call that asked its caller something waits for the answer.
+    pub park: Duration,
+    /// Calls of one caller that may run or wait so at one server at a time.
+    pub parked: usize,
+    /// How often one call may ask before it is given up.
+    pub rounds: usize,
+    /// How many bytes of a stream's events are kept for a client that comes back for them.
+    pub replay: usize,
 }
 
 impl Default for Limits {
@@ -190,6 +211,10 @@ impl Default for Limits {
             page: 1000,
             session_age: Duration::from_secs(24 * 60 * 60),
             keep_alive: Duration::from_secs(15),
+            park: Duration::from_secs(10 * 60),
+            parked: 64,
+            rounds: 32,
+            replay: 1024 * 1024,
         }
     }
 }

@@ -162,7 +162,18 @@ impl Reader {
     }
 
     fn limits(&mut self, node: &Node, into: &mut Limits) {
-        const KNOWN: [&str; 6] = ["body", "batch", "merge_deadline", "page", "session_age", "keep_alive"];
+        const KNOWN: [&str; 10] = [
+            "body",
+            "batch",
+            "merge_deadline",
+            "page",
+            "session_age",
+            "keep_alive",
+            "park",
+            "parked",
+            "rounds",
+            "replay",
+        ];
         for entry in self.map(node, "limits").unwrap_or_default() {
             let (path, node) = (format!("limits.{}", entry.key), &entry.node);
             match entry.key.as_str() {
@@ -172,6 +183,10 @@ impl Reader {
                 "page" => into.page = self.count(node, &path, 1, 10_000),
                 "session_age" => into.session_age = self.span(node, &path, MINUTE, 30 * DAY),
                 "keep_alive" => into.keep_alive = self.span(node, &path, SECOND, 10 * MINUTE),
+                "park" => into.park = self.span(node, &path, SECOND, 60 * MINUTE),
+                "parked" => into.parked = self.count(node, &path, 1, 1000),
+                "rounds" => into.rounds = self.count(node, &path, 1, 1000),
+                "replay" => into.replay = self.size(node, &path, Size(4 << 10), Size(64 << 20)),
                 _ => self.unknown(entry, "limits", &KNOWN),
             }
         }

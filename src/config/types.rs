@@ -269,6 +269,22 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(extend("default" = "15s")))]
     pub keep_alive: Option<Span>,
+    /// How long a call that asked its caller something waits for the answer: 1 second to 1 hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "10m")))]
+    pub park: Option<Span>,
+    /// Calls of one caller that may run or wait so at one server at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1000), extend("default" = 64)))]
+    pub parked: Option<u32>,
+    /// How often one call may ask its caller before it is given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1000), extend("default" = 32)))]
+    pub rounds: Option<u32>,
+    /// How much of a stream is kept for a client that lost it and comes back: 4 KiB to 64 MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "1MiB")))]
+    pub replay: Option<Size>,
 }
 
 /// A map that keeps the order of the file. Names are unique.

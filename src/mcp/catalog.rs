@@ -103,6 +103,8 @@ pub struct List {
     pub warnings: Vec<String>,
     /// Items were left out that the server lists.
     pub reduced: bool,
+    /// What the server calls those of them that have a name.
+    refused: HashSet<String>,
     /// Items by the name they are offered under.
     offered: HashMap<String, usize>,
 }
@@ -118,6 +120,12 @@ impl List {
     #[must_use]
     pub fn offered(&self, name: &str) -> Option<&Item> {
         self.offered.get(name).and_then(|index| self.items.get(*index))
+    }
+
+    /// Whether the server lists `key`, but in a way that no client may use it.
+    #[must_use]
+    pub fn refuses(&self, key: &str) -> bool {
+        self.refused.contains(key)
     }
 
     /// The item that the server calls `key`.
@@ -176,10 +184,23 @@ struct Listed<'a> {
     input_schema: Option<serde_json::Value>,
 }
 
-/// Reads one item. Refuses what no client could use, saying why.
-fn item(server: &Server, kind: Kind, text: &RawValue) -> Result<Option<Item>, String> {
-    let listed: Listed<'_> =
-        serde_json::from_str(text.get()).map_err(|_| format!("{}: an item is no object", kind.method()))?;
+/// An item that no client could use.
+struct Unusable {
+    /// Its name, if it has one.
+    key: Option<String>,
+    why: String,
+}
+
+impl Unusable {
+    fn nameless(why: String) -> Self {
+        Self { key: None, why }
+    }
+}
+
+/// Reads one item. Refuses what no client could use.
+fn item(server: &Server, kind: Kind, text: &RawValue) -> Result<Option<Item>, Unusable> {
+    let listed: Listed<'_> = serde_json::from_str(text.get())
+        .map_err(|_| Unusable::nameless(format!("{}: an item is no object", kind.method())))?;
     let raw = match kind {
         Kind::Tools | Kind::Prompts => listed.name,
         Kind::Resources => listed.uri,
@@ -187,7 +208,7 @@ fn item(server: &Server, kind: Kind, text: &RawValue) -> Result<Option<Item>, St
     };
     let key = raw.and_then(|raw| string(raw).map(|key| (raw, key.into_owned())));
     let Some((raw, key)) = key.filter(|(_, key)| !key.is_empty() && key.len() <= 2048) else {
-        return Err(format!("{}: an item has no usable name", kind.method()));
+        return Err(Unusable::nameless(format!("{}: an item has no usable name", kind.method())));
     };
     let filter = match kind {
         Kind::Tools => &server.tools,
@@ -202,9 +223,10 @@ fn item(server: &Server, kind: Kind, text: &RawValue) -> Result<Option<Item>, St
         return Ok(None);
     }
     let mirrored = match (kind, &listed.input_schema) {
-        (Kind::Tools, Some(schema)) => {
-            annotations(schema).map_err(|why| format!("tool {:?} is left out: {why}", shorten(&key)))?
-        }
+        (Kind::Tools, Some(schema)) => annotations(schema).map_err(|why| Unusable {
+            key: Some(key.clone()),
+            why: format!("tool {:?} is left out: {why}", shorten(&key)),
+        })?,
         _ => Vec::new(),
     };
     let offered = match kind {
@@ -288,6 +310,7 @@ impl<P: Platform> Mcp<P> {
             public: true,
             warnings: Vec::new(),
             reduced: false,
+            refused: HashSet::new(),
             offered: HashMap::new(),
         };
         if profile.has(kind.capability()) {
@@ -384,10 +407,11 @@ impl<P: Platform> Mcp<P> {
                 match item(server, kind, text) {
                     Ok(Some(item)) if list.items.len() < ITEMS => list.items.push(item),
                     Ok(_) => {}
-                    Err(why) => {
+                    Err(unusable) => {
                         list.reduced = true;
+                        list.refused.extend(unusable.key.filter(|_| list.refused.len() < ITEMS));
                         if list.warnings.len() < 20 {
-                            list.warnings.push(why);
+                            list.warnings.push(unusable.why);
                         }
                     }
                 }

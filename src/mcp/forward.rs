@@ -9,22 +9,28 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::value::RawValue;
+use sha2::Digest as _;
 
-use super::memory::{Profile, UpstreamSession, lock};
+use super::ask::{self, Askable};
+use super::mailbox::Letter;
+use super::memory::{Profile, Running, UpstreamSession, lock};
 use super::meta::{Declared, Params, erase};
+use super::resume::Resume;
 use super::revision::{Era, Revision};
-use super::serve::{Answer, Cancel, Client, Inbound};
+use super::rounds::Rounds;
+use super::serve::{Answer, Cancel, Client, Inbound, unknown_name};
 use super::session::{Holder, carried};
-use super::stream::{Mode, Rewrite, Rewritten, Stream};
+use super::stream::{Mode, Rewrite, Rewritten, Stream, cannot_ask, without};
 use super::upstream::{
-    Answered, Content, Outgoing, PASSED, content, error_of, no_answer, refused, standard_headers,
+    Answered, Content, IMPLEMENTATION, Outgoing, PASSED, content, error_of, no_answer, refused,
+    standard_headers,
 };
-use super::{Mcp, catalog, forgotten, headers};
-use crate::config::plan::{Server, Transport};
+use super::{Mcp, catalog, forgets, headers, park};
+use crate::config::plan::{Server, SessionMode, Transport};
 use crate::fault::{Fault, Kind};
-use crate::platform::Platform;
+use crate::platform::{Clock as _, Platform};
 use crate::relay::{Reader, too_large};
-use crate::wire::jsonrpc::{Message, Splice, quote};
+use crate::wire::jsonrpc::{Message, Splice, quote, string};
 use crate::wire::sse::{Decoder, Event};
 
 /// A JSON answer up to this size is read whole, so that a broken one can still become a proper error.
@@ -67,6 +73,10 @@ struct Way {
     holder: Option<Holder>,
     /// The id it has upstream, if the session is shared and ids could meet.
     id: Option<String>,
+    /// What tells the session's questions from those of others, if that is not the server's name.
+    asks: Option<String>,
+    /// That it runs over a session of its own, for its client's word about it.
+    running: Option<Running>,
 }
 
 impl<P: Platform> Mcp<P> {
@@ -85,6 +95,15 @@ impl<P: Platform> Mcp<P> {
         let mut profile = self.profile(server).await?;
         let mut tried = Tried::default();
         loop {
+            if client.era() == Era::Modern
+                && profile.revision_for(Era::Modern).era() == Era::Legacy
+                && ask::BRIDGED.contains(&call.method)
+            {
+                // Boxed: calls that cannot be asked back need not make room for it.
+                if let Some(answer) = Box::pin(self.bridge(inbound, client, call, route, &profile)).await? {
+                    return Ok(answer);
+                }
+            }
             let (way, line) = match self.way(server, client, call, &profile).await {
                 Err(fault) if !tried.era && is_otherwise(server, &profile, &fault) => {
                     // It does not open sessions (any more): perhaps it has become a modern server.
@@ -96,6 +115,7 @@ impl<P: Platform> Mcp<P> {
                 way => way?,
             };
             let outgoing = self.outgoing(inbound, client, call, route, &way).await?;
+            let handover = self.handover(client, call, server, &way, &outgoing);
             let answered = match (line, &way.session) {
                 (Some(line), Some(session)) => {
                     // Hanging up ends the session, and with it the call.
@@ -109,7 +129,7 @@ impl<P: Platform> Mcp<P> {
                 }
             };
             if answered.status.is_success() {
-                return self.deliver(inbound, client, call, way, answered).await;
+                return self.deliver(inbound, client, call, way, answered, handover).await;
             }
             match self.refusal(client, call, &way, answered, tried).await? {
                 Refusal::Answer(answer) => return Ok(answer),
@@ -119,6 +139,7 @@ impl<P: Platform> Mcp<P> {
                         self.drop_held(server, holder, session).await?;
                     }
                 }
+                Refusal::OtherHeaders => tried.headers = true,
                 Refusal::OtherEra => {
                     tried.era = true;
                     self.memory.server(server).forget();
@@ -138,19 +159,26 @@ impl<P: Platform> Mcp<P> {
     ) -> Result<(Way, Option<Box<Answered<P>>>), Fault> {
         let revision = profile.revision_for(client.era());
         if revision.era() == Era::Modern {
-            return Ok((Way { revision, session: None, holder: None, id: None }, None));
+            let way = Way { revision, session: None, holder: None, id: None, asks: None, running: None };
+            return Ok((way, None));
         }
         if profile.http_sse {
             // Boxed: only the oldest servers need it, and every call would have to make room for it.
-            let (line, session) = Box::pin(self.session_of_call(server, client, call, profile)).await?;
-            let way = Way { revision: session.revision, session: Some(session), holder: None, id: None };
+            let (line, session) = Box::pin(self.session_of_call(server, client, profile)).await?;
+            let asks = self.seal_asks(server, client, &session).await?;
+            let of = client.session.as_ref();
+            let running = of.map(|of| of.memory.run(call.id.get(), server, &session));
+            let revision = session.revision;
+            let way = Way { revision, session: Some(session), holder: None, id: None, asks, running };
             return Ok((way, Some(line)));
         }
         let holder = self.holder(server, client.session.as_ref(), &client.caller, profile.sessions);
         let session = self.held(server, &holder).await?;
         let shared = matches!(holder, Holder::Pool(_)) && session.id.is_some();
         let id = shared.then(|| self.memory.server(server).next_id().to_string());
-        Ok((Way { revision: session.revision, session: Some(session), holder: Some(holder), id }, None))
+        let revision = session.revision;
+        let (session, holder) = (Some(session), Some(holder));
+        Ok((Way { revision, session, holder, id, asks: None, running: None }, None))
     }
 
     /// The request as it goes upstream.
@@ -193,7 +221,7 @@ impl<P: Platform> Mcp<P> {
             }
         }
         if upstream == Era::Modern && call.method == "tools/call" {
-            self.mirror(inbound, client, call, route, &mut out).await;
+            self.mirror(inbound, client, call, route, &mut out).await?;
         }
         Ok(Outgoing { http: Method::POST, to: None, body, headers: out })
     }
@@ -202,7 +230,7 @@ impl<P: Platform> Mcp<P> {
     fn declare(&self, client: &Client, call: &Call<'_>, splice: &mut Splice<'_>) {
         let Some(session) = &client.session else { return };
         let level = lock(&session.memory.record).0.level.clone();
-        let capabilities = carried(&session.facts.capabilities);
+        let capabilities = carried(&session.facts.capabilities, self.platform.abilities().mailboxes);
         let declared = Declared {
             version: Revision::MODERN.as_str(),
             client_info: &session.facts.client_info,
@@ -220,19 +248,26 @@ impl<P: Platform> Mcp<P> {
         call: &Call<'_>,
         route: &Route<'_>,
         out: &mut HeaderMap,
-    ) {
+    ) -> Result<(), Fault> {
         if client.era() == Era::Modern {
             for (name, value) in &inbound.headers {
                 if name.as_str().starts_with(headers::PARAM) {
                     out.append(name.clone(), value.clone());
                 }
             }
-            return;
+            return Ok(());
         }
-        let Some(name) = &route.name else { return };
-        let Ok(list) = self.list(&route.server, catalog::Kind::Tools, &client.caller).await else { return };
-        let Some(tool) = list.own(name).filter(|tool| !tool.mirrored.is_empty()) else { return };
-        headers::write_mirrored(out, &tool.mirrored, &arguments(call));
+        let Some(name) = &route.name else { return Ok(()) };
+        let Ok(list) = self.list(&route.server, catalog::Kind::Tools, &client.caller).await else {
+            return Ok(());
+        };
+        match list.own(name) {
+            Some(tool) => headers::write_mirrored(out, &tool.mirrored, &arguments(call)),
+            // What the call needs cannot be written.
+            None if list.refuses(name) => return Err(unknown_name(call.method, name)),
+            None => {}
+        }
+        Ok(())
     }
 
     /// Passes on an answer that has begun well.
@@ -243,28 +278,35 @@ impl<P: Platform> Mcp<P> {
         call: &Call<'_>,
         way: Way,
         answered: Answered<P>,
+        handover: Handover,
     ) -> Result<Answer<P>, Fault> {
         let server = answered.reader.server.clone();
         let rewrite = rewrite(client, call, &way, &server);
         let cancel = cancel(client, call, &way, &server);
         match content(&answered.headers) {
-            Content::Json => self.deliver_json(call, answered, rewrite, cancel).await,
+            Content::Json => {
+                let rewrite = rewrite.filter(|rewrite| !rewrite.only_routes());
+                self.deliver_json(call, answered, rewrite, cancel, handover).await
+            }
             Content::Events if !inbound.accepts.events => {
                 let upstream_id = rewrite.as_ref().map_or_else(|| call.id.get(), |r| r.upstream_id.as_str());
-                let body = self.single(answered, upstream_id).await?;
-                Ok(json(StatusCode::OK, body, rewrite.as_ref()))
+                let body = self.single(answered, upstream_id, way.session.as_ref()).await?;
+                json(&server.name, body, rewrite.as_ref())
             }
             Content::Events => {
                 let decoder = Decoder::new(server.max_response);
-                let mode = match (rewrite, &way.session) {
-                    (Some(rewrite), Some(session)) => Mode::Rewritten(decoder, rewrite, session.clone()),
-                    _ => Mode::Events(decoder, BytesMut::new()),
+                let mode = match rewrite {
+                    Some(rewrite) => Mode::Rewritten(decoder, rewrite, way.session.clone()),
+                    None => Mode::Events(decoder, BytesMut::new()),
                 };
                 let mut reader = answered.reader;
                 if call.method == "subscriptions/listen" {
                     reader.open_ended();
                 }
                 let stream = Stream::new(self.clone(), reader, mode, Some(call.id), None);
+                let mut stream = stream.with_handover(handover);
+                stream.running = way.running;
+                stream.resume = way.session.filter(|session| session.endpoint.is_none()).map(Resume::new);
                 Ok(Answer::Stream(Box::new(stream), cancel))
             }
             Content::Other => Err(no_answer(&server)),
@@ -277,12 +319,20 @@ impl<P: Platform> Mcp<P> {
         mut answered: Answered<P>,
         rewrite: Option<Rewrite>,
         cancel: Option<Cancel>,
+        handover: Handover,
     ) -> Result<Answer<P>, Fault> {
         let server = answered.reader.server.clone();
         if let Some(rewrite) = rewrite {
             let body = answered.reader.all(server.max_response).await?;
-            return match rewrite.apply(body) {
+            return match rewrite.apply(body, &server.name) {
                 Rewritten::Response(body, code) => Ok(Answer::Json(status_of(&rewrite, code), body)),
+                Rewritten::Asks(result) => {
+                    let (key, rounds) = *handover.ok_or_else(|| cannot_ask(&server.name))?;
+                    let letter = Letter::Rounds(Rounds { result, ..rounds });
+                    let reader = self.answer_of(&server, &key, &letter).await?;
+                    let stream = Stream::from_mailbox(self.clone(), reader, call.id, Bytes::new())?;
+                    Ok(Answer::Stream(Box::new(stream), None))
+                }
                 _ => Err(no_answer(&server)),
             };
         }
@@ -315,18 +365,25 @@ impl<P: Platform> Mcp<P> {
         let body = answered.reader.all(ERROR_BODY).await.unwrap_or_default();
         let code = error_of(&body).map(|(code, _)| code);
         if way.session.as_ref().is_some_and(|session| session.id.is_some())
-            && forgotten(status)
+            && forgets(status, &body)
             && !tried.session
         {
-            let says = || String::from_utf8_lossy(&body).to_ascii_lowercase().contains("session");
-            if status == StatusCode::NOT_FOUND && code != Some(-32601) || says() {
-                return Ok(Refusal::Forgotten);
-            }
+            return Ok(Refusal::Forgotten);
         }
         if way.session.is_some() && code.is_some_and(|code| (-32022..=-32020).contains(&code)) && !tried.era {
             return Ok(Refusal::OtherEra);
         }
-        let modern_code = |code: i64| matches!(code, -32099..=-32020 | -32700 | -32603..=-32600);
+        // It may have changed what it wants mirrored (2026-07-28 Streamable HTTP, "Client Behavior").
+        if way.session.is_none() && call.method == "tools/call" && code == Some(-32020) && !tried.headers {
+            let _ = Box::pin(self.read_list(&server, catalog::Kind::Tools, &client.caller)).await;
+            // A modern client has written the headers itself and now asks for the list.
+            if client.era() == Era::Legacy {
+                return Ok(Refusal::OtherHeaders);
+            }
+        }
+        // A refused version (-32022) is a modern answer as well, but the server is not what it was when it was asked.
+        let modern_code =
+            |code: i64| matches!(code, -32099..=-32023 | -32021..=-32020 | -32700 | -32603..=-32600);
         if way.session.is_none()
             && matches!(status.as_u16(), 400 | 404 | 405 | 406)
             && !code.is_some_and(modern_code)
@@ -342,7 +399,7 @@ impl<P: Platform> Mcp<P> {
             let status = if client.era() == Era::Modern { status } else { StatusCode::OK };
             return Ok(Refusal::Answer(Answer::Json(status, body)));
         };
-        match rewrite.apply(body) {
+        match rewrite.apply(body, &server.name) {
             Rewritten::Response(body, code) => {
                 Ok(Refusal::Answer(Answer::Json(status_of(&rewrite, code), body)))
             }
@@ -351,11 +408,181 @@ impl<P: Platform> Mcp<P> {
     }
 }
 
+/// Who goes on with a call if its server asks the client for input: a mailbox, and what it is to know.
+type Handover = Option<Box<(String, Rounds)>>;
+
+impl<P: Platform> Mcp<P> {
+    /// Who goes on with a legacy client's call if its modern server asks for input.
+    fn handover(
+        &self,
+        client: &Client,
+        call: &Call<'_>,
+        server: &Server,
+        way: &Way,
+        outgoing: &Outgoing,
+    ) -> Handover {
+        let session = client.session.as_ref()?;
+        let able = way.revision.era() == Era::Modern
+            && ask::BRIDGED.contains(&call.method)
+            && self.platform.abilities().mailboxes
+            && Askable::of(&session.facts.capabilities).anything();
+        let request = able.then(|| serde_json::from_slice(&outgoing.body).ok()).flatten()?;
+        let headers = outgoing.headers.iter();
+        let rounds = Rounds {
+            server: server.name.clone(),
+            id: call.id.to_owned(),
+            method: call.method.to_owned(),
+            request,
+            headers: headers
+                .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
+                .collect(),
+            capabilities: session.facts.capabilities.clone(),
+            result: Box::default(),
+        };
+        Some(Box::new((session.mailbox(), rounds)))
+    }
+
+    /// A modern client's call to a legacy server that may ask back: begins it in a mailbox, or goes on with it.
+    /// `None` if this client cannot be asked anything, so that no mailbox is needed.
+    async fn bridge(
+        &self,
+        inbound: &Inbound,
+        client: &Client,
+        call: &Call<'_>,
+        route: &Route<'_>,
+        profile: &Profile,
+    ) -> Result<Option<Answer<P>>, Fault> {
+        let server = &route.server;
+        let digest = park::digest(&server.name, call.method, call.params);
+        let leg = park::Leg {
+            id: call.id.to_owned(),
+            level: client.log_level.clone(),
+            token: park::progress_token(call.read.meta),
+        };
+        if let Some(state) = call.read.request_state
+            && let Some(state) = self.reopen(client, state, &digest).await?
+        {
+            let responses = call.read.input_responses.and_then(|raw| serde_json::from_str(raw.get()).ok());
+            let retry = park::Retry {
+                call: state.call,
+                round: state.round,
+                responses: responses.unwrap_or_default(),
+                leg,
+            };
+            return self.spoken(call, server, &state.key, &Letter::Retry(retry)).await.map(Some);
+        }
+        let Some(capabilities) = &client.capabilities else { return Ok(None) };
+        let shared = server.session == Some(SessionMode::Shared) && !profile.http_sse;
+        if shared || !self.platform.abilities().mailboxes {
+            return Ok(None);
+        }
+        let hash = sha2::Sha256::digest(format!("{}\0{}\0{capabilities}", client.caller.name, server.name));
+        let key = format!("park/{}", super::hex(hash.get(..16).unwrap_or_default()));
+        let letter = park::Call {
+            key: key.clone(),
+            caller: client.caller.name.clone(),
+            server: server.name.clone(),
+            method: call.method.to_owned(),
+            message: legacy_message(call, route)?,
+            digest,
+            capabilities: capabilities.clone(),
+            client_info: client.info.clone().unwrap_or_else(implementation),
+            headers: park::passed(&inbound.headers),
+            leg,
+        };
+        self.spoken(call, server, &key, &Letter::Call(letter)).await.map(Some)
+    }
+
+    /// What a `requestState` of ours says; `None` if it only says to make the call.
+    async fn reopen(
+        &self,
+        client: &Client,
+        state: &RawValue,
+        digest: &str,
+    ) -> Result<Option<park::State>, Fault> {
+        let refuse = |text: &str| Fault::new(Kind::InvalidState, format!("params.requestState: {text}"));
+        let token = string(state).ok_or_else(|| refuse("a string is required"))?;
+        let now = self.platform.clock().now();
+        let sealer = self.sealer().await?;
+        let caller = &client.caller.name;
+        let open = |kind| -> Option<park::State> {
+            serde_json::from_slice(&sealer.open(kind, caller, now, &token)?).ok()
+        };
+        let parked = open(park::PARKED);
+        let state = match parked {
+            Some(state) => Some((state, true)),
+            None => open(park::AGAIN).map(|state| (state, false)),
+        };
+        match state {
+            None => Err(refuse(
+                "none that this gateway gave to you, or its time is up; send the request anew, without it",
+            )),
+            Some((state, _)) if state.digest != digest => {
+                Err(refuse("belongs to another request; repeat that one as it was, or leave this out"))
+            }
+            Some((state, true)) => Ok(Some(state)),
+            Some((_, false)) => Ok(None),
+        }
+    }
+
+    /// What the owner of `key` says to `letter`, as the answer to `call`.
+    async fn spoken(
+        &self,
+        call: &Call<'_>,
+        server: &Arc<Server>,
+        key: &str,
+        letter: &Letter,
+    ) -> Result<Answer<P>, Fault> {
+        let mut reader = self.answer_of(server, key, letter).await?;
+        let (mut seen, mut events) = (BytesMut::new(), Vec::new());
+        let mut decoder = Decoder::new(server.max_response);
+        while events.is_empty() {
+            let chunk = reader.chunk().await?.ok_or_else(|| no_answer(server))?;
+            decoder.push(&chunk, &mut events).map_err(|_| too_large(server, server.max_response))?;
+            seen.extend_from_slice(&chunk);
+        }
+        if let [Event { data, .. }, ..] = events.as_slice()
+            && answers(data, call.id)
+        {
+            let code = error_of(data).map(|(code, _)| code);
+            return Ok(Answer::Json(modern_status(code), data.clone()));
+        }
+        let stream = Stream::from_mailbox(self.clone(), reader, call.id, seen.freeze())?;
+        Ok(Answer::Stream(Box::new(stream), None))
+    }
+}
+
+/// The message of a modern client as a legacy server takes it.
+fn legacy_message(call: &Call<'_>, route: &Route<'_>) -> Result<Box<RawValue>, Fault> {
+    let less = call.params.and_then(|params| without(params, &["inputResponses", "requestState"]));
+    let mut splice = Splice::new(call.text);
+    if let (Some(params), Some(less)) = (call.params, less) {
+        splice.replace(params, less.into_bytes());
+    }
+    let text = splice.finish();
+    let mut splice = Splice::new(&text);
+    if let Ok(Message::Request { params, .. }) = Message::decode(&text) {
+        let read = Params::read(params)?;
+        let named = if call.method == "resources/read" { read.uri } else { read.name };
+        if let (Some(_), Some(place), Some(name)) = (route.renamed, named, &route.name) {
+            splice.replace(place, quote(name));
+        }
+        erase(&mut splice, read.meta);
+    }
+    serde_json::from_slice(&splice.finish())
+        .map_err(|_| Fault::new(Kind::InvalidRequest, "the body is not a JSON-RPC 2.0 message"))
+}
+
+fn implementation() -> Box<RawValue> {
+    RawValue::from_string(IMPLEMENTATION.to_owned()).unwrap_or_default()
+}
+
 /// What has been tried anew for a call; each is tried once, so that no server can keep us asking.
 #[derive(Debug, Clone, Copy, Default)]
 struct Tried {
     session: bool,
     era: bool,
+    headers: bool,
 }
 
 /// What an HTTP error comes down to.
@@ -364,6 +591,8 @@ enum Refusal<P: Platform> {
     Answer(Answer<P>),
     /// The server does not know the session: open another and ask again.
     Forgotten,
+    /// The tool wants other arguments mirrored than it did: ask again by the new list.
+    OtherHeaders,
     /// The server is not of the era that it was: ask it again what it is.
     OtherEra,
 }
@@ -398,7 +627,14 @@ pub fn arguments(call: &Call<'_>) -> serde_json::Value {
 /// What has to change on the way back, if anything has to.
 fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Option<Rewrite> {
     let modern = client.era() == Era::Modern && way.revision.era() == Era::Legacy;
-    if !modern && way.id.is_none() {
+    if client.era() == Era::Legacy && way.revision.era() == Era::Modern {
+        return Some(Rewrite::to_legacy(call.id.get().to_owned(), call.id.to_owned(), call.method));
+    }
+    // On the merged endpoint a server's questions must be known from those of the others when they are answered.
+    let own = matches!(way.holder, Some(Holder::Client(_)));
+    let route = client.session.as_ref().filter(|session| own && session.facts.server.is_none());
+    let route = way.asks.clone().or_else(|| route.map(|_| server.name.clone()));
+    if !modern && way.id.is_none() && route.is_none() {
         return None;
     }
     let list = catalog::Kind::of(call.method).map(|_| server.list_ttl.as_millis());
@@ -407,6 +643,8 @@ fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Opti
         upstream_id: way.id.clone().unwrap_or_else(|| call.id.get().to_owned()),
         id: call.id.to_owned(),
         modern,
+        legacy: None,
+        route,
         ttl_ms: ttl_ms.filter(|_| modern),
         logs: client.wants_logs || !modern,
     })
@@ -414,17 +652,22 @@ fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Opti
 
 /// The HTTP status under a response: modern clients learn of some errors by it.
 fn status_of(rewrite: &Rewrite, code: Option<i64>) -> StatusCode {
+    if rewrite.modern { modern_status(code) } else { StatusCode::OK }
+}
+
+fn modern_status(code: Option<i64>) -> StatusCode {
     match code {
-        Some(-32601) if rewrite.modern => StatusCode::NOT_FOUND,
-        Some(-32022..=-32020) if rewrite.modern => StatusCode::BAD_REQUEST,
+        Some(-32601) => StatusCode::NOT_FOUND,
+        Some(-32022..=-32020) => StatusCode::BAD_REQUEST,
         _ => StatusCode::OK,
     }
 }
 
-fn json<P: Platform>(status: StatusCode, body: Bytes, rewrite: Option<&Rewrite>) -> Answer<P> {
-    match rewrite.map(|rewrite| (rewrite, rewrite.apply(body.clone()))) {
-        Some((rewrite, Rewritten::Response(body, code))) => Answer::Json(status_of(rewrite, code), body),
-        _ => Answer::Json(status, body),
+fn json<P: Platform>(server: &str, body: Bytes, rewrite: Option<&Rewrite>) -> Result<Answer<P>, Fault> {
+    match rewrite.map(|rewrite| (rewrite, rewrite.apply(body.clone(), server))) {
+        Some((rewrite, Rewritten::Response(body, code))) => Ok(Answer::Json(status_of(rewrite, code), body)),
+        Some((_, Rewritten::Asks(_))) => Err(cannot_ask(server)),
+        _ => Ok(Answer::Json(StatusCode::OK, body)),
     }
 }
 

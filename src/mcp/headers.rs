@@ -116,8 +116,9 @@ fn annotated(annotation: &Value, kind: Option<&Value>) -> Result<HeaderName, Str
 /// `value` as a header value: itself, or the Base64 form where it must be ("Value Encoding").
 #[must_use]
 pub fn encode(value: &str) -> Option<HeaderValue> {
-    let plain = value.bytes().all(|b| matches!(b, 0x20..=0x7E | b'\t'))
-        && value.trim_matches([' ', '\t']) == value
+    // A tab inside is allowed in a header, but not every hop leaves it as it is; encoded it arrives.
+    let plain = value.bytes().all(|b| matches!(b, 0x20..=0x7E))
+        && value.trim_matches(' ') == value
         && !(value.starts_with("=?base64?") && value.ends_with("?="));
     let text =
         if plain { Cow::Borrowed(value) } else { format!("=?base64?{}?=", STANDARD.encode(value)).into() };
@@ -203,8 +204,20 @@ fn text_at(arguments: &Value, path: &[String]) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Bool(flag) => Some(flag.to_string()),
-        Value::Number(number) => Some(number.to_string()),
+        Value::Number(number) => Some(decimal(number)),
         _ => None,
+    }
+}
+
+/// An integer in decimal digits, however JSON wrote it: `42.0` and `4.2e1` are integers, too.
+fn decimal(number: &serde_json::Number) -> String {
+    /// Beyond it a fraction could not be told from none.
+    const SAFE: f64 = 9_007_199_254_740_991.0;
+    match number.as_f64() {
+        Some(value) if number.is_f64() && value.fract() == 0.0 && value.abs() <= SAFE => {
+            format!("{value:.0}")
+        }
+        _ => number.to_string(),
     }
 }
 
@@ -262,7 +275,29 @@ mod tests {
         check("Hello, 世界", "=?base64?SGVsbG8sIOS4lueVjA==?=");
         check(" padded ", "=?base64?IHBhZGRlZCA=?=");
         check("line1\nline2", "=?base64?bGluZTEKbGluZTI=?=");
+        check("a\tb", "=?base64?YQli?=");
+        check("a b", "a b");
+        check("", "");
         check("=?base64?literal?=", "=?base64?PT9iYXNlNjQ/bGl0ZXJhbD89?=");
+    }
+
+    #[test]
+    fn arguments_are_written_as_the_specification_shows() {
+        let written = |value: Value| {
+            let schema = json!({"properties": {"v": {"type": "integer", "x-mcp-header": "V"}}});
+            let mut headers = HeaderMap::new();
+            write_mirrored(&mut headers, &annotations(&schema).unwrap(), &json!({"v": value}));
+            headers.get("mcp-param-v").map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(written(json!(42)).as_deref(), Some("42"));
+        assert_eq!(written(json!(-7)).as_deref(), Some("-7"));
+        assert_eq!(written(json!(42.0)).as_deref(), Some("42"));
+        assert_eq!(written(json!(1e3)).as_deref(), Some("1000"));
+        assert_eq!(written(json!(1.5)).as_deref(), Some("1.5"));
+        assert_eq!(written(json!(true)).as_deref(), Some("true"));
+        assert_eq!(written(json!("")).as_deref(), Some(""));
+        assert_eq!(written(json!(null)), None);
+        assert_eq!(written(json!({})), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! for. So each call has a session of its own: opened, introduced, used once, and dropped. It is **never** kept or
 //! shared, and its messages **never** go to another origin than the one that the configuration names.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,12 +14,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use http::{HeaderMap, Method, StatusCode};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
-use super::forward::Call;
 use super::memory::{Profile, UpstreamSession, lock};
-use super::meta::Meta;
 use super::revision::Revision;
 use super::serve::Client;
 use super::session::carried;
@@ -27,15 +27,26 @@ use super::upstream::{
     introduction, not_initialized, standard_headers,
 };
 use super::{Mcp, meta};
-use crate::config::plan::{Server, Transport};
+use crate::config::plan::{Caller, Server, Transport};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform};
-use crate::wire::jsonrpc::{self, Message, string};
+use crate::wire::jsonrpc::{self, Message};
 
 /// How long a server of which nothing is known may take to open its stream and name its endpoint.
 const DETECT: Duration = Duration::from_secs(10);
-/// Longer endpoints are refused: HTTP servers take no longer ones.
-const ENDPOINT: usize = 8 * 1024;
+/// Longer endpoints are refused: they would not fit into what travels with a client.
+const ENDPOINT: usize = 4 * 1024;
+
+/// What a question's id is sealed for.
+const ASKS: &str = "asks";
+
+/// Where the answer to a question goes.
+#[derive(Serialize, Deserialize)]
+struct Asks<'a> {
+    server: Cow<'a, str>,
+    /// Path and query; the origin is the server's.
+    endpoint: Cow<'a, str>,
+}
 
 /// A session that has been opened: its stream, what its messages need, and the result of `initialize`.
 pub type Opened<P> = (Answered<P>, UpstreamSession, Box<RawValue>);
@@ -100,13 +111,12 @@ impl<P: Platform> Mcp<P> {
         &self,
         server: &Arc<Server>,
         client: &Client,
-        call: &Call<'_>,
         profile: &Profile,
     ) -> Result<(Box<Answered<P>>, UpstreamSession), Fault> {
         let opened = match &client.session {
             Some(session) => {
                 let facts = &session.facts;
-                let capabilities = carried(&facts.capabilities);
+                let capabilities = carried(&facts.capabilities, true);
                 self.open_old(server, capabilities.get(), facts.client_info.get(), facts.revision).await?
             }
             None => self.open_old(server, "{}", IMPLEMENTATION, Revision::LEGACY).await?,
@@ -114,15 +124,56 @@ impl<P: Platform> Mcp<P> {
         let (mut answered, session, _) = opened;
         let level = match &client.session {
             Some(session) => lock(&session.memory.record).0.level.clone(),
-            None => Meta::read(call.read.meta)?.log_level.and_then(string).map(String::from),
+            None => client.log_level.clone(),
         };
         if let Some(level) = level.filter(|_| profile.has("logging")) {
-            let params = format!("{{\"level\":{}}}", String::from_utf8_lossy(&jsonrpc::quote(&level)));
-            let set = self.ask_old(&mut answered, &session, "logging/setLevel", &params);
-            // A server that refuses the level still takes the call.
-            let _ = self.in_time(server, server.timeouts.first_byte, "answer to logging/setLevel", set).await;
+            self.set_level_old(&mut answered, &session, &level).await;
         }
         Ok((Box::new(answered), session))
+    }
+
+    /// Sets the log level of an open session; a server without logging refuses, which does not matter.
+    pub(super) async fn set_level_old(
+        &self,
+        answered: &mut Answered<P>,
+        session: &UpstreamSession,
+        level: &str,
+    ) {
+        let server = answered.reader.server.clone();
+        let params = format!("{{\"level\":\"{level}\"}}");
+        let set = self.ask_old(answered, session, "logging/setLevel", &params);
+        let _ = self.in_time(&server, server.timeouts.first_byte, "answer to logging/setLevel", set).await;
+    }
+
+    /// What a legacy client is to know the questions of `session` by, so that any instance can take its answers there.
+    /// A modern client is asked otherwise.
+    pub(super) async fn seal_asks(
+        &self,
+        server: &Server,
+        client: &Client,
+        session: &UpstreamSession,
+    ) -> Result<Option<String>, Fault> {
+        let Some(endpoint) = session.endpoint.as_ref().filter(|_| client.session.is_some()) else {
+            return Ok(None);
+        };
+        // Readable by the client: the server's host is none of its business.
+        let endpoint = &endpoint[url::Position::BeforePath..];
+        let asks = Asks { server: Cow::Borrowed(&server.name), endpoint: Cow::Borrowed(endpoint) };
+        let payload = serde_json::to_vec(&asks).unwrap_or_default();
+        let expires = self.platform.clock().now().after(server.timeouts.total);
+        Ok(Some(self.sealer().await?.seal(ASKS, &client.caller.name, expires, &payload)))
+    }
+
+    /// The session that [`Mcp::seal_asks`] sealed for this caller.
+    pub(super) fn open_asks(&self, caller: &Caller, sealed: &str) -> Option<(Arc<Server>, UpstreamSession)> {
+        let now = self.platform.clock().now();
+        let payload = self.memory.sealer()?.open(ASKS, &caller.name, now, sealed)?;
+        let asks: Asks<'_> = serde_json::from_slice(&payload).ok()?;
+        let server = self.plan.server(&asks.server)?.clone();
+        let endpoint = server.url.join(&asks.endpoint).ok()?;
+        let at_home = endpoint.origin() == server.url.origin();
+        let session = UpstreamSession { id: None, revision: Revision::LEGACY, endpoint: Some(endpoint) };
+        at_home.then_some((server, session))
     }
 
     /// Sends a message over a session, in the place of [`Mcp::exchange`]: its answer comes on the session's stream.

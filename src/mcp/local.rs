@@ -29,7 +29,8 @@ use crate::platform::{Clock as _, Platform, Timestamp};
 use crate::wire::jsonrpc::{self, Splice, quote};
 
 /// The levels of RFC 5424 that `logging/setLevel` takes.
-const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+pub(super) const LEVELS: [&str; 8] =
+    ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 /// Merged instructions are cut here: they go into every model's context.
 const INSTRUCTIONS: usize = 16 * 1024;
 /// How long a client may keep what `server/discover` says of the merged endpoint, in milliseconds.
@@ -537,7 +538,8 @@ fn one_handshake(profile: &Profile, revision: Revision) -> Map<String, Value> {
 
 /// A server's capabilities, less what needs a session of one's own.
 fn shared_capabilities(profile: &Profile) -> Value {
-    let mut all: Value = serde_json::from_str(carried(&profile.capabilities).get()).unwrap_or_default();
+    let mut all: Value =
+        serde_json::from_str(carried(&profile.capabilities, false).get()).unwrap_or_default();
     if let Some(members) = all.as_object_mut() {
         for (name, capability) in members.iter_mut() {
             if let Some(flags) = capability.as_object_mut() {

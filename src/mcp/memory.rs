@@ -448,6 +448,34 @@ pub struct SessionMemory {
     pub checked: AtomicU64,
     /// Its record.
     pub record: Mutex<(Record, Option<Version>)>,
+    /// Calls that run here over a session of their own, by their ids as JSON.
+    running: Mutex<HashMap<String, (Arc<Server>, UpstreamSession)>>,
+}
+
+impl SessionMemory {
+    /// The session that the client's call `id` has for itself.
+    pub fn running(&self, id: &str) -> Option<(Arc<Server>, UpstreamSession)> {
+        lock(&self.running).get(id).cloned()
+    }
+
+    /// The client's call `id` has `session` for itself, until what this gives is dropped.
+    pub fn run(self: &Arc<Self>, id: &str, server: &Arc<Server>, session: &UpstreamSession) -> Running {
+        lock(&self.running).insert(id.to_owned(), (server.clone(), session.clone()));
+        Running { memory: self.clone(), id: id.to_owned() }
+    }
+}
+
+/// A call that runs over a session of its own.
+#[derive(Debug)]
+pub struct Running {
+    memory: Arc<SessionMemory>,
+    id: String,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        lock(&self.memory.running).remove(&self.id);
+    }
 }
 
 /// What must outlive an instance of a client session; kept in the store once there is something to keep.

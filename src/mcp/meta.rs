@@ -41,6 +41,12 @@ pub struct Params<'a> {
     /// A log level.
     #[serde(borrow, default)]
     pub level: Option<&'a RawValue>,
+    /// What an earlier answer gave to be brought back.
+    #[serde(borrow, default, rename = "requestState")]
+    pub request_state: Option<&'a RawValue>,
+    /// What the client answers to questions of the server's.
+    #[serde(borrow, default, rename = "inputResponses")]
+    pub input_responses: Option<&'a RawValue>,
     /// The metadata.
     #[serde(borrow, default, rename = "_meta")]
     pub meta: Option<&'a RawValue>,

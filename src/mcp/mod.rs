@@ -3,18 +3,24 @@
 //! [`Mcp`] answers one message at a time. It **never** keeps anything but what it has learned ([`memory`]): what
 //! must outlive an instance travels sealed with the client or lies in the store.
 
+pub mod ask;
 pub mod catalog;
 pub mod forward;
 pub mod headers;
 pub mod http_sse;
 pub mod local;
+pub mod mailbox;
 pub mod memory;
 pub mod meta;
 pub mod names;
+pub mod park;
+pub mod resume;
 pub mod revision;
+pub mod rounds;
 pub mod serve;
 pub mod session;
 pub mod stream;
+pub mod tail;
 pub mod upstream;
 
 use std::sync::Arc;
@@ -65,4 +71,12 @@ pub fn hex(bytes: &[u8]) -> String {
 /// servers answer 400 to a session id that they do not know.
 fn forgotten(status: StatusCode) -> bool {
     matches!(status.as_u16(), 404 | 400)
+}
+
+/// Whether this answer to a request in a session says that the server has forgotten the session, and is not about
+/// the request.
+fn forgets(status: StatusCode, body: &[u8]) -> bool {
+    let code = upstream::error_of(body).map(|(code, _)| code);
+    let says = || String::from_utf8_lossy(body).to_ascii_lowercase().contains("session");
+    forgotten(status) && (status == StatusCode::NOT_FOUND && code != Some(-32601) || says())
 }

@@ -5,24 +5,30 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http::{HeaderMap, Method, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::catalog::Kind as ListKind;
+use super::ask::Askable;
+use super::catalog::{Kind as ListKind, List};
 use super::forward::{Call, Route, arguments};
+use super::local::LEVELS;
+use super::mailbox::Letter;
 use super::memory::{UpstreamSession, lock};
 use super::meta::{Meta, Params};
 use super::revision::{Era, Revision};
 use super::session::{Holder, Session};
-use super::stream::{Mode, Stream};
-use super::upstream::{Content, Outgoing, content, refused, standard_headers};
-use super::{Mcp, forgotten, headers, names};
+use super::stream::{Mode, Stream, routed_question};
+use super::upstream::{Content, Outgoing, content, field, refused, standard_headers};
+use super::{Mcp, forgotten, headers, names, rounds};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
-use crate::platform::{Platform, StateStore as _};
+use crate::platform::{Clock as _, Platform, StateStore as _, Timestamp};
+use crate::relay::Reader;
 use crate::wire::accept::Accepts;
 use crate::wire::jsonrpc::{self, Invalid, Message, decode_batch, string};
 
@@ -93,6 +99,12 @@ pub struct Client {
     pub session: Option<Session>,
     /// It asked for log messages with this request.
     pub wants_logs: bool,
+    /// The least level of them, in the modern era.
+    pub log_level: Option<String>,
+    /// A modern client's capabilities, if it can be asked anything.
+    pub capabilities: Option<Box<RawValue>>,
+    /// Its name and version, likewise.
+    pub info: Option<Box<RawValue>>,
 }
 
 impl Client {
@@ -147,6 +159,9 @@ pub struct Note {
 /// Methods that ended with the legacy era.
 const LEGACY_ONLY: [&str; 5] =
     ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
+
+/// A list that was read so lately is not doubted, whatever a client makes of it.
+const SETTLED: Duration = Duration::from_secs(1);
 
 impl<P: Platform> Mcp<P> {
     /// Answers a POST.
@@ -253,7 +268,15 @@ impl<P: Platform> Mcp<P> {
         })?;
         let session = self.session(&inbound.caller, inbound.target.as_deref(), token).await?;
         let revision = session.facts.revision;
-        Ok(Client { caller: inbound.caller.clone(), revision, session: Some(session), wants_logs: true })
+        Ok(Client {
+            caller: inbound.caller.clone(),
+            revision,
+            session: Some(session),
+            wants_logs: true,
+            log_level: None,
+            capabilities: None,
+            info: None,
+        })
     }
 
     fn modern_client(
@@ -282,8 +305,18 @@ impl<P: Platform> Mcp<P> {
         };
         let name = named.map(|raw| raw.and_then(string).unwrap_or_default());
         headers::check_standard(&inbound.headers, method, name.as_deref())?;
-        let wants_logs = meta.log_level.is_some();
-        Ok(Client { caller: inbound.caller.clone(), revision, session: None, wants_logs })
+        let asked = |raw: &&RawValue| raw.get().len() > 2 && Askable::of(raw).anything();
+        let capabilities = meta.capabilities.filter(asked).map(RawValue::to_owned);
+        let info = meta.client_info.filter(|_| capabilities.is_some()).map(RawValue::to_owned);
+        Ok(Client {
+            caller: inbound.caller.clone(),
+            revision,
+            session: None,
+            wants_logs: meta.log_level.is_some(),
+            log_level: level(&meta)?,
+            capabilities,
+            info,
+        })
     }
 
     async fn request(
@@ -472,12 +505,14 @@ impl<P: Platform> Mcp<P> {
         let Ok(list) = self.known_list(&route.server, ListKind::Tools, &client.caller).await else {
             return Ok(());
         };
-        match route.name.as_deref().and_then(|name| list.own(name)) {
-            Some(tool) if !tool.mirrored.is_empty() => {
-                headers::check_mirrored(&inbound.headers, &tool.mirrored, &arguments(call))
-            }
-            _ => Ok(()),
+        let checked = mirrors(inbound, call, route, &list);
+        let now = self.platform.clock().now();
+        if checked.is_ok() || now.since(list.read_at) < SETTLED {
+            return checked;
         }
+        // The client may have seen a newer definition of the tool than we have.
+        let newer = Box::pin(self.read_list(&route.server, ListKind::Tools, &client.caller)).await;
+        newer.map_or(checked, |list| mirrors(inbound, call, route, &list))
     }
 
     /// Answers a notification: those that a server must hear go on to it.
@@ -503,6 +538,30 @@ impl<P: Platform> Mcp<P> {
             "notifications/cancelled" | "notifications/roots/list_changed" | "notifications/progress"
         ) {
             self.tell_upstreams(session, &inbound.part(text)).await;
+            self.tell_running(session, method, params, &inbound.part(text)).await;
+        }
+        if method == "notifications/cancelled"
+            && let Some(id) = params.and_then(|params| field(params, "requestId"))
+        {
+            self.tell_mailbox(session, &Letter::Cancelled(id)).await?;
+        }
+        Ok(())
+    }
+
+    /// Passes a client's word about one of its calls on to the session that the call has for itself.
+    async fn tell_running(&self, session: &Session, method: &str, params: Option<&RawValue>, body: &Bytes) {
+        let id = params.filter(|_| method == "notifications/cancelled").and_then(|p| field(p, "requestId"));
+        let running = id.and_then(|id| session.memory.running(id.get()));
+        if let Some((server, upstream)) = running {
+            self.tell(&server, body.clone(), &upstream).await;
+        }
+    }
+
+    /// Writes to the mailbox of a session, if it can have one. There is nothing to hear.
+    async fn tell_mailbox(&self, session: &Session, letter: &Letter) -> Result<(), Fault> {
+        if self.platform.abilities().mailboxes {
+            let mut answer = self.post_letter(&session.mailbox(), letter).await?;
+            while answer.next().await.is_some() {}
         }
         Ok(())
     }
@@ -525,9 +584,21 @@ impl<P: Platform> Mcp<P> {
             }
             _ => fault,
         })?;
+        let own = match Message::decode(text) {
+            Ok(Message::Response { id: Some(id), .. }) => rounds::is_own(id),
+            _ => false,
+        };
         match (&client.session, &inbound.target) {
-            (Some(session), Some(_)) => self.tell_upstreams(session, &inbound.part(text)).await,
-            (Some(_), None) => {}
+            (Some(session), _) if own => {
+                if let Ok(response) = serde_json::from_slice(text) {
+                    self.tell_mailbox(session, &Letter::Response(response)).await?;
+                }
+            }
+            (Some(session), target) => {
+                if !self.answer_routed(inbound, session, text).await && target.is_some() {
+                    self.tell_upstreams(session, &inbound.part(text)).await;
+                }
+            }
             (None, _) => {
                 return Err(Fault::new(
                     Kind::InvalidRequest,
@@ -536,6 +607,27 @@ impl<P: Platform> Mcp<P> {
             }
         }
         Ok(())
+    }
+
+    /// Takes what the client says to a question of one of the servers that it sees as one, or of one whose sessions
+    /// are not held for it; says whether it is such an answer.
+    async fn answer_routed(&self, inbound: &Inbound, session: &Session, text: &[u8]) -> bool {
+        let Ok(Message::Response { id: Some(id), .. }) = Message::decode(text) else { return false };
+        let known = string(id);
+        let Some((server, own)) = known.as_deref().and_then(routed_question) else { return false };
+        let held = || {
+            if inbound.target.is_some() {
+                return None;
+            }
+            let upstream = lock(&session.memory.record).0.upstreams.get(server).cloned()?;
+            Some((self.plan.server(server)?.clone(), upstream))
+        };
+        let to = held().or_else(|| self.open_asks(&inbound.caller, server));
+        let Some((server, upstream)) = to else { return false };
+        let mut splice = jsonrpc::Splice::new(text);
+        splice.replace(id, own.get().as_bytes().to_vec());
+        self.tell(&server, splice.finish(), &upstream).await;
+        true
     }
 
     /// Answers a GET: on `/mcp/{server}` the stream of the session's own upstream session, else none.
@@ -548,6 +640,10 @@ impl<P: Platform> Mcp<P> {
     async fn stream_of(&self, inbound: &Inbound, note: &mut Note) -> Result<Answer<P>, Fault> {
         let none =
             || Fault::new(Kind::MethodNotAllowed, "this endpoint has no stream of its own; POST to it");
+        let last = inbound.headers.get("last-event-id").and_then(|id| id.to_str().ok());
+        if let Some(last) = last.filter(|id| id.starts_with(rounds::OWN)) {
+            return self.resumed(inbound, last).await;
+        }
         let modern = inbound.header(&headers::VERSION).and_then(Revision::parse).map(Revision::era);
         let Some(server) = inbound.target.clone().filter(|_| modern != Some(Era::Modern)) else {
             return Err(none());
@@ -583,6 +679,25 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
+    /// Goes on with a stream of the session's mailbox behind the event `last`.
+    async fn resumed(&self, inbound: &Inbound, last: &str) -> Result<Answer<P>, Fault> {
+        let client = self.client(inbound, None, "GET").await?;
+        let gone = || {
+            let message =
+                "Last-Event-ID: the stream is not kept any more, or not that far back; make the call anew";
+            Fault::new(Kind::InvalidRequest, message)
+        };
+        let session =
+            client.session.as_ref().filter(|_| self.platform.abilities().mailboxes).ok_or_else(gone)?;
+        let body = self.post_letter(&session.mailbox(), &Letter::Resume(last.to_owned())).await?;
+        // A stream has a server whose limits it goes by; this one has been through them.
+        let server = self.plan.servers.first().ok_or_else(gone)?;
+        let mut reader = Reader::new(self.platform.clone(), server.clone(), body, Timestamp(u64::MAX));
+        reader.open_ended();
+        let first = reader.chunk().await?.ok_or_else(gone)?;
+        Ok(Answer::Stream(Box::new(Stream::new(self.clone(), reader, Mode::Open, None, Some(first))), None))
+    }
+
     /// Answers a DELETE: the session ends, here and upstream.
     pub async fn delete(self, inbound: Inbound) -> (Answer<P>, Note, Vec<(Arc<Server>, UpstreamSession)>) {
         let mut note = Note { method: Some("DELETE".to_owned()), ..Note::default() };
@@ -593,7 +708,11 @@ impl<P: Platform> Mcp<P> {
             }
             let client = self.client(&inbound, None, "DELETE").await?;
             match &client.session {
-                Some(session) => self.end_session(session).await,
+                Some(session) => {
+                    let upstreams = self.end_session(session).await?;
+                    self.tell_mailbox(session, &Letter::End).await?;
+                    Ok(upstreams)
+                }
                 None => Ok(std::collections::HashMap::new()),
             }
         };
@@ -622,6 +741,31 @@ impl<P: Platform> Mcp<P> {
     /// Whether the state store answers, for `/ready`.
     pub async fn store_answers(&self) -> bool {
         self.platform.store().load("ready").await.is_ok()
+    }
+}
+
+/// The log level that a request asks for.
+fn level(meta: &Meta<'_>) -> Result<Option<String>, Fault> {
+    let Some(raw) = meta.log_level else { return Ok(None) };
+    match string(raw).filter(|level| LEVELS.contains(&level.as_ref())) {
+        Some(level) => Ok(Some(level.into_owned())),
+        None => {
+            let message =
+                format!("params._meta: {} must be one of {}", super::meta::LOG_LEVEL, LEVELS.join(", "));
+            Err(Fault::new(Kind::InvalidMeta, message))
+        }
+    }
+}
+
+/// Whether a modern client's headers are what `list` says of the tool that it calls.
+fn mirrors(inbound: &Inbound, call: &Call<'_>, route: &Route<'_>, list: &List) -> Result<(), Fault> {
+    let Some(name) = route.name.as_deref() else { return Ok(()) };
+    match list.own(name) {
+        Some(tool) if !tool.mirrored.is_empty() => {
+            headers::check_mirrored(&inbound.headers, &tool.mirrored, &arguments(call))
+        }
+        None if list.refuses(name) => Err(unknown_name(call.method, name)),
+        _ => Ok(()),
     }
 }
 

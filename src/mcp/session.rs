@@ -55,6 +55,14 @@ pub struct Session {
     pub memory: Arc<SessionMemory>,
 }
 
+impl Session {
+    /// The key of its mailbox.
+    #[must_use]
+    pub fn mailbox(&self) -> String {
+        format!("session/{}", self.facts.id)
+    }
+}
+
 /// Whose upstream session a call goes over.
 #[derive(Debug, Clone)]
 pub enum Holder {
@@ -247,7 +255,7 @@ impl<P: Platform> Mcp<P> {
                     let facts = &session.facts;
                     let own = facts.server.is_some();
                     let capabilities =
-                        if own { facts.capabilities.clone() } else { carried(&facts.capabilities) };
+                        if own { facts.capabilities.clone() } else { carried(&facts.capabilities, true) };
                     let info = facts.client_info.get();
                     let opened = self.initialize(server, capabilities.get(), info, facts.revision).await?.0;
                     self.keep_upstream(server, session, &opened).await?;
@@ -361,13 +369,20 @@ fn short(given: Option<&RawValue>, instead: &str) -> Box<RawValue> {
     own.map_or_else(|| RawValue::from_string(instead.to_owned()).unwrap_or_default(), RawValue::to_owned)
 }
 
-/// What a client can do, less what a merged endpoint does not carry: requests from the server.
-pub fn carried(capabilities: &RawValue) -> Box<RawValue> {
+/// What a client can do, as a server is told of it: without what the gateway does not carry.
+///
+/// Tasks of 2025-11-25 belong to one session for their whole life. Questions of the server's (`asks`) are carried
+/// where they can find their way back.
+pub fn carried(capabilities: &RawValue, asks: bool) -> Box<RawValue> {
     let all: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(capabilities.get()).unwrap_or_default();
     let kept: serde_json::Map<_, _> = all
         .into_iter()
-        .filter(|(name, _)| !matches!(name.as_str(), "sampling" | "elicitation" | "roots" | "tasks"))
+        .filter(|(name, _)| match name.as_str() {
+            "sampling" | "elicitation" | "roots" => asks,
+            "tasks" => false,
+            _ => true,
+        })
         .collect();
     serde_json::value::to_raw_value(&kept).unwrap_or_default()
 }

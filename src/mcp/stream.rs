@@ -1,7 +1,8 @@
 //! One call's answer on its way to the caller: relayed as it is, or rewritten for the caller's era.
 //!
-//! A stream that breaks ends in a JSON-RPC error for the call, never in a bare cut. Bytes that need no change are
-//! **never** changed; they are only watched, to know whether the response has come.
+//! A stream that breaks goes on over another connection where its server allows that ([`super::resume`]), or else
+//! ends in a JSON-RPC error for the call, never in a bare cut. Bytes that need no change are **never** changed; they
+//! are only watched, to know whether the response has come and what an event's id was.
 
 use std::collections::VecDeque;
 
@@ -9,9 +10,12 @@ use bytes::{Bytes, BytesMut};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::Mcp;
-use super::memory::UpstreamSession;
-use super::upstream::no_answer;
+use super::mailbox::Letter;
+use super::memory::{Running, UpstreamSession};
+use super::resume::Resume;
+use super::rounds::Rounds;
+use super::upstream::{field, no_answer};
+use super::{Mcp, ask};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Platform, SeamError};
 use crate::relay::{Reader, too_large};
@@ -30,6 +34,11 @@ pub struct Rewrite {
     pub id: Box<RawValue>,
     /// The caller is modern and the server is not: results need what 2026-07-28 asks of them.
     pub modern: bool,
+    /// The caller is legacy and the server is not: for which method; results lose what only 2026-07-28 has.
+    pub legacy: Option<String>,
+    /// The caller sees several legacy servers as one: which one this is, so that its questions and the places in its
+    /// streams can be told from those of the others.
+    pub route: Option<String>,
     /// The result is one that must say how long it may be kept: for so many milliseconds.
     pub ttl_ms: Option<u128>,
     /// The caller asked for log messages.
@@ -37,7 +46,7 @@ pub struct Rewrite {
 }
 
 /// What becomes of one message.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Rewritten {
     /// It goes to the caller.
     Pass(Bytes),
@@ -45,13 +54,71 @@ pub enum Rewritten {
     Response(Bytes, Option<i64>),
     /// It is a request of the server that the caller cannot be asked: this goes back.
     Reply(Bytes),
+    /// It is a request without whose answer the call makes no sense: the first goes back, the second to the caller,
+    /// and nothing comes after it.
+    Refuse(Bytes, Bytes),
+    /// It is the response, and asks the caller for input: its result.
+    Asks(Box<RawValue>),
     /// It is not for the caller.
     Drop,
 }
 
+/// How the ids begin that say which server they belong to.
+pub const ROUTED: &str = "cw@";
+
+/// The server and its own id in an id that [`Rewrite::routed`] made.
+#[must_use]
+pub fn routed(id: &str) -> Option<(&str, &str)> {
+    id.strip_prefix(ROUTED)?.split_once('@')
+}
+
+/// The server and its own id of a question that the caller knows by `id`: a JSON string or integer again.
+#[must_use]
+pub fn routed_question(id: &str) -> Option<(&str, &RawValue)> {
+    let (server, own) = routed(id)?;
+    let own: &RawValue = serde_json::from_str(own).ok()?;
+    jsonrpc::is_id(own).then_some((server, own))
+}
+
+/// What results of 2026-07-28 have that earlier ones have not.
+const MODERN_ONLY: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
+
 impl Rewrite {
+    /// For a legacy caller of a modern server.
+    #[must_use]
+    pub fn to_legacy(upstream_id: String, id: Box<RawValue>, method: &str) -> Self {
+        Self {
+            upstream_id,
+            id,
+            modern: false,
+            legacy: Some(method.to_owned()),
+            route: None,
+            ttl_ms: None,
+            logs: true,
+        }
+    }
+
+    /// Whether a message without questions stays as it is.
+    #[must_use]
+    pub fn only_routes(&self) -> bool {
+        self.route.is_some() && !self.modern && self.legacy.is_none() && self.upstream_id == self.id.get()
+    }
+
+    /// An id of the server's as the caller knows it.
+    #[must_use]
+    pub fn routed(&self, id: String) -> String {
+        self.route.as_ref().map_or(id.clone(), |server| format!("{ROUTED}{server}@{id}"))
+    }
+
+    /// A question of the server's, or what it says about one, with the id that the caller knows it by.
+    fn question(&self, data: &Bytes, id: &RawValue) -> Rewritten {
+        let mut splice = Splice::new(data);
+        splice.replace(id, jsonrpc::quote(&self.routed(id.get().to_owned())));
+        Rewritten::Pass(splice.finish())
+    }
+
     /// Rewrites one message.
-    pub fn apply(&self, data: Bytes) -> Rewritten {
+    pub fn apply(&self, data: Bytes, server: &str) -> Rewritten {
         match Message::decode(&data) {
             Ok(Message::Response { id, outcome }) => {
                 if id.is_some_and(|id| id.get() != self.upstream_id) {
@@ -63,6 +130,16 @@ impl Rewrite {
                     None => splice.insert_first(format!("\"id\":{}", self.id.get()).as_bytes()),
                 }
                 let code = match outcome {
+                    Ok(result) if self.legacy.is_some() => {
+                        if field(result, "resultType").is_some_and(|kind| kind.get() == "\"input_required\"")
+                        {
+                            return Rewritten::Asks(result.to_owned());
+                        }
+                        if let Some(less) = without(result, &MODERN_ONLY) {
+                            splice.replace(result, less.into_bytes());
+                        }
+                        None
+                    }
                     Ok(result) => {
                         self.complete(&mut splice, result);
                         None
@@ -71,13 +148,37 @@ impl Rewrite {
                 };
                 Rewritten::Response(splice.finish(), code)
             }
-            Ok(Message::Request { id, method, .. }) => Rewritten::Reply(if method == "ping" {
-                jsonrpc::result(id, &serde_json::Map::new())
-            } else {
-                jsonrpc::error(Some(id), -32601, "the client cannot be asked over this session", None)
-            }),
+            Ok(Message::Request { id, method, params }) => {
+                if method == "ping" {
+                    return Rewritten::Reply(jsonrpc::result(id, &serde_json::Map::new()));
+                }
+                if self.route.is_some() {
+                    return self.question(&data, id);
+                }
+                let reply =
+                    jsonrpc::error(Some(id), -32601, "the client cannot be asked over this session", None);
+                match ask::Askable::default().admit(server, &method, params) {
+                    Err(fault) if self.modern && fault.kind == Kind::MissingCapability => {
+                        Rewritten::Refuse(reply, fault.into_error(&self.id))
+                    }
+                    _ => Rewritten::Reply(reply),
+                }
+            }
             Ok(Message::Notification { method, .. }) if method == "notifications/message" && !self.logs => {
                 Rewritten::Drop
+            }
+            Ok(Message::Notification { method, params: Some(params) })
+                if self.route.is_some() && method == "notifications/cancelled" =>
+            {
+                #[derive(serde::Deserialize)]
+                struct Cancelled<'a> {
+                    #[serde(borrow, rename = "requestId")]
+                    id: &'a RawValue,
+                }
+                match serde_json::from_str::<Cancelled<'_>>(params.get()) {
+                    Ok(cancelled) => self.question(&data, cancelled.id),
+                    Err(_) => Rewritten::Drop,
+                }
             }
             Ok(Message::Notification { .. }) => Rewritten::Pass(data),
             Err(_) => Rewritten::Drop,
@@ -120,8 +221,47 @@ impl Rewrite {
             splice.replace(coded.code, b"-32602".to_vec());
             return Some(-32602);
         }
+        let reads = self.legacy.as_deref() == Some("resources/read");
+        if reads && code == -32602 && field(error, "data").is_some_and(|data| field(&data, "uri").is_some()) {
+            splice.replace(coded.code, b"-32002".to_vec());
+            return Some(-32002);
+        }
         Some(code)
     }
+}
+
+/// `object` without the members called `names`, the others as they were written; `None` if it has none of them.
+pub fn without(object: &RawValue, names: &[&str]) -> Option<String> {
+    struct Members<'a>(Vec<(std::borrow::Cow<'a, str>, &'a RawValue)>);
+    impl<'de: 'a, 'a> serde::Deserialize<'de> for Members<'a> {
+        fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+            struct Read;
+            impl<'de> Visitor<'de> for Read {
+                type Value = Vec<(std::borrow::Cow<'de, str>, &'de RawValue)>;
+                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str("an object")
+                }
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                    let mut all = Vec::new();
+                    while let Some(name) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+                        all.push((name, map.next_value()?));
+                    }
+                    Ok(all)
+                }
+            }
+            input.deserialize_map(Read).map(Members)
+        }
+    }
+    let Members(all) = serde_json::from_str(object.get()).ok()?;
+    if !all.iter().any(|(name, _)| names.contains(&name.as_ref())) {
+        return None;
+    }
+    let kept: Vec<String> = all
+        .iter()
+        .filter(|(name, _)| !names.contains(&name.as_ref()))
+        .map(|(name, value)| format!("{}:{}", String::from_utf8_lossy(&jsonrpc::quote(name)), value.get()))
+        .collect();
+    Some(format!("{{{}}}", kept.join(",")))
 }
 
 fn members(object: &RawValue) -> Vec<String> {
@@ -140,7 +280,7 @@ pub enum Mode {
     /// Events as they are, of a stream that carries no response (a legacy GET).
     Open,
     /// Events rewritten one by one.
-    Rewritten(Decoder, Rewrite, UpstreamSession),
+    Rewritten(Decoder, Rewrite, Option<UpstreamSession>),
 }
 
 /// An answer on its way.
@@ -151,15 +291,25 @@ pub struct Stream<P: Platform> {
     id: Option<Box<RawValue>>,
     ready: VecDeque<Bytes>,
     replies: VecDeque<Bytes>,
+    /// Who goes on with the call if the server asks the caller for input: the mailbox and what it is to know.
+    handover: Option<Box<(String, Rounds)>>,
+    /// What the server asked.
+    asks: Option<Box<RawValue>>,
     line_begins: bool,
     over: bool,
     passed: usize,
+    /// The connection has ended too early; kept, so that a future that is dropped loses nothing.
+    broken: Option<Fault>,
     /// The response has come, or no response belongs on this stream.
     pub answered: bool,
     /// Why there was none.
     pub fault: Option<Kind>,
     /// The server gave an event an id: the client may come back for the rest.
     pub resumable: bool,
+    /// Where the stream has come to, if it is one that can go on over another connection.
+    pub resume: Option<Resume>,
+    /// That the call runs over a session of its own.
+    pub running: Option<Running>,
 }
 
 impl<P: Platform> Stream<P> {
@@ -179,12 +329,17 @@ impl<P: Platform> Stream<P> {
             id: id.map(RawValue::to_owned),
             ready: VecDeque::new(),
             replies: VecDeque::new(),
+            handover: None,
+            asks: None,
             line_begins: true,
             over: false,
             passed: first.as_ref().map_or(0, Bytes::len),
+            broken: None,
             answered,
             fault: None,
             resumable: false,
+            resume: None,
+            running: None,
         };
         stream.ready.extend(first);
         stream
@@ -193,6 +348,28 @@ impl<P: Platform> Stream<P> {
     /// Whether the server's session ends with this, so that it must hear first that nobody waits any more.
     pub fn ends_session(&self) -> bool {
         self.reader.is_session() && !self.over
+    }
+
+    /// The same, and `handover` says who goes on if the server asks the caller for input.
+    #[must_use]
+    pub fn with_handover(mut self, handover: Option<Box<(String, Rounds)>>) -> Self {
+        self.handover = handover;
+        self
+    }
+
+    /// An answer that a mailbox gives, of which `first` has been read already. Whether it is whole is for the mailbox
+    /// to know: it says nothing to a client that has given the call up.
+    ///
+    /// # Errors
+    /// When what has been read is too large.
+    pub fn from_mailbox(mcp: Mcp<P>, reader: Reader<P>, id: &RawValue, first: Bytes) -> Result<Self, Fault> {
+        let mode = Mode::Events(Decoder::new(reader.server.max_response), BytesMut::new());
+        let mut stream = Self::new(mcp, reader, mode, Some(id), None);
+        stream.answered = true;
+        if !first.is_empty() {
+            stream.take(first)?;
+        }
+        Ok(stream)
     }
 
     /// Whether the body is an event stream.
@@ -208,16 +385,32 @@ impl<P: Platform> Stream<P> {
     /// The next bytes for the caller. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<Bytes, SeamError>> {
         loop {
+            if let (Mode::Rewritten(_, _, Some(session)), Some(reply)) = (&self.mode, self.replies.front()) {
+                self.mcp.tell(&self.reader.server, reply.clone(), session).await;
+                self.replies.pop_front();
+                continue;
+            }
             if let Some(bytes) = self.ready.pop_front() {
                 self.line_begins = bytes.last() == Some(&b'\n');
                 return Some(Ok(bytes));
             }
+            if let Some(result) = self.asks.take() {
+                if let Err(fault) = self.hand_over(result).await {
+                    return self.fail(&fault);
+                }
+                continue;
+            }
             if self.over {
                 return None;
             }
-            if let (Mode::Rewritten(_, _, session), Some(reply)) = (&self.mode, self.replies.front()) {
-                self.mcp.tell(&self.reader.server, reply.clone(), session).await;
-                self.replies.pop_front();
+            if let Some(why) = self.broken.clone() {
+                let Some(resume) = &mut self.resume else { return self.fail(&why) };
+                // Boxed: few streams break, and every one would have to make room for it.
+                if let Err(fault) = Box::pin(self.mcp.resume(&mut self.reader, resume, why)).await {
+                    return self.fail(&fault);
+                }
+                self.broken = None;
+                self.begin_anew();
                 continue;
             }
             match self.reader.chunk().await {
@@ -226,16 +419,40 @@ impl<P: Platform> Stream<P> {
                         return self.fail(&fault);
                     }
                 }
-                Ok(None) => {
+                Ok(None) if self.answered || matches!(self.mode, Mode::Json) => {
                     self.over = true;
-                    if matches!(self.mode, Mode::Json) {
-                        self.answered = true;
-                    } else if !self.answered {
-                        return self.fail(&no_answer(&self.reader.server));
-                    }
+                    self.answered = true;
                 }
-                Err(fault) => return self.fail(&fault),
+                Ok(None) => self.broken = Some(no_answer(&self.reader.server)),
+                Err(fault) => self.broken = Some(fault),
             }
+        }
+    }
+
+    /// The server asks for input: the caller's mailbox goes on with the call, and this with what it says.
+    async fn hand_over(&mut self, result: Box<RawValue>) -> Result<(), Fault> {
+        let Some(handover) = self.handover.take() else {
+            return Err(cannot_ask(&self.reader.server.name));
+        };
+        let (key, rounds) = *handover;
+        let letter = Letter::Rounds(Rounds { result, ..rounds });
+        self.reader = self.mcp.answer_of(&self.reader.server, &key, &letter).await?;
+        self.mode = Mode::Events(Decoder::new(self.reader.server.max_response), BytesMut::new());
+        self.answered = true;
+        self.resume = None;
+        Ok(())
+    }
+
+    /// Forgets the event that was cut: it comes again.
+    fn begin_anew(&mut self) {
+        let fresh = Decoder::new(self.reader.server.max_response);
+        match &mut self.mode {
+            Mode::Json | Mode::Open => {}
+            Mode::Events(decoder, held) => {
+                *decoder = fresh;
+                held.clear();
+            }
+            Mode::Rewritten(decoder, ..) => *decoder = fresh,
         }
     }
 
@@ -258,6 +475,9 @@ impl<P: Platform> Stream<P> {
             Mode::Events(decoder, held) => {
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
                 self.resumable |= events.iter().any(|event| event.id.is_some());
+                if let Some(resume) = &mut self.resume {
+                    events.iter().for_each(|event| resume.saw(event));
+                }
                 if events.iter().any(|event| is_response(&event.data)) {
                     self.answered = true;
                     self.over = true;
@@ -281,10 +501,36 @@ impl<P: Platform> Stream<P> {
             Mode::Rewritten(decoder, rewrite, _) => {
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
                 for event in events {
-                    match rewrite.apply(event.data) {
-                        Rewritten::Pass(data) => self.ready.push_back(Event::message(data).encode()),
+                    if let Some(resume) = &mut self.resume {
+                        resume.saw(&event);
+                    }
+                    let Event { id, retry, data, .. } = event;
+                    // Only the caller's own stream can be gone on with from one of its places.
+                    let id = id.filter(|_| rewrite.route.is_some()).map(|id| rewrite.routed(id));
+                    let retry = retry.filter(|_| rewrite.route.is_some());
+                    let event = |data| Event { id: id.clone(), retry, ..Event::message(data) }.encode();
+                    self.resumable |= id.is_some();
+                    if data.is_empty() {
+                        if id.is_some() || retry.is_some() {
+                            self.ready.push_back(event(data));
+                        }
+                        continue;
+                    }
+                    match rewrite.apply(data, &self.reader.server.name) {
+                        Rewritten::Asks(result) => {
+                            self.asks = Some(result);
+                            break;
+                        }
+                        Rewritten::Refuse(reply, data) => {
+                            self.replies.push_back(reply);
+                            self.ready.push_back(event(data));
+                            self.answered = true;
+                            self.over = true;
+                            break;
+                        }
+                        Rewritten::Pass(data) => self.ready.push_back(event(data)),
                         Rewritten::Response(data, _) => {
-                            self.ready.push_back(Event::message(data).encode());
+                            self.ready.push_back(event(data));
                             self.answered = true;
                             self.over = true;
                             break;
@@ -312,6 +558,15 @@ impl<P: Platform> Stream<P> {
             }
         }
     }
+}
+
+/// The server asks, and there is no way to ask the caller.
+pub fn cannot_ask(server: &str) -> Fault {
+    let message = format!(
+        "server {server:?}: asks the client for input, which needs an answer as an event stream: accept \
+         text/event-stream and declare the capability"
+    );
+    Fault::new(Kind::MissingCapability, message)
 }
 
 /// Whether `data` is a response, told by its first telling member; the rest is not read.
@@ -357,18 +612,26 @@ mod tests {
             upstream_id: "9".to_owned(),
             id: RawValue::from_string("\"a\"".to_owned()).unwrap(),
             modern,
+            legacy: None,
+            route: None,
             ttl_ms: None,
             logs: false,
         }
     }
 
     fn check(input: &str, expect: &str) {
-        let got = match rewrite(true).apply(Bytes::from(input.to_owned())) {
+        check_with(&rewrite(true), input, expect);
+    }
+
+    fn check_with(rewrite: &Rewrite, input: &str, expect: &str) {
+        let got = match rewrite.apply(Bytes::from(input.to_owned()), "s") {
             Rewritten::Pass(data) => format!("pass {}", String::from_utf8_lossy(&data)),
             Rewritten::Response(data, code) => {
                 format!("response {code:?} {}", String::from_utf8_lossy(&data))
             }
             Rewritten::Reply(data) => format!("reply {}", String::from_utf8_lossy(&data)),
+            Rewritten::Refuse(_, data) => format!("refuse {}", String::from_utf8_lossy(&data)),
+            Rewritten::Asks(result) => format!("asks {result}"),
             Rewritten::Drop => "drop".to_owned(),
         };
         assert_eq!(got, expect, "{input}");
@@ -396,6 +659,31 @@ mod tests {
             r#"pass {"jsonrpc":"2.0","method":"notifications/progress","params":{}}"#,
         );
         check("garbage", "drop");
+    }
+
+    #[test]
+    fn results_of_a_modern_server_become_what_a_legacy_client_knows() {
+        let id = RawValue::from_string("1".to_owned()).unwrap();
+        let check = |method: &str, input: &str, expect: &str| {
+            check_with(&Rewrite::to_legacy("9".to_owned(), id.clone(), method), input, expect);
+        };
+        check(
+            "tools/call",
+            r#"{"jsonrpc":"2.0","id":9,"result":{"resultType":"complete","content":[], "ttlMs":5,"x":{"resultType":1}}}"#,
+            r#"response None {"jsonrpc":"2.0","id":1,"result":{"content":[],"x":{"resultType":1}}}"#,
+        );
+        check(
+            "tools/call",
+            r#"{"jsonrpc":"2.0","id":9,"result":{"resultType":"input_required","requestState":"s"}}"#,
+            r#"asks {"resultType":"input_required","requestState":"s"}"#,
+        );
+        let missing = r#"{"jsonrpc":"2.0","id":9,"error":{"code":-32602,"message":"m","data":{"uri":"u"}}}"#;
+        check(
+            "resources/read",
+            missing,
+            &format!("response Some(-32002) {}", missing.replace("32602", "32002").replace("9,", "1,")),
+        );
+        check("tools/call", missing, &format!("response Some(-32602) {}", missing.replace("9,", "1,")));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::memory::{Profile, ServerMemory, UpstreamSession};
+use super::resume::Resume;
 use super::revision::{Era, Revision};
 use super::{Mcp, headers, meta};
 use crate::config::plan::{Server, Transport};
@@ -22,7 +23,7 @@ use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, ConnectTimeout, HttpClient as _, Platform, Timestamp, UpstreamBody};
 use crate::relay::{Reader, redirect, seam, too_large};
 use crate::wire::jsonrpc::{Message, string};
-use crate::wire::sse::{Decoder, Event};
+use crate::wire::sse::Decoder;
 
 /// Redirects followed within one origin.
 const REDIRECTS: usize = 3;
@@ -165,25 +166,44 @@ impl<P: Platform> Mcp<P> {
         Answered { status: head.status, headers: head.headers, reader }
     }
 
-    /// Reads an answer to the end of its one response, dropping what else comes on the stream.
+    /// Reads an answer to the end of its one response, dropping what else comes on the stream. A stream over a
+    /// `session` is resumed where it breaks.
     ///
     /// # Errors
     /// When there is no such response, or reading fails.
-    pub async fn single(&self, mut answered: Answered<P>, id: &str) -> Result<Bytes, Fault> {
+    pub async fn single(
+        &self,
+        mut answered: Answered<P>,
+        id: &str,
+        session: Option<&UpstreamSession>,
+    ) -> Result<Bytes, Fault> {
         let server = answered.reader.server.clone();
         let limit = server.max_response;
         match content(&answered.headers) {
             Content::Events => {
+                let mut resume = session.cloned().map(Resume::new);
                 let (mut decoder, mut events) = (Decoder::new(limit), Vec::new());
-                while let Some(chunk) = answered.reader.chunk().await? {
-                    decoder.push(&chunk, &mut events).map_err(|_| too_large(&server, limit))?;
-                    for Event { data, .. } in events.drain(..) {
-                        if is_response(&data, id) {
-                            return Ok(data);
+                loop {
+                    let why = match answered.reader.chunk().await {
+                        Ok(Some(chunk)) => {
+                            decoder.push(&chunk, &mut events).map_err(|_| too_large(&server, limit))?;
+                            for event in events.drain(..) {
+                                if is_response(&event.data, id) {
+                                    return Ok(event.data);
+                                }
+                                if let Some(resume) = &mut resume {
+                                    resume.saw(&event);
+                                }
+                            }
+                            continue;
                         }
-                    }
+                        Ok(None) => no_answer(&server),
+                        Err(fault) => fault,
+                    };
+                    let Some(resume) = &mut resume else { return Err(why) };
+                    Box::pin(self.resume(&mut answered.reader, resume, why)).await?;
+                    decoder = Decoder::new(limit);
                 }
-                Err(no_answer(&server))
             }
             Content::Json => {
                 let body = answered.reader.all(limit).await?;
@@ -223,7 +243,7 @@ impl<P: Platform> Mcp<P> {
             });
         }
         let quoted = format!("\"{id}\"");
-        let body = self.single(answered, &quoted).await.map_err(Asked::Fault)?;
+        let body = self.single(answered, &quoted, session).await.map_err(Asked::Fault)?;
         match Message::decode(&body) {
             Ok(Message::Response { outcome: Ok(result), .. }) => Ok(result.to_owned()),
             _ => {
@@ -277,18 +297,30 @@ impl<P: Platform> Mcp<P> {
             let (_, session, result) = self.open_old(server, "{}", IMPLEMENTATION, Revision::LEGACY).await?;
             return Ok(kept((session, result)));
         }
-        let modern = match self.ask(server, "server/discover", "{}", None).await {
+        let mut asked = self.ask(server, "server/discover", "{}", None).await;
+        if supported(&asked).is_some_and(|all| all.contains(&Some(Revision::MODERN))) {
+            // It refused a version that it lists (2026-07-28 versioning, "Protocol Version Negotiation").
+            asked = self.ask(server, "server/discover", "{}", None).await;
+        }
+        let versions = supported(&asked);
+        let modern = match asked {
             Ok(result) => Some(result),
             Err(Asked::Fault(fault)) => return Err(fault),
             Err(Asked::NotMcp(status, fault)) if is_final(status) => return Err(fault),
-            Err(Asked::Refused { code: -32022, data, .. }) if names_modern(data.as_deref()) => {
-                let message = format!(
-                    "server {:?}: speaks none of the protocol revisions that the gateway speaks",
-                    server.name
-                );
-                return Err(Fault::new(Kind::UpstreamInvalid, message));
-            }
-            Err(_) => None,
+            Err(asked) => match versions {
+                // A modern server without a legacy revision has no use for `initialize`.
+                Some(all) if all.contains(&Some(Revision::MODERN)) && !has_legacy(&all) => {
+                    return Err(asked.fault(&server.name, "server/discover"));
+                }
+                Some(all) if all.iter().all(Option::is_none) => {
+                    let message = format!(
+                        "server {:?}: speaks none of the protocol revisions that the gateway speaks",
+                        server.name
+                    );
+                    return Err(Fault::new(Kind::UpstreamInvalid, message));
+                }
+                _ => None,
+            },
         };
         if let Some(result) = modern
             && let Some(profile) = discovered(&result)
@@ -345,7 +377,7 @@ impl<P: Platform> Mcp<P> {
             return Err((fault, Some((status, code))));
         }
         let issued = session_id(&answered.headers);
-        let body = self.single(answered, &format!("\"{id}\"")).await.map_err(plain)?;
+        let body = self.single(answered, &format!("\"{id}\""), None).await.map_err(plain)?;
         let Ok(Message::Response { outcome: Ok(result), .. }) = Message::decode(&body) else {
             let code = error_of(&body).map_or(-32603, |(code, _)| code);
             return Err(plain(not_initialized(server, code)));
@@ -494,14 +526,20 @@ fn is_final(status: StatusCode) -> bool {
     matches!(status.as_u16(), 401 | 403 | 407 | 429) || status.is_server_error()
 }
 
-/// Whether the `supported` list of a version error has only versions beyond the legacy era.
-fn names_modern(data: Option<&RawValue>) -> bool {
+/// What an `UnsupportedProtocolVersionError` says that the server speaks; `None` in the list is a revision that the
+/// gateway does not know.
+fn supported(asked: &Result<Box<RawValue>, Asked>) -> Option<Vec<Option<Revision>>> {
     #[derive(Deserialize)]
     struct Data {
         supported: Vec<String>,
     }
-    data.and_then(|data| serde_json::from_str::<Data>(data.get()).ok())
-        .is_some_and(|data| data.supported.iter().all(|version| Revision::parse(version).is_none()))
+    let Err(Asked::Refused { code: -32022, data: Some(data), .. }) = asked else { return None };
+    let data: Data = serde_json::from_str(data.get()).ok()?;
+    Some(data.supported.iter().map(|version| Revision::parse(version)).collect())
+}
+
+fn has_legacy(versions: &[Option<Revision>]) -> bool {
+    versions.iter().flatten().any(|revision| revision.era() == Era::Legacy)
 }
 
 fn with_meta(params: &str) -> String {

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -57,7 +58,8 @@ struct Post<P: Platform> {
 }
 
 enum State<P: Platform> {
-    Sent(Sent<P>),
+    /// A host need not let two look at it at once. Nobody does; the lock only says so to the compiler.
+    Sent(Mutex<Sent<P>>),
     Body(StatusCode, UpstreamBody<P>, BytesMut),
 }
 
@@ -125,7 +127,7 @@ impl<P: Platform> Reader<P> {
         if let Some(duplex) = &mut self.duplex {
             (duplex.bytes, duplex.heard) = (0, false);
             let id = id.map(str::to_owned);
-            duplex.posts.push(Post { id, request, redirects: 0, state: State::Sent(sent) });
+            duplex.posts.push(Post { id, request, redirects: 0, state: State::Sent(Mutex::new(sent)) });
         }
     }
 
@@ -287,25 +289,27 @@ impl<P: Platform> Post<P> {
     fn poll(&mut self, context: &mut Context<'_>, platform: &P, server: &Server) -> Poll<Option<Outcome>> {
         loop {
             match &mut self.state {
-                State::Sent(sent) => match ready!(sent.poll_unpin(context)) {
-                    Err(error) => {
-                        let between = matches!(error, SeamError::Cut(_));
-                        let fault = seam(&server.name, &error);
-                        return Poll::Ready(Some(Outcome::Failed(fault, between)));
-                    }
-                    Ok(response) if matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) => {
-                        if let Err(fault) = self.follow(platform, server, &response) {
-                            return Poll::Ready(Some(Outcome::Failed(fault, false)));
+                State::Sent(sent) => {
+                    match ready!(sent.get_mut().unwrap_or_else(PoisonError::into_inner).poll_unpin(context)) {
+                        Err(error) => {
+                            let between = matches!(error, SeamError::Cut(_));
+                            let fault = seam(&server.name, &error);
+                            return Poll::Ready(Some(Outcome::Failed(fault, between)));
+                        }
+                        Ok(response) if matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) => {
+                            if let Err(fault) = self.follow(platform, server, &response) {
+                                return Poll::Ready(Some(Outcome::Failed(fault, false)));
+                            }
+                        }
+                        Ok(response) => {
+                            let status = response.status();
+                            self.state = State::Body(status, response.into_body(), BytesMut::new());
+                            if status.is_success() {
+                                return Poll::Ready(None);
+                            }
                         }
                     }
-                    Ok(response) => {
-                        let status = response.status();
-                        self.state = State::Body(status, response.into_body(), BytesMut::new());
-                        if status.is_success() {
-                            return Poll::Ready(None);
-                        }
-                    }
-                },
+                }
                 State::Body(status, body, text) => {
                     let limit = if status.is_success() { server.max_response } else { ERROR_BODY };
                     match ready!(body.poll_next_unpin(context)) {
@@ -342,7 +346,7 @@ impl<P: Platform> Post<P> {
         let to = redirect(server, &from, response, false)?;
         *self.request.uri_mut() =
             to.as_str().parse().map_err(|_| lost("redirected to what cannot be used"))?;
-        self.state = State::Sent(platform.http().begin(self.request.clone()));
+        self.state = State::Sent(Mutex::new(platform.http().begin(self.request.clone())));
         Ok(())
     }
 

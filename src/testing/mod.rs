@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -14,9 +14,12 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::{HeaderMap, Request, Response};
 
+use crate::gateway::Gateway;
+use crate::instance::Instance;
+use crate::mcp::mailbox::{Mailbox, Said};
 use crate::platform::{
-    Abilities, Clock, Entropy, Held, HttpClient, KeyValue, Log, Platform, SeamError, Secrets, StateStore,
-    Swap, Timestamp, Version,
+    Abilities, Clock, Entropy, Held, HttpClient, KeyValue, Log, Mailboxes, Platform, SeamError, Secrets,
+    StateStore, Swap, Timestamp, Version,
 };
 
 /// One step of an upstream's answer.
@@ -26,6 +29,8 @@ pub enum Step {
     Wait(Duration),
     /// Bytes arrive.
     Send(Bytes),
+    /// Nothing happens until somebody sets this.
+    Until(Arc<AtomicBool>),
     /// The connection is cut.
     Cut,
     /// Nothing comes any more, and no end either.
@@ -93,6 +98,9 @@ struct World {
     version: u64,
     random: u64,
     dropped: u64,
+    mailboxes: HashMap<String, Arc<Mailbox<Fake>>>,
+    owner: Option<Arc<Instance>>,
+    working: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 /// The fake platform. Clones share one world.
@@ -117,6 +125,7 @@ impl Default for Fake {
             loopback_only: true,
             keyless: true,
             config_file: false,
+            mailboxes: true,
         };
         Self { world: Arc::new(Mutex::new(world)), abilities }
     }
@@ -155,6 +164,33 @@ impl Fake {
         self.world().secrets.insert(name.to_owned(), value.to_owned());
     }
 
+    /// Mailboxes work with what `instance` knows from now on. Those that there were are gone: the host was restarted.
+    pub fn restart(&self, instance: &Arc<Instance>) {
+        let (mailboxes, working) = {
+            let mut world = self.world();
+            world.owner = Some(instance.clone());
+            (std::mem::take(&mut world.mailboxes), std::mem::take(&mut world.working))
+        };
+        drop((mailboxes, working));
+    }
+
+    /// How many mailboxes there are, once those that are idle have gone.
+    pub fn mailboxes(&self) -> usize {
+        let mut world = self.world();
+        world.mailboxes.retain(|_, mailbox| !mailbox.is_idle());
+        world.mailboxes.len()
+    }
+
+    /// Lets the work of mailboxes go on as far as it can.
+    fn work(&self, waker: &Waker) {
+        let mut working = std::mem::take(&mut self.world().working);
+        working.retain_mut(|work| work.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+        let mut world = self.world();
+        // What they have set going meanwhile comes behind them.
+        working.append(&mut world.working);
+        world.working = working;
+    }
+
     /// Everything asked since the last call.
     pub fn trace(&self) -> Vec<String> {
         std::mem::take(&mut self.world().trace)
@@ -182,7 +218,10 @@ impl Fake {
     /// Lets time pass.
     pub fn pass(&self, span: Duration) {
         let until = self.world().now + u64::try_from(span.as_millis()).unwrap_or(0);
-        while self.wake_next(until) {}
+        self.work(Waker::noop());
+        while self.wake_next(until) {
+            self.work(Waker::noop());
+        }
         self.world().now = until;
     }
 
@@ -204,8 +243,10 @@ impl Fake {
         loop {
             let before = flag.0.load(Ordering::Relaxed);
             if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                self.work(&waker);
                 return value;
             }
+            self.work(&waker);
             if flag.0.load(Ordering::Relaxed) == before && !self.wake_next(u64::MAX) {
                 panic!("the future waits for something that never comes; trace: {:?}", self.trace());
             }
@@ -269,14 +310,48 @@ impl Clock for Fake {
     }
 }
 
+/// What an upstream or a mailbox says.
+pub enum FakeBody {
+    /// A scripted body.
+    Script(ScriptBody),
+    /// A mailbox's.
+    Said(Said),
+}
+
+impl Stream for FakeBody {
+    type Item = Result<Bytes, SeamError>;
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.get_mut() {
+            Self::Script(body) => Pin::new(body).poll_next(cx),
+            Self::Said(said) => Pin::new(said).poll_next(cx),
+        }
+    }
+}
+
+impl Mailboxes for Fake {
+    type Body = FakeBody;
+
+    async fn post(&self, key: &str, letter: Bytes) -> Result<FakeBody, SeamError> {
+        let (mailbox, owner) = {
+            let mut world = self.world();
+            world.trace.push(format!("mailbox.post {}", kind_of(key)));
+            (world.mailboxes.entry(key.to_owned()).or_default().clone(), world.owner.clone())
+        };
+        let owner = owner.ok_or_else(|| SeamError::Denied("no instance to work with".to_owned()))?;
+        let (said, work) = Gateway::new(self.clone(), owner).deliver(mailbox, &letter);
+        self.world().working.push(Box::pin(work));
+        Ok(FakeBody::Said(said))
+    }
+}
+
 /// A scripted body.
-pub struct FakeBody {
+pub struct ScriptBody {
     fake: Fake,
     steps: VecDeque<Step>,
     wait: Option<Pin<Box<Sleep>>>,
 }
 
-impl Drop for FakeBody {
+impl Drop for ScriptBody {
     fn drop(&mut self) {
         if !self.steps.is_empty() {
             self.fake.world().dropped += 1;
@@ -284,7 +359,7 @@ impl Drop for FakeBody {
     }
 }
 
-impl Stream for FakeBody {
+impl Stream for ScriptBody {
     type Item = Result<Bytes, SeamError>;
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
@@ -310,6 +385,13 @@ impl Stream for FakeBody {
                 Some(Step::Over) => {
                     self.steps.clear();
                     return Poll::Ready(None);
+                }
+                Some(Step::Until(set)) => {
+                    if set.load(Ordering::Relaxed) {
+                        self.steps.pop_front();
+                    } else {
+                        self.wait = Some(Box::pin(self.fake.wait(Duration::from_secs(1))));
+                    }
                 }
                 Some(Step::Wait(span)) => {
                     self.wait = Some(Box::pin(self.fake.wait(*span)));
@@ -347,7 +429,8 @@ impl HttpClient for Fake {
         self.world().trace.push(line);
         let script = self.ask(&host, &request)?;
         self.wait(script.delay).await;
-        let body = FakeBody { fake: self.clone(), steps: script.body.into(), wait: None };
+        let body = ScriptBody { fake: self.clone(), steps: script.body.into(), wait: None };
+        let body = FakeBody::Script(body);
         let mut response = Response::new(body);
         *response.status_mut() = script.status.try_into().unwrap_or_default();
         let headers: HeaderMap = script
@@ -452,6 +535,7 @@ impl Platform for Fake {
     type Http = Self;
     type Store = Self;
     type KeyValue = Self;
+    type Mailboxes = Self;
     type Secrets = Self;
     type Clock = Self;
     type Entropy = Self;
@@ -464,6 +548,9 @@ impl Platform for Fake {
         self
     }
     fn key_value(&self) -> &Self {
+        self
+    }
+    fn mailboxes(&self) -> &Self {
         self
     }
     fn secrets(&self) -> &Self {

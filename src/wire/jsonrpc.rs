@@ -140,7 +140,9 @@ fn brief(error: &serde_json::Error) -> String {
     format!("line {}, column {}", error.line(), error.column())
 }
 
-fn is_id(id: &RawValue) -> bool {
+/// Whether `id` is a string or an integer.
+#[must_use]
+pub fn is_id(id: &RawValue) -> bool {
     let text = id.get();
     text.starts_with('"')
         || (text.bytes().all(|b| b.is_ascii_digit() || b == b'-') && text.bytes().any(|b| b.is_ascii_digit()))

@@ -35,14 +35,21 @@ impl Secrets for Vars {
     }
 }
 
-const LAPTOP: Abilities =
-    Abilities { host: "native", processes: true, loopback_only: true, keyless: true, config_file: true };
+const LAPTOP: Abilities = Abilities {
+    host: "native",
+    processes: true,
+    loopback_only: true,
+    keyless: true,
+    config_file: true,
+    mailboxes: true,
+};
 const EDGE: Abilities = Abilities {
     host: "cloudflare",
     processes: false,
     loopback_only: false,
     keyless: false,
     config_file: false,
+    mailboxes: true,
 };
 
 fn folder() -> PathBuf {

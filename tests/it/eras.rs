@@ -48,11 +48,7 @@ fn a_legacy_client_calls_a_modern_server() {
     let echo = &got.json()["result"]["echo"]["_meta"];
     assert_eq!(echo["io.modelcontextprotocol/protocolVersion"], "2026-07-28");
     assert_eq!(echo["io.modelcontextprotocol/clientInfo"]["name"], "c");
-    assert_eq!(
-        echo["io.modelcontextprotocol/clientCapabilities"],
-        json!({}),
-        "requests cannot be carried yet"
-    );
+    assert_eq!(echo["io.modelcontextprotocol/clientCapabilities"], json!({"sampling": {}}));
     assert_eq!(echo["progressToken"], 7);
 }
 

@@ -95,7 +95,7 @@ fn a_client_is_introduced_as_what_it_is() {
     let params = &old.last("initialize")["params"];
     assert_eq!(params["protocolVersion"], "2025-06-18");
     assert_eq!(params["clientInfo"]["name"], "c");
-    assert_eq!(params["capabilities"], json!({}), "requests cannot be carried yet");
+    assert_eq!(params["capabilities"], json!({"sampling": {}}));
 }
 
 #[test]

@@ -10,13 +10,16 @@
 
 mod admin;
 mod arrows;
+mod bridge;
 mod old;
 mod server;
 mod world;
 
+mod client;
 mod eras;
 mod http_sse;
 mod lists;
+mod resume;
 mod rules;
 mod sessions;
 mod streams;

@@ -71,43 +71,53 @@ pub fn key(name: &str, servers: Filter, tools: Filter) -> Key {
 
 impl World {
     pub fn new(fake: Fake, plan: Plan) -> Self {
-        Self { fake, instance: Instance::new(Arc::new(plan)) }
+        let instance = Instance::new(Arc::new(plan));
+        fake.restart(&instance);
+        Self { fake, instance }
     }
 
     /// Forgets everything but the store, as a new isolate does.
     pub fn restart(&mut self) {
         self.instance = Instance::new(self.instance.plan().unwrap());
+        self.fake.restart(&self.instance);
     }
 
     pub fn send(&self, request: Request<Bytes>) -> Got {
         self.fake.trace();
+        self.fake.run(self.sent(request, async |_: &str| false))
+    }
+
+    /// Sends `request` and shows `seen` everything that has come of the answer whenever more of it comes; if that
+    /// says so, the caller hangs up.
+    pub async fn sent(&self, request: Request<Bytes>, mut seen: impl AsyncFnMut(&str) -> bool) -> Got {
         let gateway = Gateway::new(self.fake.clone(), self.instance.clone());
         let (parts, body) = request.into_parts();
         let request = Request::from_parts(parts, stream::iter([Ok(body)]));
-        self.fake.run(async {
-            let reply = gateway.clone().handle(request).await;
-            let (head, body) = reply.response.into_parts();
-            let mut whole = Vec::new();
-            match body {
-                Body::Full(bytes) => whole.extend_from_slice(&bytes),
-                Body::Stream(mut stream) => {
-                    while let Some(chunk) = stream.next().await {
-                        match chunk {
-                            Ok(chunk) => whole.extend_from_slice(&chunk),
-                            Err(error) => whole.extend_from_slice(format!("<{error}>").as_bytes()),
-                        }
+        let reply = gateway.clone().handle(request).await;
+        let (head, body) = reply.response.into_parts();
+        let mut whole = Vec::new();
+        match body {
+            Body::Full(bytes) => whole.extend_from_slice(&bytes),
+            Body::Stream(mut stream) => {
+                while let Some(chunk) = stream.next().await {
+                    match chunk {
+                        Ok(chunk) => whole.extend_from_slice(&chunk),
+                        Err(error) => whole.extend_from_slice(format!("<{error}>").as_bytes()),
+                    }
+                    if seen(&String::from_utf8_lossy(&whole)).await {
+                        break;
                     }
                 }
             }
-            let trace = self.fake.trace();
-            gateway.finish(reply.after).await;
-            Got {
-                status: head.status.as_u16(),
-                headers: head.headers,
-                body: String::from_utf8(whole).unwrap(),
-                trace,
-            }
-        })
+        }
+        let trace = self.fake.trace();
+        gateway.finish(reply.after).await;
+        Got {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: String::from_utf8(whole).unwrap(),
+            trace,
+        }
     }
 
     pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Got {

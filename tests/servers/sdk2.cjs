@@ -1,14 +1,31 @@
-// A real server of the modern era: the official SDK 2.x, with what the clients in tests/clients use.
+// A real server of the modern era: the official SDK 2.x, with what the clients in tests/clients use and, from features.cjs,
+// what the era matrix drives.
 //   sdk2.cjs [PORT]      prints `listening on URL` on stderr
+// GET /facts says what the server saw of its clients; POST /facts forgets it.
 const tools = require('node:module').createRequire(`${process.env.CAUSEWAY_NPM}/package.json`);
-const { McpServer, createMcpHandler } = tools('@modelcontextprotocol/server');
+const sdk = tools('@modelcontextprotocol/server');
+const { McpServer, createMcpHandler } = sdk;
 const { z } = tools('zod');
 const http = require('node:http');
 const { Readable } = require('node:stream');
+const { buffer } = require('node:stream/consumers');
 const { setTimeout: pause } = require('node:timers/promises');
 
+const features = require('./features.cjs')({ ...sdk, z });
+const facts = { stopped: [], called: [], told: [], listeners: 0, streams: 0 };
+
 function build() {
-    const server = new McpServer({ name: 'sdk2', version: '1' }, { instructions: 'A server of the official SDK.' });
+    const capabilities = {
+        logging: {},
+        tools: { listChanged: true },
+        prompts: { listChanged: true },
+        resources: { subscribe: true, listChanged: true },
+    };
+    const server = new McpServer(
+        { name: 'sdk2', version: '1' },
+        { instructions: 'A server of the official SDK.', capabilities, ...features.options },
+    );
+    features.register(server, { handler: () => handler, facts });
     const text = text => ({ content: [{ type: 'text', text }] });
     server.registerTool(
         'echo',
@@ -48,15 +65,28 @@ function build() {
 const handler = createMcpHandler(build, { legacy: 'reject' });
 
 const listener = http.createServer(async (request, response) => {
+    const body = ['GET', 'HEAD'].includes(request.method) ? undefined : await buffer(request);
+    if (request.url === '/facts') {
+        if (request.method === 'POST') for (const list of ['stopped', 'called', 'told']) facts[list].length = 0;
+        return response.end(JSON.stringify(facts));
+    }
+    const method = request.headers['mcp-method'];
+    facts.told.push(method);
+    if (request.headers['mcp-name']) facts.called.push(request.headers['mcp-name']);
+    const listens = method === 'subscriptions/listen';
+    if (listens) facts.listeners++;
     const gone = new AbortController();
-    response.on('close', () => gone.abort());
-    const body = ['GET', 'HEAD'].includes(request.method) ? undefined : Readable.toWeb(request);
+    response.on('close', () => {
+        gone.abort();
+        if (!listens) return;
+        facts.listeners--;
+        facts.stopped.push(method);
+    });
     const url = `http://${request.headers.host}${request.url}`;
     const asked = new Request(url, {
         method: request.method,
         headers: request.headers,
         body,
-        duplex: 'half',
         signal: gone.signal,
     });
     const answer = await handler.fetch(asked);

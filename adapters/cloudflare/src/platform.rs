@@ -18,6 +18,7 @@ pub(crate) const ABILITIES: Abilities = Abilities {
     loopback_only: false,
     keyless: false,
     config_file: false,
+    mailboxes: true,
 };
 
 /// The host, for one request.

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use causeway::mcp::mailbox::Said;
 use causeway::platform::{ConnectTimeout, HttpClient, SeamError};
 use futures_util::Stream;
 use http::{Request, Response, Uri, uri::Scheme};
@@ -100,13 +101,15 @@ impl Default for Http {
 }
 
 impl HttpClient for Http {
-    type Body = Received;
-    type Sent = Pin<Box<dyn Future<Output = Result<Response<Received>, SeamError>> + Send>>;
+    type Body = Answer;
+    type Sent = Pin<Box<dyn Future<Output = Result<Response<Answer>, SeamError>> + Send>>;
 
-    async fn send(&self, request: Request<Bytes>) -> Result<Response<Received>, SeamError> {
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Answer>, SeamError> {
         let timeout = request.extensions().get().map_or(CONNECT_TIMEOUT, |ConnectTimeout(span)| *span);
         let response = self.pool_for(timeout).request(request.map(Full::new)).await;
-        response.map(|response| response.map(Received)).map_err(|error| sorted(&error))
+        response
+            .map(|response| response.map(|body| Answer::Http(Received(body))))
+            .map_err(|error| sorted(&error))
     }
 
     fn begin(&self, request: Request<Bytes>) -> Self::Sent {
@@ -185,6 +188,25 @@ impl Stream for Received {
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         // In chunks, not bytes: all that is known is whether there is anything at all.
         (usize::from(hint.lower() > 0), hint.upper().map(size).filter(|upper| *upper == 0))
+    }
+}
+
+/// What is read from the other side: an upstream over HTTP, or a mailbox.
+pub enum Answer {
+    /// An upstream's answer.
+    Http(Received),
+    /// What a mailbox says.
+    Mailbox(Said),
+}
+
+impl Stream for Answer {
+    type Item = Result<Bytes, SeamError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.get_mut() {
+            Self::Http(received) => Pin::new(received).poll_next(cx),
+            Self::Mailbox(said) => Pin::new(said).poll_next(cx),
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! | [`source`] | plans from files and from what was pushed |
 //! | [`workers`] | the threads that serve connections, one for each core |
 //! | [`watch`] | sees when a file has changed |
+//! | [`mailboxes`] | what outlives a request: an owner for each key |
 //! | [`cli`] | the `causeway` command |
 //!
 //! Nothing here decides what a gateway does: that is the core's. A file here only converts types and calls it.
@@ -15,6 +16,7 @@
 pub mod cli;
 pub mod http;
 pub mod log;
+pub mod mailboxes;
 pub mod platform;
 pub mod running;
 pub mod secrets;

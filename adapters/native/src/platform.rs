@@ -7,6 +7,7 @@ use causeway::platform::{Abilities, Clock, Entropy, Platform, Timestamp};
 
 use crate::http::Http;
 use crate::log::Log;
+use crate::mailboxes::Owners;
 use crate::secrets::Secrets;
 use crate::store::Store;
 
@@ -25,6 +26,7 @@ struct Parts {
     entropy: OsEntropy,
     log: Log,
     abilities: Abilities,
+    owners: Arc<Owners>,
 }
 
 impl Native {
@@ -32,8 +34,15 @@ impl Native {
     #[must_use]
     pub fn new(store: Store, secrets: Secrets, log: Log, abilities: Abilities) -> Self {
         let clock = TokioClock { start: Instant::now() };
-        let parts = Parts { store, secrets, clock, entropy: OsEntropy, log, abilities };
+        let parts =
+            Parts { store, secrets, clock, entropy: OsEntropy, log, abilities, owners: Arc::default() };
         Self { http: Http::new(), parts: Arc::new(parts) }
+    }
+
+    /// The owners of mailboxes.
+    #[must_use]
+    pub fn owners(&self) -> &Arc<Owners> {
+        &self.parts.owners
     }
 
     /// The same, but with outbound connections that it shares with nobody: for a thread that serves by itself.
@@ -47,6 +56,7 @@ impl Platform for Native {
     type Http = Http;
     type Store = Store;
     type KeyValue = Store;
+    type Mailboxes = Self;
     type Secrets = Secrets;
     type Clock = TokioClock;
     type Entropy = OsEntropy;
@@ -60,6 +70,9 @@ impl Platform for Native {
     }
     fn key_value(&self) -> &Store {
         &self.parts.store
+    }
+    fn mailboxes(&self) -> &Self {
+        self
     }
     fn secrets(&self) -> &Secrets {
         &self.parts.secrets

@@ -142,12 +142,14 @@ impl Running {
             loopback_only: loopback,
             keyless: loopback || allow_public,
             config_file: file.is_some(),
+            mailboxes: true,
         };
         let secrets = Secrets::beside(file);
         let native = Native::new(store, secrets.clone(), log.clone(), abilities);
         // Before the first look at the files, so that no change falls between the look and the watch.
         let watch = Watch::new(watched(&source, &secrets));
         let instance = Instance::unconfigured(NOTHING_PUSHED.to_owned());
+        native.owners().serve(&instance);
         let mut keeper =
             Keeper { native: native.clone(), instance: instance.clone(), source, complaint: None };
         match (keeper.load().await, &keeper.source) {

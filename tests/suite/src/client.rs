@@ -18,9 +18,10 @@ use tokio::net::TcpStream;
 
 use crate::Gateway;
 use crate::host::key_for;
+use crate::sse::Source;
 
 /// Nothing in this suite takes this long unless it hangs.
-const HANG: Duration = Duration::from_secs(20);
+pub(crate) const HANG: Duration = Duration::from_secs(20);
 
 /// How a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +128,18 @@ impl Request {
     }
 
     async fn send_by(self, http: &Http<HttpConnector, Full<Bytes>>) -> Reply {
+        self.try_send_by(http).await.expect("an HTTP answer")
+    }
+
+    /// Sends it on a connection of its own; the error says why there is no answer.
+    ///
+    /// # Errors
+    /// When the other side cannot be reached, hangs, or closes the connection without an answer.
+    pub async fn try_send(self) -> Result<Reply, String> {
+        self.try_send_by(&http()).await
+    }
+
+    pub(crate) async fn try_send_by(self, http: &Http<HttpConnector, Full<Bytes>>) -> Result<Reply, String> {
         let mut request = http::Request::new(Full::new(self.body));
         *request.method_mut() = self.method;
         *request.uri_mut() = self.url.parse().unwrap();
@@ -135,9 +148,10 @@ impl Request {
         if let (false, Some(key)) = (brings_key, key_for(&self.url)) {
             request.headers_mut().insert("x-api-key", HeaderValue::from_static(key));
         }
-        let response = tokio::time::timeout(HANG, http.request(request)).await.expect("an answer in time");
-        let (head, body) = response.expect("an HTTP answer").into_parts();
-        Reply { status: head.status.as_u16(), headers: head.headers, body }
+        let response = tokio::time::timeout(HANG, http.request(request)).await;
+        let response = response.map_err(|_| "no answer in time")?;
+        let (head, body) = response.map_err(|error| format!("no HTTP answer: {error:?}"))?.into_parts();
+        Ok(Reply { status: head.status.as_u16(), headers: head.headers, body })
     }
 
     /// Sends it and reads the whole answer.
@@ -146,7 +160,7 @@ impl Request {
     }
 }
 
-fn http() -> Http<HttpConnector, Full<Bytes>> {
+pub(crate) fn http() -> Http<HttpConnector, Full<Bytes>> {
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     Http::builder(TokioExecutor::new()).build(connector)
@@ -173,6 +187,12 @@ impl Reply {
     pub async fn text(self) -> String {
         let whole = tokio::time::timeout(HANG, self.body.collect()).await.expect("the whole answer in time");
         String::from_utf8(whole.expect("an answer that is not cut").to_bytes().to_vec()).unwrap()
+    }
+
+    /// The events one by one as they come, with everything that the format has.
+    #[must_use]
+    pub fn source(self) -> Source {
+        Source::new(self.body)
     }
 
     /// The messages one by one as they come.

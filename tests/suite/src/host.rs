@@ -56,13 +56,16 @@ impl Host {
         self == Self::Native
     }
 
-    fn command(self, file: &Path, folder: &Path, secrets: &[(&str, &str)]) -> Command {
+    /// What starts the gateway on `port`; 0 for a free one.
+    fn command(self, folder: &Path, secrets: &[(String, String)], port: u16) -> Command {
+        let file = folder.join("causeway.json");
         match self {
             Self::Native => {
                 let mut command = Command::new(program());
-                command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(file);
+                command.args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--config"]).arg(file);
                 // State of its own: gateways that run side by side must not meet in a common folder.
-                command.env("XDG_STATE_HOME", folder).envs(secrets.iter().copied());
+                command.env("XDG_STATE_HOME", folder);
+                command.envs(secrets.iter().map(|(name, value)| (name, value)));
                 command
             }
             Self::Cloudflare => {
@@ -70,7 +73,7 @@ impl Host {
                 let mut command = Command::new("node");
                 command
                     .arg(runner)
-                    .arg("--front")
+                    .args(["--front", "--port", &port.to_string()])
                     .arg("--config")
                     .arg(file)
                     .arg("--state")
@@ -90,6 +93,7 @@ pub struct Gateway {
     base: String,
     host: Host,
     folder: TempDir,
+    secrets: Vec<(String, String)>,
     process: Child,
     log: Arc<Mutex<String>>,
     /// Whether callers without a key of their own use [`KEY`].
@@ -110,44 +114,43 @@ impl Gateway {
         let host = Host::chosen();
         let keyed = !host.is_loopback() && config["keys"].is_null();
         let folder = TempDir::with_prefix("causeway-suite").unwrap();
-        let file = folder.path().join("causeway.json");
-        std::fs::write(&file, written(&config, keyed)).unwrap();
-        let mut process = host
-            .command(&file, folder.path(), secrets)
-            .current_dir(folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the gateway's program can be run");
-        let log = Arc::new(Mutex::new(String::new()));
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let mut base = None;
-        let started = tokio::time::timeout(Duration::from_secs(20), async {
-            while let Ok(Some(line)) = lines.next_line().await {
-                log.lock().unwrap().push_str(&format!("{line}\n"));
-                if let Some((_, rest)) = line.split_once("listening on ") {
-                    let url = rest.split_whitespace().next().unwrap_or_default();
-                    base = Some(url.trim_end_matches("/mcp").trim_end_matches('/').to_owned());
-                    break;
-                }
-            }
-        });
-        let _ = started.await;
-        let Some(base) = base else { panic!("the gateway did not start:\n{}", log.lock().unwrap()) };
-        let more = log.clone();
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                more.lock().unwrap().push_str(&format!("{line}\n"));
-            }
-        });
-        let gateway = Self { base, host, folder, process, log, keyed };
+        std::fs::write(folder.path().join("causeway.json"), written(&config, keyed)).unwrap();
+        let secrets: Vec<(String, String)> =
+            secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let log = Arc::default();
+        let (process, base) = launch(host, folder.path(), &secrets, 0, &log).await;
+        let gateway = Self { base, host, folder, secrets, process, log, keyed };
         if keyed {
             let mut known = KEYED.lock().unwrap_or_else(PoisonError::into_inner);
             known.get_or_insert_default().insert(gateway.authority().to_owned(), KEY);
         }
         gateway
+    }
+
+    /// Kills the gateway, which gets no chance to save anything, and starts it again at the same place with the same
+    /// state.
+    ///
+    /// # Panics
+    /// When it does not start again.
+    pub async fn restart(&mut self) {
+        self.process.kill().await.expect("a process of ours can be killed");
+        let port = self.authority().rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let port = port.expect("a gateway has a port");
+        let (process, _) = launch(self.host, self.folder.path(), &self.secrets, port, &self.log).await;
+        self.process = process;
+    }
+
+    /// How many kilobytes of memory its process has resident; on workerd, workerd's.
+    #[must_use]
+    pub fn resident(&self) -> Option<u64> {
+        let own = self.process.id()?;
+        let process = match self.host {
+            Host::Native => own,
+            Host::Cloudflare => child_of(own, "workerd")?,
+        };
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.split_whitespace().next()?.parse().ok()
     }
 
     /// The URL of `path`.
@@ -209,6 +212,58 @@ impl Drop for Gateway {
             }
         }
     }
+}
+
+/// Starts the gateway in `folder` and waits until it listens. Gives its base URL.
+async fn launch(
+    host: Host,
+    folder: &Path,
+    secrets: &[(String, String)],
+    port: u16,
+    log: &Arc<Mutex<String>>,
+) -> (Child, String) {
+    let mut process = host
+        .command(folder, secrets, port)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the gateway's program can be run");
+    let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+    let mut base = None;
+    let started = tokio::time::timeout(Duration::from_secs(20), async {
+        while let Ok(Some(line)) = lines.next_line().await {
+            log.lock().unwrap().push_str(&format!("{line}\n"));
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                let url = rest.split_whitespace().next().unwrap_or_default();
+                base = Some(url.trim_end_matches("/mcp").trim_end_matches('/').to_owned());
+                break;
+            }
+        }
+    });
+    let _ = started.await;
+    let Some(base) = base else { panic!("the gateway did not start:\n{}", log.lock().unwrap()) };
+    let more = log.clone();
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            more.lock().unwrap().push_str(&format!("{line}\n"));
+        }
+    });
+    (process, base)
+}
+
+/// The child of the process `parent` whose program is called `name`.
+fn child_of(parent: u32, name: &str) -> Option<u32> {
+    let processes = std::fs::read_dir("/proc").ok()?.filter_map(Result::ok);
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()).find(|process| {
+        // `pid (program) state parent …`
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        let Some((start, rest)) = stat.rsplit_once(") ") else { return false };
+        let of = rest.split_whitespace().nth(1).and_then(|parent| parent.parse().ok());
+        start.contains(name) && of == Some(parent)
+    })
 }
 
 /// `config` as it goes into the file.

@@ -26,6 +26,11 @@
 
 pub mod client;
 pub mod host;
+pub mod legacy;
+pub mod modern;
+pub mod party;
+pub mod program;
+pub mod sse;
 
 use std::fmt::Write as _;
 

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::remote::Remote;
 use super::{Failure, Outcome, complain, print, print_json};
-use crate::http::Received;
+use crate::http::Answer;
 
 /// The largest event of a stream.
 const MAX_EVENT: usize = 64 << 20;
@@ -155,7 +155,7 @@ impl Call {
     }
 
     /// Reads a stream up to the answer, passing on what the tool says on the way.
-    async fn streamed(&self, mut body: Received) -> Result<Value, Failure> {
+    async fn streamed(&self, mut body: Answer) -> Result<Value, Failure> {
         let mut decoder = Decoder::new(MAX_EVENT);
         let mut events = Vec::new();
         while let Some(chunk) = body.next().await {

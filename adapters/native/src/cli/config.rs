@@ -56,6 +56,7 @@ impl Validate {
                 loopback_only: true,
                 keyless: true,
                 config_file: true,
+                mailboxes: true,
             };
             match checked.plan(&secrets, abilities) {
                 Ok(plan) => problems.extend(checked.reading.skipped(&plan)),

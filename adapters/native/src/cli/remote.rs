@@ -12,7 +12,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::Failure;
-use crate::http::{Http, Received};
+use crate::http::{Answer, Http};
 
 /// The largest answer that is read whole.
 const MAX_ANSWER: usize = 64 << 20;
@@ -76,7 +76,7 @@ impl Remote {
     }
 
     /// Sends `request`; the body is still to come.
-    pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Received>, Failure> {
+    pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Answer>, Failure> {
         Http::new().send(request).await.map_err(|error| self.lost(&error))
     }
 
@@ -111,7 +111,7 @@ impl Remote {
     }
 
     /// The whole of a body.
-    pub(super) async fn whole(&self, mut body: Received) -> Result<Bytes, Failure> {
+    pub(super) async fn whole(&self, mut body: Answer) -> Result<Bytes, Failure> {
         let mut whole = BytesMut::new();
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|error| self.lost(&error))?;

@@ -1,0 +1,181 @@
+//! What outlives a request: the owner of one key, which requests write letters to.
+//!
+//! Two things need one. A call of a modern client to a legacy server that asks back waits here, with the server's
+//! answer half read, until the client comes back ([`park`](super::park)). And a legacy client's session has its
+//! streams and the questions that are open with it here ([`rounds`](super::rounds)).
+//!
+//! A mailbox **never** acts by itself: [`deliver`] takes a letter and gives what is said to it, and the work that it
+//! sets going. The host runs the work.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::tail::Tail;
+use super::{Mcp, park, rounds};
+use crate::config::plan::Server;
+use crate::fault::{Fault, Kind};
+use crate::platform::{Mailboxes as _, Platform, SeamError, Timestamp, UpstreamBody};
+use crate::relay::Reader;
+use crate::wire::jsonrpc;
+use crate::wire::sse::Event;
+
+/// What a request writes to a mailbox.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Letter {
+    /// A modern client calls a legacy server. The answer is the call's.
+    Call(park::Call),
+    /// It comes back with what the server asked for. The answer is the rest of the call's.
+    Retry(park::Retry),
+    /// A modern server asks a legacy client in the middle of a call. The answer is the rest of the call's.
+    Rounds(rounds::Rounds),
+    /// What the client says to a question: the whole response. Nothing is answered.
+    Response(Box<RawValue>),
+    /// The client has given up one of its calls: its id. Nothing is answered.
+    Cancelled(Box<RawValue>),
+    /// The client comes back to a stream behind the event with this id. Nothing is answered if it is not kept, else
+    /// a comment and then the rest of the stream.
+    Resume(String),
+    /// The session is over. Nothing is answered.
+    End,
+}
+
+/// What the owner of a key keeps.
+pub struct Mailbox<P: Platform> {
+    /// Calls that may have to wait for their client.
+    pub parked: park::Desk<P>,
+    /// Questions that are open with a client.
+    pub rounds: rounds::Desk,
+}
+
+impl<P: Platform> Default for Mailbox<P> {
+    fn default() -> Self {
+        Self { parked: park::Desk::default(), rounds: rounds::Desk::default() }
+    }
+}
+
+impl<P: Platform> Mailbox<P> {
+    /// Whether nothing is kept: the next letter may as well be taken by a new mailbox.
+    pub fn is_idle(&self) -> bool {
+        self.parked.is_idle() && self.rounds.is_idle()
+    }
+}
+
+/// What is said to a letter.
+pub enum Said {
+    /// What a log says, as it says it; and whether a comment is to go before it, as a sign that there is one.
+    Tail(bool, Tail),
+    /// This, and no more.
+    Once(Option<Bytes>),
+}
+
+impl Said {
+    /// Nothing.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self::Once(None)
+    }
+
+    /// An error about the request `id`.
+    #[must_use]
+    pub fn fault(id: Option<&RawValue>, fault: &Fault) -> Self {
+        let error = jsonrpc::error(id, fault.kind.row().code, &fault.message, fault.data.as_deref());
+        Self::Once(Some(Event::message(error).encode()))
+    }
+}
+
+impl Stream for Said {
+    type Item = Result<Bytes, SeamError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match &mut *self {
+            Self::Tail(sign, _) if *sign => {
+                *sign = false;
+                Poll::Ready(Some(Ok(Bytes::from_static(b":\n"))))
+            }
+            Self::Tail(_, tail) => Pin::new(tail).poll_next(context),
+            Self::Once(once) => Poll::Ready(once.take().map(Ok)),
+        }
+    }
+}
+
+/// Takes `letter` to `mailbox`: what is said to it, and the work that it sets going, which must be run to its end
+/// whether or not anybody reads.
+pub fn deliver<P: Platform>(
+    mcp: Mcp<P>,
+    mailbox: Arc<Mailbox<P>>,
+    letter: &[u8],
+) -> (Said, impl Future<Output = ()> + use<P>) {
+    let (said, work) = match serde_json::from_slice(letter) {
+        Ok(Letter::Call(call)) => park::begin(&mcp, &mailbox, call),
+        Ok(Letter::Retry(retry)) => (mailbox.parked.retry(retry), Work::None),
+        Ok(Letter::Rounds(rounds)) => rounds::begin(&mcp, &mailbox, rounds),
+        Ok(Letter::Response(response)) => {
+            mailbox.rounds.answered(&response);
+            (Said::nothing(), Work::None)
+        }
+        Ok(Letter::Cancelled(id)) => {
+            mailbox.rounds.cancelled(&id);
+            (Said::nothing(), Work::None)
+        }
+        Ok(Letter::Resume(last)) => {
+            (mailbox.rounds.resume(&last).map_or(Said::nothing(), |tail| Said::Tail(true, tail)), Work::None)
+        }
+        Ok(Letter::End) => {
+            mailbox.rounds.end();
+            (Said::nothing(), Work::None)
+        }
+        Err(_) => (Said::fault(None, &Fault::new(Kind::Host, "the letter cannot be read")), Work::None),
+    };
+    (said, async move {
+        match work {
+            Work::None => {}
+            Work::Park(work) => park::run(mcp, mailbox, work).await,
+            Work::Rounds(work) => rounds::run(mcp, mailbox, work).await,
+        }
+    })
+}
+
+/// What a letter sets going.
+pub enum Work {
+    /// Nothing.
+    None,
+    /// A call to a legacy server.
+    Park(park::Started),
+    /// The rest of a call to a modern server.
+    Rounds(rounds::Started),
+}
+
+impl<P: Platform> Mcp<P> {
+    /// Writes `letter` to the owner of `key`, who answers for `server`.
+    ///
+    /// # Errors
+    /// [`Kind::Host`] when the host cannot reach it.
+    pub async fn answer_of(
+        &self,
+        server: &Arc<Server>,
+        key: &str,
+        letter: &Letter,
+    ) -> Result<Reader<P>, Fault> {
+        let body = self.post_letter(key, letter).await?;
+        let mut reader = Reader::new(self.platform.clone(), server.clone(), body, Timestamp(u64::MAX));
+        // Whoever works there watches the times.
+        reader.open_ended();
+        Ok(reader)
+    }
+
+    /// Writes `letter` to the owner of `key`.
+    ///
+    /// # Errors
+    /// [`Kind::Host`] when the host cannot reach it.
+    pub async fn post_letter(&self, key: &str, letter: &Letter) -> Result<UpstreamBody<P>, Fault> {
+        let letter = serde_json::to_vec(letter).unwrap_or_default();
+        let host = |error: SeamError| Fault::new(Kind::Host, format!("the mailbox: {error}"));
+        self.platform.mailboxes().post(key, letter.into()).await.map_err(host)
+    }
+}

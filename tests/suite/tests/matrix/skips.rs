@@ -1,0 +1,107 @@
+//! The rows that do not exist for a cell, each with its reason.
+
+use crate::cell::{Cell, Server, Where};
+
+/// Which clients.
+#[derive(Clone, Copy)]
+enum From {
+    Any,
+    Legacy,
+    Modern,
+    /// Of a revision before this one.
+    Before(&'static str),
+}
+
+/// Which servers.
+#[derive(Clone, Copy)]
+enum To {
+    Any,
+    Modern,
+    /// On the HTTP+SSE transport.
+    Sse,
+}
+
+use To as T;
+
+const NO_FORMS: &str = "elicitation came with 2025-06-18";
+const NO_URLS: &str = "URL mode came with 2025-11-25";
+const NO_STRUCTURE: &str = "structured content came with 2025-06-18";
+const NO_POLLING: &str = "closing a stream to make the client poll came with 2025-11-25";
+const NO_RESUMPTION: &str = "streams of a modern server cannot be taken up again";
+
+/// Rows that ask with a form.
+const FORMS: &[&str] = &[
+    "several_callers",
+    "form_accepted",
+    "form_declined",
+    "form_cancelled",
+    "all_at_once",
+    "one_after_another_is_open",
+    "two_rounds",
+    "two_rounds_and_a_no",
+    "a_prompt_that_asks",
+    "a_resource_that_asks",
+    "asked_on_the_get_stream",
+    "asked_on_the_stream_of_another_call",
+    "progress_across_an_input_round",
+    "cancelled_while_asked",
+    "cancelled_after_an_answer",
+    "polling_and_asking",
+];
+
+const SKIPS: &[(&[&str], From, To, &str)] = &[
+    (FORMS, From::Before("2025-06-18"), T::Any, NO_FORMS),
+    (FORMS, From::Any, T::Sse, NO_FORMS),
+    (&["url_accepted", "url_declined", "url_required"], From::Before("2025-11-25"), T::Any, NO_URLS),
+    (&["url_accepted", "url_declined", "url_required", "without_url_mode"], From::Any, T::Sse, NO_URLS),
+    (&["structured", "a_structured_list"], From::Any, T::Sse, NO_STRUCTURE),
+    (
+        &["silence_without_a_log_level"],
+        From::Legacy,
+        T::Any,
+        "a legacy server may log as it likes until it is told a level (2025-11-25 Logging, \"Setting Log Level\")",
+    ),
+    (&["cancelled_while_asked"], From::Modern, T::Any, "between its rounds a modern call does not run"),
+    (
+        &["asked_without_the_capability"],
+        From::Any,
+        T::Modern,
+        "a modern server must not, and nothing is translated",
+    ),
+    (&["asked_on_the_get_stream"], From::Any, T::Modern, "a modern server has no GET stream"),
+    (&["asked_on_the_stream_of_another_call"], From::Any, T::Modern, "a modern server sends no requests"),
+    (&["polling", "polling_and_asking"], From::Any, T::Modern, NO_RESUMPTION),
+    (&["polling"], From::Any, T::Sse, NO_POLLING),
+    (&["unknown_answers_do_no_harm"], From::Modern, T::Any, "a modern client posts no responses"),
+    (&["roots_that_change"], From::Modern, T::Any, "2026-07-28 has no notifications/roots/list_changed"),
+    // Of the rows of server-everything.
+    (&["a_page_to_visit", "a_page_to_visit_first"], From::Before("2025-11-25"), T::Any, NO_URLS),
+    (&["logs_without_a_call"], From::Modern, T::Any, "logs of 2026-07-28 belong to a call"),
+];
+
+/// What a client without a gateway cannot have, since the server speaks its revision.
+const DIRECT: &[(&str, &str, &str)] =
+    &[("polling", "2025-06-18", NO_POLLING), ("polling_and_asking", "2025-06-18", NO_POLLING)];
+
+/// Why `row` does not exist for `cell`.
+pub fn reason(row: &str, cell: &Cell) -> Option<&'static str> {
+    let direct = DIRECT
+        .iter()
+        .find(|(name, client, _)| cell.place == Where::Direct && *name == row && *client == cell.client)
+        .map(|(_, _, reason)| *reason);
+    let general = SKIPS.iter().find(|(names, from, to, _)| {
+        let from = match from {
+            From::Any => true,
+            From::Legacy => !cell.is_modern(),
+            From::Modern => cell.is_modern(),
+            From::Before(revision) => cell.client < *revision,
+        };
+        let to = match to {
+            To::Any => true,
+            To::Modern => cell.serves_modern(),
+            To::Sse => cell.server == Server::Sse,
+        };
+        names.contains(&row) && from && to
+    });
+    direct.or(general.map(|(_, _, _, reason)| *reason))
+}

@@ -1,0 +1,67 @@
+//! What holds when things break in the middle: gateways that are killed, connections that are cut, states that are
+//! replayed, clients that never come back.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests"
+)]
+
+mod parked;
+mod streams;
+mod thousand;
+
+use causeway_fixture::{Fixture, Options};
+use causeway_suite::legacy::Legacy;
+use causeway_suite::modern::Modern;
+use causeway_suite::party::{Able, Target};
+use causeway_suite::{Gateway, serving};
+
+/// A server with the features of the matrix, alone behind a gateway or alone.
+pub struct World {
+    pub fixture: Fixture,
+    pub gateway: Option<Gateway>,
+}
+
+impl World {
+    pub async fn through_the_gateway(options: Options) -> Self {
+        let fixture = Fixture::start(options.matrix()).await;
+        let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
+        Self { fixture, gateway: Some(gateway) }
+    }
+
+    pub async fn direct(options: Options) -> Self {
+        Self { fixture: Fixture::start(options.matrix()).await, gateway: None }
+    }
+
+    pub fn target(&self) -> Target {
+        let url = self.gateway.as_ref().map_or_else(|| self.fixture.url(), |gateway| gateway.url("/mcp/one"));
+        Target::new(url)
+    }
+
+    pub async fn modern(&self) -> Modern {
+        Modern::connect(&self.target(), Able::all("2026-07-28")).await.unwrap()
+    }
+
+    pub async fn legacy(&self) -> Legacy {
+        let revision = "2025-11-25";
+        Legacy::connect(&self.target(), revision, Able::all(revision)).await.unwrap()
+    }
+
+    pub async fn restart(&mut self) {
+        self.gateway.as_mut().unwrap().restart().await;
+    }
+}
+
+/// A modern server and a legacy one behind the gateway, and a legacy one without it, where that can be tried: what the
+/// clients and servers of this suite do by themselves must be right first.
+pub async fn worlds() -> Vec<(&'static str, World)> {
+    vec![
+        ("a legacy server by itself", World::direct(Options::legacy("one")).await),
+        ("a legacy server", World::through_the_gateway(Options::legacy("one")).await),
+        ("a modern server", World::through_the_gateway(Options::modern("one")).await),
+    ]
+}
