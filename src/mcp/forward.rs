@@ -164,7 +164,7 @@ impl<P: Platform> Mcp<P> {
         }
         if profile.http_sse {
             // Boxed: only the oldest servers need it, and every call would have to make room for it.
-            let (line, session) = Box::pin(self.session_of_call(server, client, profile)).await?;
+            let (line, session) = Box::pin(self.session_of_call(server, client, call, profile)).await?;
             let asks = self.seal_asks(server, client, &session).await?;
             let of = client.session.as_ref();
             let running = of.map(|of| of.memory.run(call.id.get(), server, &session));
@@ -288,8 +288,13 @@ impl<P: Platform> Mcp<P> {
                 let rewrite = rewrite.filter(|rewrite| !rewrite.only_routes());
                 self.deliver_json(call, answered, rewrite, cancel, handover).await
             }
-            Content::Events if !inbound.accepts.events => {
+            Content::Events if !inbound.accepts.events || is_brief(client, call, &way) => {
                 let upstream_id = rewrite.as_ref().map_or_else(|| call.id.get(), |r| r.upstream_id.as_str());
+                let mut answered = answered;
+                if let Some(session) = way.session.as_ref().filter(|session| session.endpoint.is_some()) {
+                    let body = self.single_old(&mut answered, session, call.method, upstream_id).await?;
+                    return json(&server.name, body, rewrite.as_ref());
+                }
                 let body = self.single(answered, upstream_id, way.session.as_ref()).await?;
                 json(&server.name, body, rewrite.as_ref())
             }
@@ -595,6 +600,13 @@ enum Refusal<P: Platform> {
     OtherHeaders,
     /// The server is not of the era that it was: ask it again what it is.
     OtherEra,
+}
+
+/// Whether an answer over HTTP+SSE is waited for whole, so that its HTTP status can tell a modern client what it is.
+fn is_brief(client: &Client, call: &Call<'_>, way: &Way) -> bool {
+    way.session.as_ref().is_some_and(|session| session.endpoint.is_some())
+        && client.era() == Era::Modern
+        && !ask::BRIDGED.contains(&call.method)
 }
 
 /// Whether `fault`, met when a session was to be opened, may mean that the server speaks otherwise than it did.

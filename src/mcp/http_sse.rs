@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
+use super::forward::Call;
 use super::memory::{Profile, UpstreamSession, lock};
 use super::revision::Revision;
 use super::serve::Client;
@@ -26,7 +27,7 @@ use super::upstream::{
     Answered, Asked, Content, IMPLEMENTATION, Outgoing, READY, agreed, content, error_of, http_request,
     introduction, not_initialized, standard_headers,
 };
-use super::{Mcp, meta};
+use super::{Mcp, ask, meta};
 use crate::config::plan::{Caller, Server, Transport};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform};
@@ -111,6 +112,7 @@ impl<P: Platform> Mcp<P> {
         &self,
         server: &Arc<Server>,
         client: &Client,
+        call: &Call<'_>,
         profile: &Profile,
     ) -> Result<(Box<Answered<P>>, UpstreamSession), Fault> {
         let opened = match &client.session {
@@ -119,7 +121,14 @@ impl<P: Platform> Mcp<P> {
                 let capabilities = carried(&facts.capabilities, true);
                 self.open_old(server, capabilities.get(), facts.client_info.get(), facts.revision).await?
             }
-            None => self.open_old(server, "{}", IMPLEMENTATION, Revision::LEGACY).await?,
+            None => {
+                // Where the client can be asked something in the middle of a call, a mailbox makes the call.
+                let asked = ask::BRIDGED.contains(&call.method);
+                let capabilities = client.capabilities.as_deref().filter(|_| !asked);
+                let info = client.info.as_deref().map_or(IMPLEMENTATION, RawValue::get);
+                self.open_old(server, capabilities.map_or("{}", RawValue::get), info, Revision::LEGACY)
+                    .await?
+            }
         };
         let (mut answered, session, _) = opened;
         let level = match &client.session {
@@ -262,14 +271,30 @@ impl<P: Platform> Mcp<P> {
         method: &str,
         id: &str,
     ) -> Result<Box<RawValue>, Asked> {
+        let data = self.single_old(answered, session, method, id).await.map_err(Asked::Fault)?;
+        match Message::decode(&data) {
+            Ok(Message::Response { outcome: Ok(result), .. }) => Ok(result.to_owned()),
+            _ => {
+                let (code, data) = error_of(&data).unwrap_or((-32603, None));
+                Err(Asked::Refused { status: StatusCode::OK, code, data })
+            }
+        }
+    }
+
+    /// Reads the stream up to the response to the request `id`. What else comes is dropped; questions are answered
+    /// with an error, as there is nobody to be asked.
+    pub(super) async fn single_old(
+        &self,
+        answered: &mut Answered<P>,
+        session: &UpstreamSession,
+        method: &str,
+        id: &str,
+    ) -> Result<Bytes, Fault> {
         let server = answered.reader.server.clone();
-        while let Some(data) = answered.reader.message().await.map_err(Asked::Fault)? {
+        while let Some(data) = answered.reader.message().await? {
             match Message::decode(&data) {
-                Ok(Message::Response { id: of, outcome }) if of.is_none_or(|of| of.get() == id) => {
-                    return outcome.map(RawValue::to_owned).map_err(|_| {
-                        let (code, data) = error_of(&data).unwrap_or((-32603, None));
-                        Asked::Refused { status: StatusCode::OK, code, data }
-                    });
+                Ok(Message::Response { id: of, .. }) if of.is_none_or(|of| of.get() == id) => {
+                    return Ok(data);
                 }
                 Ok(Message::Request { id, method, .. }) => {
                     let reply = match method.as_ref() {
@@ -281,7 +306,7 @@ impl<P: Platform> Mcp<P> {
                 _ => {}
             }
         }
-        Err(Asked::Fault(ended(&server, &format!("it answered {method}"))))
+        Err(ended(&server, &format!("it answered {method}")))
     }
 
     /// Opens the stream and waits for the endpoint.
