@@ -181,7 +181,8 @@ impl<P: Platform> Mcp<P> {
         let server = self.plan.server(&asks.server)?.clone();
         let endpoint = server.url.join(&asks.endpoint).ok()?;
         let at_home = endpoint.origin() == server.url.origin();
-        let session = UpstreamSession { id: None, revision: Revision::LEGACY, endpoint: Some(endpoint) };
+        let session =
+            UpstreamSession { id: None, revision: Revision::LEGACY, endpoint: Some(Box::new(endpoint)) };
         at_home.then_some((server, session))
     }
 
@@ -198,7 +199,7 @@ impl<P: Platform> Mcp<P> {
         id: &str,
     ) -> Result<Answered<P>, Fault> {
         let server = answered.reader.server.clone();
-        let url = session.endpoint.as_ref().unwrap_or(&server.url);
+        let url = session.endpoint.as_deref().unwrap_or(&server.url);
         outgoing.to = session.endpoint.clone();
         answered.reader.post(Some(id), http_request(&server, url, &outgoing)?);
         match self.taken(&server, &mut answered).await {
@@ -258,7 +259,7 @@ impl<P: Platform> Mcp<P> {
             headers,
         };
         let id = format!("\"{id}\"");
-        let url = session.endpoint.as_ref().unwrap_or(&server.url);
+        let url = session.endpoint.as_deref().unwrap_or(&server.url);
         answered.reader.post(Some(&id), http_request(&server, url, &outgoing)?);
         Ok(id)
     }
@@ -354,7 +355,7 @@ impl<P: Platform> Mcp<P> {
         client_info: &str,
         revision: Revision,
     ) -> Result<Opened<P>, Fault> {
-        let mut session = UpstreamSession { id: None, revision, endpoint: Some(endpoint) };
+        let mut session = UpstreamSession { id: None, revision, endpoint: Some(Box::new(endpoint)) };
         let params = introduction(capabilities, client_info, revision);
         // No version header: the version is not agreed yet.
         let id = self.post_over(&mut answered, &session, "initialize", &params, HeaderMap::new())?;

@@ -274,7 +274,7 @@ pub struct UpstreamSession {
     pub revision: Revision,
     /// Where its messages go, if not to the server's URL: the endpoint of an HTTP+SSE session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<url::Url>,
+    pub endpoint: Option<Box<url::Url>>,
 }
 
 impl ServerMemory {

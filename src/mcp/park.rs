@@ -786,7 +786,7 @@ fn answers<P: Platform>(
     line: Line<P>,
 ) -> impl Stream<Item = Result<Heard, Fault>> {
     enum At<P: Platform> {
-        Head(Outgoing, Line<P>),
+        Head(Box<Outgoing>, Line<P>),
         Body(Box<Body<P>>),
         End,
     }
@@ -796,14 +796,14 @@ fn answers<P: Platform>(
         resume: Resume,
         waiting: VecDeque<Bytes>,
     }
-    unfold(At::Head(outgoing, line), move |at| {
+    unfold(At::Head(Box::new(outgoing), line), move |at| {
         let (mcp, server, session) = (mcp.clone(), server.clone(), session.clone());
         async move {
             let mut at = at;
             loop {
                 at = match at {
                     At::End => return None,
-                    At::Head(outgoing, line) => match first(&mcp, &server, &session, outgoing, line).await {
+                    At::Head(outgoing, line) => match first(&mcp, &server, &session, *outgoing, line).await {
                         Ok(First::Events(reader)) => At::Body(Box::new(Body {
                             reader,
                             decoder: Decoder::new(server.max_response),

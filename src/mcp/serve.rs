@@ -313,7 +313,7 @@ impl<P: Platform> Mcp<P> {
             revision,
             session: None,
             wants_logs: meta.log_level.is_some(),
-            log_level: level(&meta)?,
+            log_level: level(meta)?,
             capabilities,
             info,
         })

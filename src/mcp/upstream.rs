@@ -39,7 +39,7 @@ pub struct Outgoing {
     /// `POST`, or `GET` and `DELETE` on a legacy session.
     pub http: Method,
     /// Where it goes, if not to the server's URL.
-    pub to: Option<url::Url>,
+    pub to: Option<Box<url::Url>>,
     /// The message.
     pub body: Bytes,
     /// Headers besides the ones that each request has.
@@ -130,7 +130,7 @@ impl<P: Platform> Mcp<P> {
         outgoing: Outgoing,
         started: Timestamp,
     ) -> Result<Answered<P>, Fault> {
-        let mut url = outgoing.to.as_ref().unwrap_or(&server.url).clone();
+        let mut url = outgoing.to.as_deref().unwrap_or(&server.url).clone();
         let wait = pin!(self.platform.clock().sleep(server.timeouts.first_byte));
         let mut wait = wait;
         for _ in 0..=REDIRECTS {

@@ -18,6 +18,7 @@ mod world;
 mod client;
 mod eras;
 mod http_sse;
+mod http_sse_asks;
 mod lists;
 mod resume;
 mod rules;
