@@ -9,25 +9,18 @@
     reason = "tests"
 )]
 
-use std::path::Path;
-use std::process::Stdio;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use causeway_suite::host::{eventually, skip};
+use causeway_suite::host::eventually;
+use causeway_suite::program::Program;
 use causeway_suite::{Client, ERAS, Era, Gateway};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
 
-/// A program that serves. Dropping it ends it.
+/// A server that runs, and its name in the configuration.
 struct Real {
     name: &'static str,
-    port: u16,
-    said: Arc<Mutex<String>>,
-    process: Child,
+    program: Program,
 }
 
 /// What both servers have, by their own names.
@@ -38,58 +31,13 @@ struct Offer {
     prompt: (&'static str, Value),
 }
 
-async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
-}
-
 impl Real {
-    async fn everything(port: u16) -> Option<Self> {
-        let npm = std::env::var("CAUSEWAY_NPM").ok()?;
-        let script =
-            Path::new(&npm).join("node_modules/@modelcontextprotocol/server-everything/dist/index.js");
-        let mut command = Command::new("node");
-        command.arg(script).arg("sse").env("PORT", port.to_string());
-        Some(Self::start("everything", command, port).await)
+    async fn everything() -> Self {
+        Self { name: "everything", program: Program::everything("sse").await }
     }
 
-    async fn python(port: u16) -> Option<Self> {
-        let python = std::env::var("CAUSEWAY_PYTHON").ok()?;
-        let mut command = Command::new(python);
-        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../servers/python_sse.py"));
-        command.arg(port.to_string());
-        Some(Self::start("python", command, port).await)
-    }
-
-    async fn both() -> Option<[Self; 2]> {
-        Some([Self::everything(free_port().await).await?, Self::python(free_port().await).await?])
-    }
-
-    async fn start(name: &'static str, mut command: Command, port: u16) -> Self {
-        let mut process = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the server's program can be run");
-        let said = Arc::new(Mutex::new(String::new()));
-        let (mut lines, hearing) = (BufReader::new(process.stderr.take().unwrap()).lines(), said.clone());
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                hearing.lock().unwrap().push_str(&format!("{line}\n"));
-            }
-        });
-        let up = eventually(async || TcpStream::connect(("127.0.0.1", port)).await.is_ok()).await;
-        assert!(up, "{name} does not listen: {}", said.lock().unwrap());
-        Self { name, port, said, process }
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/sse", self.port)
-    }
-
-    fn has_said(&self, text: &str) -> bool {
-        self.said.lock().unwrap().contains(text)
+    async fn python() -> Self {
+        Self { name: "python", program: Program::python_sse().await }
     }
 
     fn offer(&self) -> Offer {
@@ -113,7 +61,7 @@ impl Real {
 /// A gateway in front of `servers`, whose entries say their type or leave it to be found out.
 async fn in_front(servers: &[&Real], typed: bool) -> Gateway {
     let entry = |server: &&Real| {
-        let mut entry = json!({"url": server.url()});
+        let mut entry = json!({"url": server.program.url("/sse")});
         if typed {
             entry["type"] = "sse".into();
         }
@@ -166,7 +114,7 @@ async fn uses_everything(gateway: &Gateway, server: &Real, era: Era, merged: boo
 
 #[tokio::test]
 async fn every_client_uses_everything_that_an_old_server_has() {
-    let Some(servers) = Real::both().await else { return skip("old servers", "the tools are not installed") };
+    let servers = [Real::everything().await, Real::python().await];
     for typed in [true, false] {
         let gateway = in_front(&[&servers[0], &servers[1]], typed).await;
         for server in &servers {
@@ -181,7 +129,7 @@ async fn every_client_uses_everything_that_an_old_server_has() {
 
 #[tokio::test]
 async fn calls_at_the_same_time_get_each_their_own_answer() {
-    let Some(servers) = Real::both().await else { return skip("old servers", "the tools are not installed") };
+    let servers = [Real::everything().await, Real::python().await];
     let gateway = in_front(&[&servers[0], &servers[1]], false).await;
     for era in ERAS {
         let client = Client::connect(&gateway, "/mcp", era).await;
@@ -201,9 +149,7 @@ async fn calls_at_the_same_time_get_each_their_own_answer() {
 
 #[tokio::test]
 async fn a_client_that_hangs_up_ends_the_call_at_the_server() {
-    let Some(server) = Real::python(free_port().await).await else {
-        return skip("old servers", "the tools are not installed");
-    };
+    let server = Real::python().await;
     let gateway = in_front(&[&server], false).await;
     for era in ERAS {
         let client = Client::connect(&gateway, "/mcp/python", era).await;
@@ -211,7 +157,7 @@ async fn a_client_that_hangs_up_ends_the_call_at_the_server() {
         let params = json!({"name": "slow", "arguments": {"name": name}});
         let request = client.request("tools/call", params);
         let begun = format!("begun {name}\n");
-        let hang_up = async { eventually(async || server.has_said(&begun)).await };
+        let hang_up = async { eventually(async || server.program.said().contains(&begun)).await };
         tokio::select! {
             reply = request.send() => {
                 // The head is there as soon as the server has taken the call; what follows is 30 s away.
@@ -223,17 +169,18 @@ async fn a_client_that_hangs_up_ends_the_call_at_the_server() {
         }
         let asked = Instant::now();
         let cancelled = format!("cancelled {name}\n");
-        assert!(eventually(async || server.has_said(&cancelled)).await, "{}", server.said.lock().unwrap());
+        assert!(
+            eventually(async || server.program.said().contains(&cancelled)).await,
+            "{}",
+            server.program.said()
+        );
         assert!(asked.elapsed() < Duration::from_secs(10));
     }
 }
 
 #[tokio::test]
 async fn a_server_that_goes_and_comes_back_fails_soon_and_works_again() {
-    let port = free_port().await;
-    let Some(mut server) = Real::everything(port).await else {
-        return skip("old servers", "the tools are not installed");
-    };
+    let mut server = Real::everything().await;
     for typed in [true, false] {
         let gateway = in_front(&[&server], typed).await;
         for era in ERAS {
@@ -246,14 +193,14 @@ async fn a_server_that_goes_and_comes_back_fails_soon_and_works_again() {
                     json!({"name": "trigger-long-running-operation", "arguments": {"duration": 60}}),
                 )
                 .await;
-            server.process.kill().await.unwrap();
+            server.program.kill().await;
             let broken = running.answer().await;
             assert!(broken.complaint().contains("server \"everything\""), "{}", broken.last());
             let asked = Instant::now();
             let gone = echo().await;
             assert!(gone.complaint().contains("server \"everything\""), "{}", gone.last());
             assert!(asked.elapsed() < Duration::from_secs(5));
-            server = Real::everything(port).await.unwrap();
+            server.program = Program::everything_at(server.program.port(), "sse").await;
             assert!(echo().await.text().contains('x'), "{era:?}");
         }
     }
