@@ -200,6 +200,8 @@ pub struct Limits {
     pub rounds: usize,
     /// How many bytes of a stream's events are kept for a client that comes back for them.
     pub replay: usize,
+    /// Open `subscriptions/listen` streams of one caller.
+    pub subscriptions: usize,
 }
 
 impl Default for Limits {
@@ -215,6 +217,7 @@ impl Default for Limits {
             parked: 64,
             rounds: 32,
             replay: 1024 * 1024,
+            subscriptions: 64,
         }
     }
 }

@@ -14,10 +14,11 @@ use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::content::adapted;
 use super::headers::{Mirrored, annotations};
 use super::memory::{Health, Merged, MergedKey, Profile};
 use super::revision::{Era, Revision};
-use super::upstream::{Asked, GATEWAY, IMPLEMENTATION};
+use super::upstream::{Asked, EVERYTHING, GATEWAY, IMPLEMENTATION};
 use super::{Mcp, names};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind as FaultKind};
@@ -303,6 +304,7 @@ impl<P: Platform> Mcp<P> {
     ) -> Result<Arc<List>, Fault> {
         let profile = self.profile(server).await?;
         let now = self.platform.clock().now();
+        let changes = self.memory.server(server).changes();
         let mut list = List {
             items: Vec::new(),
             read_at: now,
@@ -329,6 +331,10 @@ impl<P: Platform> Mcp<P> {
         list.offered =
             list.items.iter().enumerate().map(|(index, item)| (item.offered.clone(), index)).collect();
         let memory = self.memory.server(server);
+        if memory.changes() != changes {
+            // It may be the list from before the change.
+            list.ttl = Duration::ZERO;
+        }
         let before = memory.list(kind, &caller.name);
         let same = before.as_ref().is_some_and(|before| {
             before.public == list.public
@@ -375,7 +381,7 @@ impl<P: Platform> Mcp<P> {
         list: &mut List,
     ) -> Result<(), Fault> {
         let mut line = match profile.http_sse {
-            true => Some(self.open_old(server, "{}", IMPLEMENTATION, Revision::LEGACY).await?),
+            true => Some(self.open_old(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await?),
             false => None,
         };
         let mut cursor: Option<String> = None;
@@ -454,13 +460,13 @@ impl<P: Platform> Mcp<P> {
         if profile.modern.is_some() {
             return self.ask(server, method, params, None).await;
         }
-        let session = self.pooled(server, GATEWAY).await.map_err(Asked::Fault)?;
+        let session = self.pooled(server, GATEWAY, EVERYTHING).await.map_err(Asked::Fault)?;
         match self.ask(server, method, params, Some(&session)).await {
             Err(Asked::NotMcp(status, _) | Asked::Refused { status, .. })
                 if session.id.is_some() && super::forgotten(status) =>
             {
                 self.memory.server(server).unpool(GATEWAY, &session);
-                let session = self.pooled(server, GATEWAY).await.map_err(Asked::Fault)?;
+                let session = self.pooled(server, GATEWAY, EVERYTHING).await.map_err(Asked::Fault)?;
                 self.ask(server, method, params, Some(&session)).await
             }
             other => other,
@@ -510,7 +516,13 @@ impl<P: Platform> Mcp<P> {
             page.more = self.sealer().await.is_ok();
         }
         let next = page.more.then(|| self.seal_cursor(caller, kind, offset + self.plan.limits.page));
-        let result = Bytes::from(page.finish(next.as_deref(), (era == Era::Modern).then_some((ttl, public))));
+        let mut result = page.finish(next.as_deref(), (era == Era::Modern).then_some((ttl, public)));
+        if era == Era::Legacy
+            && let Some(adapted) = adapted(kind.method(), &result, Revision::LEGACY)
+        {
+            result = adapted;
+        }
+        let result = Bytes::from(result);
         if whole {
             let merged = Merged { result: result.clone(), fresh_until, generation };
             self.memory.keep_merged(key, Arc::new(merged));

@@ -4,9 +4,11 @@
 //! come back untouched. Everything else is the least rewriting that makes the two understand each other.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::{Either, select};
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::value::RawValue;
 use sha2::Digest as _;
@@ -75,8 +77,6 @@ struct Way {
     id: Option<String>,
     /// What tells the session's questions from those of others, if that is not the server's name.
     asks: Option<String>,
-    /// That it runs over a session of its own, for its client's word about it.
-    running: Option<Running>,
 }
 
 impl<P: Platform> Mcp<P> {
@@ -116,20 +116,37 @@ impl<P: Platform> Mcp<P> {
             };
             let outgoing = self.outgoing(inbound, client, call, route, &way).await?;
             let handover = self.handover(client, call, server, &way, &outgoing);
-            let answered = match (line, &way.session) {
-                (Some(line), Some(session)) => {
-                    // Hanging up ends the session, and with it the call.
-                    Box::pin(self.send_old(*line, session, outgoing, call.id.get())).await?
+            let running = client.session.as_ref().map(|session| session.memory.begin(call.id));
+            let answered = match (line, &way.session, &running) {
+                // Hanging up ends the session, and with it the call.
+                (Some(line), Some(session), _) => {
+                    Box::pin(self.send_old(*line, session, outgoing, call.id.get())).await
+                }
+                (_, None, Some(running)) => {
+                    let cancelled = pin!(running.cancelled(self.platform.clock()));
+                    match select(pin!(self.exchange(server, outgoing)), cancelled).await {
+                        Either::Left((answered, _)) => answered,
+                        Either::Right(_) => return Ok(Answer::Empty(StatusCode::ACCEPTED)),
+                    }
                 }
                 _ => {
                     inbound.ticket.set(cancel(client, call, &way, server));
                     let answered = self.exchange(server, outgoing).await;
                     inbound.ticket.set(None);
-                    answered?
+                    answered
                 }
             };
+            if running.as_ref().is_some_and(Running::is_cancelled) {
+                let cancel = cancel(client, call, &way, server);
+                if let Some(cancel) = cancel.filter(|cancel| cancel.session.endpoint.is_some()) {
+                    self.cancel(&cancel).await;
+                }
+                return Ok(Answer::Empty(StatusCode::ACCEPTED));
+            }
+            let answered = answered?;
             if answered.status.is_success() {
-                return self.deliver(inbound, client, call, way, answered, handover).await;
+                let end = End { handover, running };
+                return self.deliver(inbound, client, call, way, answered, end).await;
             }
             match self.refusal(client, call, &way, answered, tried).await? {
                 Refusal::Answer(answer) => return Ok(answer),
@@ -159,26 +176,24 @@ impl<P: Platform> Mcp<P> {
     ) -> Result<(Way, Option<Box<Answered<P>>>), Fault> {
         let revision = profile.revision_for(client.era());
         if revision.era() == Era::Modern {
-            let way = Way { revision, session: None, holder: None, id: None, asks: None, running: None };
+            let way = Way { revision, session: None, holder: None, id: None, asks: None };
             return Ok((way, None));
         }
         if profile.http_sse {
             // Boxed: only the oldest servers need it, and every call would have to make room for it.
             let (line, session) = Box::pin(self.session_of_call(server, client, call, profile)).await?;
             let asks = self.seal_asks(server, client, &session).await?;
-            let of = client.session.as_ref();
-            let running = of.map(|of| of.memory.run(call.id.get(), server, &session));
             let revision = session.revision;
-            let way = Way { revision, session: Some(session), holder: None, id: None, asks, running };
+            let way = Way { revision, session: Some(session), holder: None, id: None, asks };
             return Ok((way, Some(line)));
         }
-        let holder = self.holder(server, client.session.as_ref(), &client.caller, profile.sessions);
+        let holder = self.holder(server, client, profile.sessions);
         let session = self.held(server, &holder).await?;
-        let shared = matches!(holder, Holder::Pool(_)) && session.id.is_some();
+        let shared = matches!(holder, Holder::Pool(..)) && session.id.is_some();
         let id = shared.then(|| self.memory.server(server).next_id().to_string());
         let revision = session.revision;
         let (session, holder) = (Some(session), Some(holder));
-        Ok((Way { revision, session, holder, id, asks: None, running: None }, None))
+        Ok((Way { revision, session, holder, id, asks: None }, None))
     }
 
     /// The request as it goes upstream.
@@ -278,7 +293,7 @@ impl<P: Platform> Mcp<P> {
         call: &Call<'_>,
         way: Way,
         answered: Answered<P>,
-        handover: Handover,
+        end: End,
     ) -> Result<Answer<P>, Fault> {
         let server = answered.reader.server.clone();
         let rewrite = rewrite(client, call, &way, &server);
@@ -286,14 +301,14 @@ impl<P: Platform> Mcp<P> {
         match content(&answered.headers) {
             Content::Json => {
                 let rewrite = rewrite.filter(|rewrite| !rewrite.only_routes());
-                self.deliver_json(call, answered, rewrite, cancel, handover).await
+                self.deliver_json(call, answered, rewrite, cancel, end.handover).await
             }
             Content::Events if !inbound.accepts.events || is_brief(client, call, &way) => {
                 let upstream_id = rewrite.as_ref().map_or_else(|| call.id.get(), |r| r.upstream_id.as_str());
-                let mut answered = answered;
-                if let Some(session) = way.session.as_ref().filter(|session| session.endpoint.is_some()) {
-                    let body = self.single_old(&mut answered, session, call.method, upstream_id).await?;
-                    return json(&server.name, body, rewrite.as_ref());
+                if let Some(cancel) = cancel.filter(|cancel| cancel.session.endpoint.is_some()) {
+                    let body = self.whole_old(answered, call.method, &cancel, end.running.as_ref()).await?;
+                    let cancelled = || Ok(Answer::Empty(StatusCode::ACCEPTED));
+                    return body.map_or_else(cancelled, |body| json(&server.name, body, rewrite.as_ref()));
                 }
                 let body = self.single(answered, upstream_id, way.session.as_ref()).await?;
                 json(&server.name, body, rewrite.as_ref())
@@ -309,8 +324,7 @@ impl<P: Platform> Mcp<P> {
                     reader.open_ended();
                 }
                 let stream = Stream::new(self.clone(), reader, mode, Some(call.id), None);
-                let mut stream = stream.with_handover(handover);
-                stream.running = way.running;
+                let mut stream = stream.with_handover(end.handover).of(end.running);
                 stream.resume = way.session.filter(|session| session.endpoint.is_none()).map(Resume::new);
                 Ok(Answer::Stream(Box::new(stream), cancel))
             }
@@ -413,6 +427,12 @@ impl<P: Platform> Mcp<P> {
     }
 }
 
+/// How a call may end otherwise than by its response.
+struct End {
+    handover: Handover,
+    running: Option<Running>,
+}
+
 /// Who goes on with a call if its server asks the client for input: a mailbox, and what it is to know.
 type Handover = Option<Box<(String, Rounds)>>;
 
@@ -437,6 +457,7 @@ impl<P: Platform> Mcp<P> {
             server: server.name.clone(),
             id: call.id.to_owned(),
             method: call.method.to_owned(),
+            revision: client.revision,
             request,
             headers: headers
                 .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
@@ -640,7 +661,8 @@ pub fn arguments(call: &Call<'_>) -> serde_json::Value {
 fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Option<Rewrite> {
     let modern = client.era() == Era::Modern && way.revision.era() == Era::Legacy;
     if client.era() == Era::Legacy && way.revision.era() == Era::Modern {
-        return Some(Rewrite::to_legacy(call.id.get().to_owned(), call.id.to_owned(), call.method));
+        let id = call.id.get().to_owned();
+        return Some(Rewrite::to_legacy(id, call.id.to_owned(), call.method, client.revision));
     }
     // On the merged endpoint a server's questions must be known from those of the others when they are answered.
     let own = matches!(way.holder, Some(Holder::Client(_)));

@@ -19,13 +19,13 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use super::forward::Call;
-use super::memory::{Profile, UpstreamSession, lock};
+use super::memory::{Profile, Running, UpstreamSession, lock};
 use super::revision::Revision;
-use super::serve::Client;
+use super::serve::{Cancel, Client};
 use super::session::carried;
 use super::upstream::{
-    Answered, Asked, Content, IMPLEMENTATION, Outgoing, READY, agreed, content, error_of, http_request,
-    introduction, not_initialized, standard_headers,
+    Answered, Asked, Content, EVERYTHING, IMPLEMENTATION, Outgoing, READY, agreed, content, error_of,
+    http_request, introduction, not_initialized, standard_headers,
 };
 use super::{Mcp, ask, meta};
 use crate::config::plan::{Caller, Server, Transport};
@@ -37,6 +37,18 @@ use crate::wire::jsonrpc::{self, Message};
 const DETECT: Duration = Duration::from_secs(10);
 /// Longer endpoints are refused: they would not fit into what travels with a client.
 const ENDPOINT: usize = 4 * 1024;
+
+/// Notifications that are kept while something else is waited for.
+const KEPT: usize = 256;
+
+/// What becomes of notifications that come while something else is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Others {
+    /// They stay on the stream.
+    Keep,
+    /// Nobody reads them.
+    Drop,
+}
 
 /// What a question's id is sealed for.
 const ASKS: &str = "asks";
@@ -99,7 +111,8 @@ impl<P: Platform> Mcp<P> {
     pub(super) async fn detect_old(&self, server: &Arc<Server>) -> Result<Option<Opened<P>>, Fault> {
         match self.connect(server, DETECT.min(server.timeouts.first_byte)).await {
             Ok((answered, endpoint)) => {
-                let open = self.introduce(server, answered, endpoint, "{}", IMPLEMENTATION, Revision::LEGACY);
+                let open =
+                    self.introduce(server, answered, endpoint, EVERYTHING, IMPLEMENTATION, Revision::LEGACY);
                 self.noted(server, open).await.map(Some)
             }
             Err(Unconnected::Otherwise(_)) => Ok(None),
@@ -150,7 +163,7 @@ impl<P: Platform> Mcp<P> {
     ) {
         let server = answered.reader.server.clone();
         let params = format!("{{\"level\":\"{level}\"}}");
-        let set = self.ask_old(answered, session, "logging/setLevel", &params);
+        let set = self.ask_old_aside(answered, session, "logging/setLevel", &params);
         let _ = self.in_time(&server, server.timeouts.first_byte, "answer to logging/setLevel", set).await;
     }
 
@@ -214,7 +227,7 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
-    /// A request of our own over an open session: its result. What else comes meanwhile is dropped.
+    /// A request of our own over an open session: its result. Notifications that come meanwhile are dropped.
     ///
     /// # Errors
     /// When it fails, or the server answers with an error.
@@ -225,12 +238,37 @@ impl<P: Platform> Mcp<P> {
         method: &str,
         params: &str,
     ) -> Result<Box<RawValue>, Asked> {
+        self.ask_over(answered, session, method, params, Others::Drop).await
+    }
+
+    /// The same; notifications that come meanwhile stay on the stream.
+    ///
+    /// # Errors
+    /// As [`Mcp::ask_old`].
+    pub async fn ask_old_aside(
+        &self,
+        answered: &mut Answered<P>,
+        session: &UpstreamSession,
+        method: &str,
+        params: &str,
+    ) -> Result<Box<RawValue>, Asked> {
+        self.ask_over(answered, session, method, params, Others::Keep).await
+    }
+
+    async fn ask_over(
+        &self,
+        answered: &mut Answered<P>,
+        session: &UpstreamSession,
+        method: &str,
+        params: &str,
+        others: Others,
+    ) -> Result<Box<RawValue>, Asked> {
         let headers = standard_headers(session.revision, None, method, None);
         let id = self.post_over(answered, session, method, params, headers).map_err(Asked::Fault)?;
         let server = answered.reader.server.clone();
         self.taken(&server, answered).await.map_err(Asked::Fault)?;
         answered.reader.session_opened();
-        self.answer_over(answered, session, method, &id).await
+        self.answer_over(answered, session, method, &id, others).await
     }
 
     /// Waits until the server has accepted what was posted.
@@ -271,8 +309,9 @@ impl<P: Platform> Mcp<P> {
         session: &UpstreamSession,
         method: &str,
         id: &str,
+        others: Others,
     ) -> Result<Box<RawValue>, Asked> {
-        let data = self.single_old(answered, session, method, id).await.map_err(Asked::Fault)?;
+        let data = self.single_old(answered, session, method, id, others).await.map_err(Asked::Fault)?;
         match Message::decode(&data) {
             Ok(Message::Response { outcome: Ok(result), .. }) => Ok(result.to_owned()),
             _ => {
@@ -282,20 +321,50 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
-    /// Reads the stream up to the response to the request `id`. What else comes is dropped; questions are answered
-    /// with an error, as there is nobody to be asked.
+    /// Reads the whole answer to a call that its client may give up; `None` if it has, and the server has been told.
+    pub(super) async fn whole_old(
+        &self,
+        mut answered: Answered<P>,
+        method: &str,
+        cancel: &Cancel,
+        running: Option<&Running>,
+    ) -> Result<Option<Bytes>, Fault> {
+        let given_up = async {
+            match running {
+                Some(running) => running.cancelled(self.platform.clock()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let whole = self.single_old(&mut answered, &cancel.session, method, &cancel.id, Others::Drop);
+        match select(pin!(whole), pin!(given_up)).await {
+            Either::Left((whole, _)) => whole.map(Some),
+            Either::Right(((), _)) => {
+                self.cancel(cancel).await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Reads the stream up to the response to the request `id`. Questions are answered with an error, as there is
+    /// nobody to be asked.
     pub(super) async fn single_old(
         &self,
         answered: &mut Answered<P>,
         session: &UpstreamSession,
         method: &str,
         id: &str,
+        others: Others,
     ) -> Result<Bytes, Fault> {
         let server = answered.reader.server.clone();
+        let mut kept = Vec::new();
         while let Some(data) = answered.reader.message().await? {
             match Message::decode(&data) {
                 Ok(Message::Response { id: of, .. }) if of.is_none_or(|of| of.get() == id) => {
+                    answered.reader.put_back(kept);
                     return Ok(data);
+                }
+                Ok(Message::Notification { .. }) if others == Others::Keep && kept.len() < KEPT => {
+                    kept.push(data);
                 }
                 Ok(Message::Request { id, method, .. }) => {
                     let reply = match method.as_ref() {
@@ -359,7 +428,7 @@ impl<P: Platform> Mcp<P> {
         let params = introduction(capabilities, client_info, revision);
         // No version header: the version is not agreed yet.
         let id = self.post_over(&mut answered, &session, "initialize", &params, HeaderMap::new())?;
-        let answer = self.answer_over(&mut answered, &session, "initialize", &id);
+        let answer = self.answer_over(&mut answered, &session, "initialize", &id, Others::Keep);
         let result = self
             .in_time(server, server.timeouts.first_byte, "answer to initialize", answer)
             .await?

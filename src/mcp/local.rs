@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use super::catalog::{Kind as ListKind, List};
 use super::forward::{Call, Route};
+use super::listen::flags;
 use super::memory::{Profile, lock};
 use super::revision::{Era, Revision};
 use super::serve::{Answer, Client, Inbound, Note, brief, text_of, unknown_method, unknown_name};
@@ -127,11 +128,20 @@ impl<P: Platform> Mcp<P> {
 
     /// `server/discover` for a server that does not know it.
     pub(super) fn discover_one(&self, call: &Call<'_>, profile: &Profile) -> Bytes {
-        discovery(call, &shared_capabilities(profile), profile.instructions.as_deref(), DISCOVER_TTL)
+        let mut capabilities = shared_capabilities(profile);
+        // What changes is heard over a session of the gateway's own, if the server has any.
+        if let Some(members) = capabilities.as_object_mut().filter(|_| profile.sessions) {
+            for (name, capability) in members.iter_mut() {
+                if let Some(capability) = capability.as_object_mut() {
+                    capability.extend(flags(&profile.capabilities, name));
+                }
+            }
+        }
+        discovery(call, &capabilities, profile.instructions.as_deref(), DISCOVER_TTL)
     }
 
     /// The profiles of every server that the caller sees and that can be reached within the merge deadline.
-    async fn profiles(&self, caller: &Arc<Caller>) -> Vec<(Arc<Server>, Arc<Profile>)> {
+    pub(super) async fn profiles(&self, caller: &Arc<Caller>) -> Vec<(Arc<Server>, Arc<Profile>)> {
         let mut found = BTreeMap::new();
         let mut asked = Vec::new();
         let mut waiting = FuturesUnordered::new();
@@ -194,6 +204,7 @@ impl<P: Platform> Mcp<P> {
             "server/discover" => {
                 return Ok(Answer::Json(StatusCode::OK, self.merged_discover(call, &client.caller).await));
             }
+            "subscriptions/listen" => return self.listen(inbound, client, call, None).await,
             "logging/setLevel" => return self.keep_level(client, call).await,
             "tools/call" => {
                 let name = text_of(call.read.name, "params.name")?;
@@ -362,42 +373,54 @@ impl<P: Platform> Mcp<P> {
         uri: Cow<'a, str>,
     ) -> Result<Route<'a>, Fault> {
         let caller = &client.caller;
-        let servers = || self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name));
         // What is known first; only a resource that nobody is known to have makes anybody wait, for all at once.
-        let known =
-            |kind| servers().find(|server| self.is_known_to_have(server, kind, caller, &uri)).cloned();
-        let anywhere = || known(ListKind::Resources).or_else(|| known(ListKind::Templates));
-        let mut found = anywhere();
+        let mut found = self.listed_at(caller, &uri);
         if found.is_none() {
             for kind in [ListKind::Resources, ListKind::Templates] {
                 self.parts(kind, caller).await;
             }
-            found = anywhere();
+            found = self.listed_at(caller, &uri);
         }
         if let Some(server) = found {
             return Ok(Route { server, name: Some(uri), renamed: None });
         }
-        for server in servers() {
-            if let Some(own) = uri.strip_prefix(&server.name).and_then(|rest| rest.strip_prefix('+'))
-                && server.resources.admits(own)
-            {
-                let name = Some(own.to_owned().into());
-                return Ok(Route { server: server.clone(), name, renamed: call.read.uri });
-            }
+        if let Some((server, own)) = self.named_at(caller, &uri) {
+            return Ok(Route { server, name: Some(own.to_owned().into()), renamed: call.read.uri });
         }
-        // Servers may have resources that they do not list; where only one has any, it is asked.
-        let profiles = self.profiles(caller).await;
-        let able: Vec<_> = profiles
-            .iter()
-            .filter(|(_, profile)| profile.has("resources"))
-            .map(|(server, _)| server)
-            .collect();
-        match able.as_slice() {
-            [server] if server.resources.admits(&uri) => {
-                Ok(Route { server: (*server).clone(), name: Some(uri), renamed: None })
+        match self.only_with_resources(caller).await {
+            Some(server) if server.resources.admits(&uri) => {
+                Ok(Route { server, name: Some(uri), renamed: None })
             }
             _ => Err(not_found(client, &uri)),
         }
+    }
+
+    /// The server that is known to list the resource `uri`, or a template that it matches.
+    pub(super) fn listed_at(&self, caller: &Caller, uri: &str) -> Option<Arc<Server>> {
+        let mut servers = self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name));
+        let mut templates = servers.clone();
+        let known = |kind| move |server: &&Arc<Server>| self.is_known_to_have(server, kind, caller, uri);
+        servers
+            .find(known(ListKind::Resources))
+            .or_else(|| templates.find(known(ListKind::Templates)))
+            .cloned()
+    }
+
+    /// The server that `uri` names in front, `{server}+{uri}`, and what it calls the resource.
+    pub(super) fn named_at<'u>(&self, caller: &Caller, uri: &'u str) -> Option<(Arc<Server>, &'u str)> {
+        let mut servers = self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name));
+        servers.find_map(|server| {
+            let own = uri.strip_prefix(&server.name)?.strip_prefix('+')?;
+            server.resources.admits(own).then(|| (server.clone(), own))
+        })
+    }
+
+    /// The server that has resources, if it is the only one: it may have some that it does not list.
+    pub(super) async fn only_with_resources(&self, caller: &Arc<Caller>) -> Option<Arc<Server>> {
+        let profiles = self.profiles(caller).await;
+        let mut able = profiles.iter().filter(|(_, profile)| profile.has("resources"));
+        let first = able.next().map(|(server, _)| server.clone());
+        if able.next().is_some() { None } else { first }
     }
 
     /// Whether `server` is known to list the resource `uri`, or a template that it matches.
@@ -433,7 +456,11 @@ impl<P: Platform> Mcp<P> {
         } else {
             String::new()
         };
-        framed(call.id, format!("{{\"{}\":[{shown}]{hints}}}", kind.member()).as_bytes())
+        let result = format!("{{\"{}\":[{shown}]{hints}}}", kind.member());
+        let adapted = (client.era() == Era::Legacy)
+            .then(|| super::content::adapted(kind.method(), &result, client.revision))
+            .flatten();
+        framed(call.id, adapted.unwrap_or(result).as_bytes())
     }
 }
 
@@ -559,7 +586,10 @@ fn union(profiles: &[(Arc<Server>, Arc<Profile>)], era: Era) -> Value {
         // A log level is per session or per request; only servers with logging do anything with it.
         if profiles.iter().any(|(_, profile)| profile.has(name)) && (name != "logging" || era == Era::Legacy)
         {
-            all.insert(name.to_owned(), Value::Object(Map::new()));
+            // Legacy clients have no stream to be told of changes on.
+            let told = profiles.iter().filter(|_| era == Era::Modern);
+            let told = told.flat_map(|(_, profile)| flags(&profile.capabilities, name)).collect();
+            all.insert(name.to_owned(), Value::Object(told));
         }
     }
     Value::Object(all)

@@ -1,7 +1,7 @@
 //! What an instance has learned: of servers, of their lists, of sessions. Losing it costs time, never truth.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -13,13 +13,17 @@ use super::catalog::{Kind as ListKind, List};
 use super::revision::{Era, Revision};
 use crate::config::plan::{Plan, Server, SessionMode, Transport};
 use crate::fault::Fault;
-use crate::platform::{Timestamp, Version};
+use crate::platform::{Clock, Timestamp, Version};
 use crate::wire::sealed::Sealer;
 
 /// Sessions remembered at most; beyond it the ones not used for longest go, and are loaded again when needed.
 const SESSIONS: usize = 50_000;
 /// Merged lists held at most.
 const MERGED: usize = 256;
+/// Sessions kept with one server for stateless clients.
+const POOLED: usize = 4096;
+/// How often a call that runs looks whether its client has given it up.
+const LOOK_FOR_CANCEL: Duration = Duration::from_millis(100);
 /// How soon a list that could not be read anew is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -40,6 +44,8 @@ pub struct Memory {
     flights: Mutex<HashSet<String>>,
     failures: Mutex<HashMap<String, (Timestamp, Fault)>>,
     sealer: OnceLock<Sealer>,
+    /// Who listens.
+    pub seats: Arc<super::listen::Seats>,
 }
 
 /// Which merged list.
@@ -198,6 +204,8 @@ pub struct ServerMemory {
     of: Identity,
     state: Mutex<ServerState>,
     ids: AtomicU64,
+    /// Counts the times that the server said that a list has changed.
+    changes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -279,7 +287,8 @@ pub struct UpstreamSession {
 
 impl ServerMemory {
     fn new(server: &Server) -> Self {
-        Self { of: Identity::new(server), state: Mutex::default(), ids: AtomicU64::new(1) }
+        let (of, state) = (Identity::new(server), Mutex::default());
+        Self { of, state, ids: AtomicU64::new(1), changes: AtomicU64::new(0) }
     }
 
     fn fits(&self, server: &Server) -> bool {
@@ -340,6 +349,17 @@ impl ServerMemory {
         list
     }
 
+    /// Forgets the lists of `kind`: the server says that they have changed.
+    pub fn outdate(&self, kind: ListKind) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        lock(&self.state).lists.retain(|(other, _), _| *other != kind);
+    }
+
+    /// Counts what [`Self::outdate`] was told: a list that was being read when it grew may be an old one.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
     /// When the first list passes its time; one that has passed it already is looked at again a little later.
     pub fn stale_at(&self, now: Timestamp) -> Option<Timestamp> {
         let state = lock(&self.state);
@@ -354,7 +374,12 @@ impl ServerMemory {
 
     /// Keeps a session for `holder`.
     pub fn pool(&self, holder: &str, session: UpstreamSession) {
-        lock(&self.state).pool.insert(holder.to_owned(), session);
+        let pool = &mut lock(&self.state).pool;
+        // Callers choose the capabilities that sessions are told apart by. One that is forgotten is opened again.
+        if pool.len() >= POOLED && !pool.contains_key(holder) {
+            pool.clear();
+        }
+        pool.insert(holder.to_owned(), session);
     }
 
     /// Drops the session of `holder` if it still is `session`.
@@ -448,33 +473,60 @@ pub struct SessionMemory {
     pub checked: AtomicU64,
     /// Its record.
     pub record: Mutex<(Record, Option<Version>)>,
-    /// Calls that run here over a session of their own, by their ids as JSON.
-    running: Mutex<HashMap<String, (Arc<Server>, UpstreamSession)>>,
+    /// Calls that run here, by their id as JSON, and whether the client has given them up.
+    running: Mutex<HashMap<String, Arc<AtomicBool>>>,
 }
 
 impl SessionMemory {
-    /// The session that the client's call `id` has for itself.
-    pub fn running(&self, id: &str) -> Option<(Arc<Server>, UpstreamSession)> {
-        lock(&self.running).get(id).cloned()
+    /// A call with this id begins.
+    pub fn begin(self: &Arc<Self>, id: &RawValue) -> Running {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        lock(&self.running).insert(id.get().to_owned(), cancelled.clone());
+        Running { memory: self.clone(), id: id.get().to_owned(), cancelled }
     }
 
-    /// The client's call `id` has `session` for itself, until what this gives is dropped.
-    pub fn run(self: &Arc<Self>, id: &str, server: &Arc<Server>, session: &UpstreamSession) -> Running {
-        lock(&self.running).insert(id.to_owned(), (server.clone(), session.clone()));
-        Running { memory: self.clone(), id: id.to_owned() }
+    /// The client has given up the call with this id.
+    pub fn cancel(&self, id: &RawValue) {
+        if let Some(cancelled) = lock(&self.running).get(id.get()) {
+            cancelled.store(true, Ordering::Relaxed);
+        }
     }
 }
 
-/// A call that runs over a session of its own.
+/// A call of a legacy client that runs here. It is forgotten when dropped.
 #[derive(Debug)]
 pub struct Running {
     memory: Arc<SessionMemory>,
     id: String,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Running {
+    /// Whether the client has given it up.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when the client has given it up. It is looked for by the clock: who says so is another request, and on
+    /// Workers none may wake another.
+    pub async fn cancelled(&self, clock: &impl Clock) {
+        while !self.is_cancelled() {
+            clock.sleep(LOOK_FOR_CANCEL).await;
+        }
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        lock(&self.memory.running).remove(&self.id);
+        let mut running = lock(&self.memory.running);
+        // The client may have begun another call by the same id.
+        if running.get(&self.id).is_some_and(|known| Arc::ptr_eq(known, &self.cancelled)) {
+            running.remove(&self.id);
+        }
+        if running.is_empty() {
+            running.shrink_to_fit();
+        }
     }
 }
 

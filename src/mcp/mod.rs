@@ -5,9 +5,12 @@
 
 pub mod ask;
 pub mod catalog;
+pub mod content;
+pub mod feed;
 pub mod forward;
 pub mod headers;
 pub mod http_sse;
+pub mod listen;
 pub mod local;
 pub mod mailbox;
 pub mod memory;

@@ -15,7 +15,9 @@ use serde_json::value::RawValue;
 
 use super::ask::Askable;
 use super::catalog::{Kind as ListKind, List};
+use super::feed::Leases;
 use super::forward::{Call, Route, arguments};
+use super::listen::Listen;
 use super::local::LEVELS;
 use super::mailbox::Letter;
 use super::memory::{UpstreamSession, lock};
@@ -51,17 +53,21 @@ pub struct Inbound {
 
 /// Knows the call that is waiting for its answer, so that it can be cancelled should the caller go away first.
 #[derive(Debug, Clone, Default)]
-pub struct Ticket(Arc<Mutex<Option<Cancel>>>);
+pub struct Ticket {
+    waiting: Arc<Mutex<Option<Cancel>>>,
+    /// Sessions with servers that were opened for the answer alone, and end with it.
+    pub leases: Leases,
+}
 
 impl Ticket {
     /// A call waits for its answer (or none does any more).
     pub fn set(&self, cancel: Option<Cancel>) {
-        *lock(&self.0) = cancel;
+        *lock(&self.waiting) = cancel;
     }
 
     /// The call that waits, if any.
     pub fn take(&self) -> Option<Cancel> {
-        lock(&self.0).take()
+        lock(&self.waiting).take()
     }
 }
 
@@ -124,6 +130,8 @@ pub enum Answer<P: Platform> {
     Empty(StatusCode),
     /// What comes.
     Stream(Box<Stream<P>>, Option<Cancel>),
+    /// What changes, from now on.
+    Listen(Box<Listen<P>>),
 }
 
 /// How to cancel a call with a legacy server, where hanging up says nothing.
@@ -194,7 +202,8 @@ impl<P: Platform> Mcp<P> {
             let answer = Box::pin(self.message(&single, text.get().as_bytes(), true, note)).await;
             let body = match answer {
                 Answer::Json(_, body) | Answer::Opened(_, body) => body,
-                Answer::Empty(_) => continue,
+                // Batches ended before there was anything to listen to.
+                Answer::Empty(_) | Answer::Listen(_) => continue,
                 Answer::Stream(stream, _) => match collect(stream).await {
                     Ok(body) => body,
                     Err(fault) => jsonrpc::error(None, fault.kind.row().code, &fault.message, None),
@@ -381,7 +390,10 @@ impl<P: Platform> Mcp<P> {
                 return Ok(Answer::Json(StatusCode::OK, self.discover_one(call, &profile)));
             }
             "server/discover" => return self.discover_through(inbound, client, call, server).await,
-            "subscriptions/listen" if !modern_upstream => return Err(unknown_method(call.method)),
+            // What is passed through is not filtered.
+            "subscriptions/listen" if !modern_upstream || !server.resources.admits_all() => {
+                return self.listen(inbound, client, call, Some(server)).await;
+            }
             "logging/setLevel" if forgetful => return self.keep_level(client, call).await,
             "logging/setLevel" => self.keep_level(client, call).await.map(drop)?,
             method if LEGACY_ONLY.contains(&method) && forgetful => return Err(unknown_method(method)),
@@ -412,7 +424,13 @@ impl<P: Platform> Mcp<P> {
                 self.check_mirrored(inbound, client, call, &route).await?;
             }
         }
-        self.forward(inbound, client, call, &route).await
+        let seat =
+            if call.method == "subscriptions/listen" { Some(self.seat(&client.caller)?) } else { None };
+        let mut answer = self.forward(inbound, client, call, &route).await?;
+        if let Answer::Stream(stream, _) = &mut answer {
+            (stream.news, stream.seat) = (seat.is_some(), seat);
+        }
+        Ok(answer)
     }
 
     /// `server/discover` of a modern server, which through the gateway serves every revision that the gateway does.
@@ -533,28 +551,19 @@ impl<P: Platform> Mcp<P> {
         }
         let client = self.client(inbound, None, method).await?;
         let Some(session) = &client.session else { return Ok(()) };
+        if method == "notifications/cancelled"
+            && let Some(id) = params.and_then(|params| field(params, "requestId"))
+        {
+            session.memory.cancel(&id);
+            self.tell_mailbox(session, &Letter::Cancelled(id)).await?;
+        }
         if matches!(
             method,
             "notifications/cancelled" | "notifications/roots/list_changed" | "notifications/progress"
         ) {
             self.tell_upstreams(session, &inbound.part(text)).await;
-            self.tell_running(session, method, params, &inbound.part(text)).await;
-        }
-        if method == "notifications/cancelled"
-            && let Some(id) = params.and_then(|params| field(params, "requestId"))
-        {
-            self.tell_mailbox(session, &Letter::Cancelled(id)).await?;
         }
         Ok(())
-    }
-
-    /// Passes a client's word about one of its calls on to the session that the call has for itself.
-    async fn tell_running(&self, session: &Session, method: &str, params: Option<&RawValue>, body: &Bytes) {
-        let id = params.filter(|_| method == "notifications/cancelled").and_then(|p| field(p, "requestId"));
-        let running = id.and_then(|id| session.memory.running(id.get()));
-        if let Some((server, upstream)) = running {
-            self.tell(&server, body.clone(), &upstream).await;
-        }
     }
 
     /// Writes to the mailbox of a session, if it can have one. There is nothing to hear.
@@ -654,7 +663,7 @@ impl<P: Platform> Mcp<P> {
         if profile.revision_for(Era::Legacy).era() == Era::Modern || profile.http_sse {
             return Err(none());
         }
-        let holder = self.holder(&server, client.session.as_ref(), &client.caller, profile.sessions);
+        let holder = self.holder(&server, &client, profile.sessions);
         let Holder::Client(_) = &holder else { return Err(none()) };
         let upstream = self.held(&server, &holder).await?;
         let mut headers = standard_headers(upstream.revision, upstream.id.as_deref(), "", None);
@@ -667,7 +676,9 @@ impl<P: Platform> Mcp<P> {
             (StatusCode::OK, Content::Events) => {
                 let mut reader = answered.reader;
                 reader.open_ended();
-                let stream = Stream::new(self.clone(), reader, Mode::Open, None, None);
+                let mut stream = Stream::new(self.clone(), reader, Mode::Open, None, None);
+                // Also where it is the rest of a call's: whoever comes back for that may do so again.
+                stream.news = true;
                 Ok(Answer::Stream(Box::new(stream), None))
             }
             (StatusCode::METHOD_NOT_ALLOWED, _) => Err(none()),

@@ -5,17 +5,22 @@
 //! are only watched, to know whether the response has come and what an event's id was.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::{Either, select};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::listen::{Seat, completed};
 use super::mailbox::Letter;
 use super::memory::{Running, UpstreamSession};
 use super::resume::Resume;
+use super::revision::Revision;
 use super::rounds::Rounds;
+use super::serve::Cancel;
 use super::upstream::{field, no_answer};
-use super::{Mcp, ask};
+use super::{Mcp, ask, content};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Platform, SeamError};
 use crate::relay::{Reader, too_large};
@@ -34,8 +39,9 @@ pub struct Rewrite {
     pub id: Box<RawValue>,
     /// The caller is modern and the server is not: results need what 2026-07-28 asks of them.
     pub modern: bool,
-    /// The caller is legacy and the server is not: for which method; results lose what only 2026-07-28 has.
-    pub legacy: Option<String>,
+    /// The caller is legacy and the server is not: the method and the caller's revision; results lose what only
+    /// 2026-07-28 has.
+    pub legacy: Option<(String, Revision)>,
     /// The caller sees several legacy servers as one: which one this is, so that its questions and the places in its
     /// streams can be told from those of the others.
     pub route: Option<String>,
@@ -86,12 +92,12 @@ const MODERN_ONLY: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
 impl Rewrite {
     /// For a legacy caller of a modern server.
     #[must_use]
-    pub fn to_legacy(upstream_id: String, id: Box<RawValue>, method: &str) -> Self {
+    pub fn to_legacy(upstream_id: String, id: Box<RawValue>, method: &str, revision: Revision) -> Self {
         Self {
             upstream_id,
             id,
             modern: false,
-            legacy: Some(method.to_owned()),
+            legacy: Some((method.to_owned(), revision)),
             route: None,
             ttl_ms: None,
             logs: true,
@@ -135,8 +141,14 @@ impl Rewrite {
                         {
                             return Rewritten::Asks(result.to_owned());
                         }
-                        if let Some(less) = without(result, &MODERN_ONLY) {
-                            splice.replace(result, less.into_bytes());
+                        let less = without(result, &MODERN_ONLY);
+                        let whole = less.as_deref().unwrap_or(result.get());
+                        let adapted = self
+                            .legacy
+                            .as_ref()
+                            .and_then(|(method, revision)| content::adapted(method, whole, *revision));
+                        if let Some(changed) = adapted.or(less) {
+                            splice.replace(result, changed.into_bytes());
                         }
                         None
                     }
@@ -221,7 +233,7 @@ impl Rewrite {
             splice.replace(coded.code, b"-32602".to_vec());
             return Some(-32602);
         }
-        let reads = self.legacy.as_deref() == Some("resources/read");
+        let reads = self.legacy.as_ref().is_some_and(|(method, _)| method == "resources/read");
         if reads && code == -32602 && field(error, "data").is_some_and(|data| field(&data, "uri").is_some()) {
             splice.replace(coded.code, b"-32002".to_vec());
             return Some(-32002);
@@ -293,6 +305,8 @@ pub struct Stream<P: Platform> {
     replies: VecDeque<Bytes>,
     /// Who goes on with the call if the server asks the caller for input: the mailbox and what it is to know.
     handover: Option<Box<(String, Rounds)>>,
+    /// The call, as the client's session knows it.
+    running: Option<Running>,
     /// What the server asked.
     asks: Option<Box<RawValue>>,
     line_begins: bool,
@@ -308,8 +322,10 @@ pub struct Stream<P: Platform> {
     pub resumable: bool,
     /// Where the stream has come to, if it is one that can go on over another connection.
     pub resume: Option<Resume>,
-    /// That the call runs over a session of its own.
-    pub running: Option<Running>,
+    /// It carries news as they come, not the answer to a call: it has no end of its own.
+    pub news: bool,
+    /// The caller's right to have it open, where that is limited.
+    pub seat: Option<Seat>,
 }
 
 impl<P: Platform> Stream<P> {
@@ -330,6 +346,7 @@ impl<P: Platform> Stream<P> {
             ready: VecDeque::new(),
             replies: VecDeque::new(),
             handover: None,
+            running: None,
             asks: None,
             line_begins: true,
             over: false,
@@ -339,7 +356,8 @@ impl<P: Platform> Stream<P> {
             fault: None,
             resumable: false,
             resume: None,
-            running: None,
+            news: false,
+            seat: None,
         };
         stream.ready.extend(first);
         stream
@@ -354,6 +372,13 @@ impl<P: Platform> Stream<P> {
     #[must_use]
     pub fn with_handover(mut self, handover: Option<Box<(String, Rounds)>>) -> Self {
         self.handover = handover;
+        self
+    }
+
+    /// The same, of a call that its client may give up.
+    #[must_use]
+    pub fn of(mut self, running: Option<Running>) -> Self {
+        self.running = running;
         self
     }
 
@@ -375,6 +400,18 @@ impl<P: Platform> Stream<P> {
     /// Whether the body is an event stream.
     pub fn is_events(&self) -> bool {
         !matches!(self.mode, Mode::Json)
+    }
+
+    /// Ends a stream of news in good order, with what there is to say to that; to be called until it is `None`.
+    pub fn leave(&mut self) -> Option<Bytes> {
+        if let Some(bytes) = self.ready.pop_front() {
+            return Some(bytes);
+        }
+        if std::mem::replace(&mut self.over, true) {
+            return None;
+        }
+        self.answered = true;
+        self.id.as_deref().map(|id| Event::message(completed(id)).encode())
     }
 
     /// Whether a comment may stand here: between two lines of an event stream.
@@ -403,6 +440,20 @@ impl<P: Platform> Stream<P> {
             if self.over {
                 return None;
             }
+            // A client that has given its call up is told nothing more about it.
+            if !self.answered && self.running.as_ref().is_some_and(Running::is_cancelled) {
+                if let (Mode::Rewritten(_, rewrite, Some(session)), true) =
+                    (&self.mode, self.reader.is_session())
+                {
+                    // The session ends with the stream; its server must hear first why.
+                    let (server, session) = (self.reader.server.clone(), session.clone());
+                    let id = rewrite.upstream_id.clone();
+                    self.mcp.cancel(&Cancel { server, session, id, resumable: false }).await;
+                }
+                self.answered = true;
+                self.over = true;
+                return None;
+            }
             if let Some(why) = self.broken.clone() {
                 let Some(resume) = &mut self.resume else { return self.fail(&why) };
                 // Boxed: few streams break, and every one would have to make room for it.
@@ -413,7 +464,18 @@ impl<P: Platform> Stream<P> {
                 self.begin_anew();
                 continue;
             }
-            match self.reader.chunk().await {
+            let chunk = match &self.running {
+                // A legacy server is told and ends the stream itself; a modern one is hung up on.
+                Some(running) if self.hangs_up() => {
+                    let clock = self.mcp.platform.clock();
+                    match select(pin!(self.reader.chunk()), pin!(running.cancelled(clock))).await {
+                        Either::Left((chunk, _)) => chunk,
+                        Either::Right(_) => continue,
+                    }
+                }
+                _ => self.reader.chunk().await,
+            };
+            match chunk {
                 Ok(Some(chunk)) => {
                     if let Err(fault) = self.take(chunk) {
                         return self.fail(&fault);
@@ -441,6 +503,12 @@ impl<P: Platform> Stream<P> {
         self.answered = true;
         self.resume = None;
         Ok(())
+    }
+
+    /// Whether hanging up is what cancels the call, or would end it.
+    fn hangs_up(&self) -> bool {
+        self.reader.is_session()
+            || matches!(&self.mode, Mode::Rewritten(_, rewrite, _) if rewrite.legacy.is_some())
     }
 
     /// Forgets the event that was cut: it comes again.
@@ -475,6 +543,13 @@ impl<P: Platform> Stream<P> {
             Mode::Events(decoder, held) => {
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
                 self.resumable |= events.iter().any(|event| event.id.is_some());
+                if self.news {
+                    let notices = events.iter().filter_map(|event| match Message::decode(&event.data) {
+                        Ok(Message::Notification { method, .. }) => Some(method),
+                        _ => None,
+                    });
+                    notices.for_each(|method| self.mcp.outdated(&self.reader.server, &method));
+                }
                 if let Some(resume) = &mut self.resume {
                     events.iter().for_each(|event| resume.saw(event));
                 }
@@ -665,7 +740,11 @@ mod tests {
     fn results_of_a_modern_server_become_what_a_legacy_client_knows() {
         let id = RawValue::from_string("1".to_owned()).unwrap();
         let check = |method: &str, input: &str, expect: &str| {
-            check_with(&Rewrite::to_legacy("9".to_owned(), id.clone(), method), input, expect);
+            check_with(
+                &Rewrite::to_legacy("9".to_owned(), id.clone(), method, Revision::LEGACY),
+                input,
+                expect,
+            );
         };
         check(
             "tools/call",

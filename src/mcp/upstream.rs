@@ -28,7 +28,7 @@ use crate::wire::sse::Decoder;
 /// Redirects followed within one origin.
 const REDIRECTS: usize = 3;
 /// An error body is read no further than this: it is only looked at for a JSON-RPC error.
-const ERROR_BODY: usize = 64 * 1024;
+pub(super) const ERROR_BODY: usize = 64 * 1024;
 /// How the gateway names itself to servers, and to clients.
 pub const IMPLEMENTATION: &str =
     concat!("{\"name\":\"causeway\",\"title\":\"Causeway\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}");
@@ -124,6 +124,10 @@ impl<P: Platform> Mcp<P> {
         result
     }
 
+    /// The same, without counting how it went.
+    ///
+    /// # Errors
+    /// As [`Self::exchange`].
     pub(super) async fn exchange_timed(
         &self,
         server: &Arc<Server>,
@@ -294,7 +298,8 @@ impl<P: Platform> Mcp<P> {
             memory.set_profile(profile)
         };
         if server.transport == Transport::HttpSse {
-            let (_, session, result) = self.open_old(server, "{}", IMPLEMENTATION, Revision::LEGACY).await?;
+            let (_, session, result) =
+                self.open_old(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await?;
             return Ok(kept((session, result)));
         }
         let mut asked = self.ask(server, "server/discover", "{}", None).await;
@@ -327,11 +332,14 @@ impl<P: Platform> Mcp<P> {
         {
             return Ok(memory.set_profile(profile));
         }
-        let (fault, refusal) = match self.try_initialize(server, "{}", IMPLEMENTATION, Revision::LEGACY).await
-        {
-            Ok(opened) => return Ok(kept(opened)),
-            Err(refused) => refused,
-        };
+        let (fault, refusal) =
+            match self.try_handshake(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await {
+                Ok((session, result)) => {
+                    self.confirm(server, &session).await;
+                    return Ok(kept((session, result)));
+                }
+                Err(refused) => refused,
+            };
         if refusal.is_some_and(|(status, code)| may_be_old(status, code))
             && let Some((_, session, result)) = self.detect_old(server).await?
         {
@@ -351,11 +359,33 @@ impl<P: Platform> Mcp<P> {
         client_info: &str,
         revision: Revision,
     ) -> Result<(UpstreamSession, Box<RawValue>), Fault> {
-        self.try_initialize(server, capabilities, client_info, revision).await.map_err(|(fault, _)| fault)
+        let (session, result) = self.handshake(server, capabilities, client_info, revision).await?;
+        self.confirm(server, &session).await;
+        Ok((session, result))
+    }
+
+    /// The second half of opening a session.
+    pub(super) async fn confirm(&self, server: &Arc<Server>, session: &UpstreamSession) {
+        self.tell(server, Bytes::from_static(READY), session).await;
+    }
+
+    /// The first half of opening a session: the server has one from here on, and is to be told that the gateway is
+    /// ready ([`Self::confirm`]).
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub(super) async fn handshake(
+        &self,
+        server: &Arc<Server>,
+        capabilities: &str,
+        client_info: &str,
+        revision: Revision,
+    ) -> Result<(UpstreamSession, Box<RawValue>), Fault> {
+        self.try_handshake(server, capabilities, client_info, revision).await.map_err(|(fault, _)| fault)
     }
 
     /// The same; a server that refuses by an HTTP error gives its status, and the code of its JSON-RPC error.
-    async fn try_initialize(
+    async fn try_handshake(
         &self,
         server: &Arc<Server>,
         capabilities: &str,
@@ -383,9 +413,7 @@ impl<P: Platform> Mcp<P> {
             return Err(plain(not_initialized(server, code)));
         };
         let revision = agreed(server, result).map_err(plain)?;
-        let session = UpstreamSession { id: issued, revision, endpoint: None };
-        self.tell(server, Bytes::from_static(READY), &session).await;
-        Ok((session, result.to_owned()))
+        Ok((UpstreamSession { id: issued, revision, endpoint: None }, result.to_owned()))
     }
 
     /// Does `make` once, however many ask at the same time: the first works, the others look again until
@@ -487,6 +515,9 @@ pub(super) fn http_request(
     Ok(request)
 }
 
+/// What the gateway says that it can do where it only wants to know what a server offers: some offer a tool only to
+/// clients that can be asked what the tool asks.
+pub const EVERYTHING: &str = r#"{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{}}"#;
 /// The holder of the gateway's own sessions.
 pub const GATEWAY: &str = "";
 
@@ -542,7 +573,8 @@ fn has_legacy(versions: &[Option<Revision>]) -> bool {
     versions.iter().flatten().any(|revision| revision.era() == Era::Legacy)
 }
 
-fn with_meta(params: &str) -> String {
+/// `params` of a request of our own to a modern server.
+pub(super) fn with_meta(params: &str) -> String {
     let members = format!(
         "\"_meta\":{{\"{}\":\"{}\",\"{}\":{IMPLEMENTATION},\"{}\":{{}}}}",
         meta::VERSION,

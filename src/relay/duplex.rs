@@ -174,6 +174,13 @@ impl<P: Platform> Reader<P> {
         Ok(None)
     }
 
+    /// Puts messages back that somebody else is to read, in their order.
+    pub fn put_back(&mut self, messages: Vec<Bytes>) {
+        if let Some(duplex) = &mut self.duplex {
+            messages.into_iter().rev().for_each(|data| duplex.events.push_front(Event::message(data)));
+        }
+    }
+
     /// Waits for the next thing to happen; `false` if nothing can any more.
     async fn pull(&mut self) -> Result<bool, Fault> {
         let (patience, total) = self.patience()?;

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use base64::Engine as _;
 use causeway::config::glob::Filter;
 use causeway::config::plan::{Server, SessionMode, Transport};
+use causeway::platform::Clock;
 use causeway::testing::Fake;
+use futures_util::future::join;
 use serde_json::{Value, json};
 
 use crate::bridge::{
@@ -124,31 +127,37 @@ fn what_a_question_is_known_by_is_for_its_caller_and_tells_nothing_of_the_host()
 }
 
 #[test]
-fn a_call_that_its_client_takes_back_is_cancelled_at_the_server() {
-    let fake = Fake::default();
-    let old = Old::new(&fake, "a")
-        .react(|old, message, session| {
-            match message["method"].as_str()? {
-                "tools/call" => {
-                    old.say(session, &json!({"jsonrpc": "2.0", "method": "notifications/progress"}))
+fn a_call_that_its_client_takes_back_is_cancelled_at_the_server_and_ends() {
+    for accept in ["application/json, text/event-stream", "application/json"] {
+        let fake = Fake::default();
+        let progress = json!({"jsonrpc": "2.0", "method": "notifications/progress"});
+        let old = Old::new(&fake, "a")
+            .react(move |old, message, session| {
+                if message["method"] == "tools/call" {
+                    old.say(session, &progress);
+                    return Some(accepted());
                 }
-                "notifications/cancelled" => old.step(session, causeway::testing::Step::Over),
-                _ => return None,
-            }
-            Some(accepted())
-        })
-        .put();
-    let world = World::new(fake, plan(vec![entry("a")]));
-    let session = open(&world, "/mcp/a", &json!({}));
-    let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 9}});
-    world.fake.run(world.sent(legacy_call("/mcp/a", &session, 9, "t"), async |_: &str| {
-        world.sent(in_session("/mcp/a", &session, &cancel), async |_: &str| false).await;
-        false
-    }));
-    assert_eq!(old.last("notifications/cancelled"), cancel);
-    old.heard();
-    world.send(in_session("/mcp/a", &session, &cancel));
-    assert_eq!(old.heard(), [""; 0], "the call is over");
+                None
+            })
+            .put();
+        let world = World::new(fake, plan(vec![entry("a")]));
+        let session = open(&world, "/mcp/a", &json!({}));
+        let mut call = legacy_call("/mcp/a", &session, 9, "t");
+        call.headers_mut().insert("accept", accept.parse().unwrap());
+        let cancel =
+            json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 9}});
+        let cancel = || in_session("/mcp/a", &session, &cancel);
+        let clock = world.fake.clone();
+        let (got, _) = world.fake.run(join(world.sent(call, async |_: &str| false), async {
+            Clock::sleep(&clock, Duration::from_secs(2)).await;
+            world.sent(cancel(), async |_: &str| false).await;
+        }));
+        assert!(!got.body.contains("\"id\""), "nothing more is said of it: {}", got.body);
+        assert_eq!(old.last("notifications/cancelled")["params"]["requestId"], 9);
+        old.heard();
+        world.send(cancel());
+        assert_eq!(old.heard(), [""; 0], "the call is over");
+    }
 }
 
 #[test]
@@ -171,7 +180,7 @@ fn a_modern_client_is_asked_and_comes_back_to_the_same_session() {
         assert_eq!(done["result"]["told"], json!({"action": "accept"}));
         let (session, _) = replies(&old).pop().unwrap();
         assert_eq!(done["result"]["in"], session);
-        world.fake.pass(std::time::Duration::from_secs(1));
+        world.fake.pass(Duration::from_secs(1));
         assert_eq!(world.fake.mailboxes(), 0, "its session is not kept");
     }
 }
@@ -202,7 +211,7 @@ fn a_modern_client_that_hangs_up_while_a_mailbox_calls_cancels_the_call() {
         over.store(old.fake.dropped(), Ordering::Relaxed);
         true
     }));
-    world.fake.pass(std::time::Duration::from_secs(1));
+    world.fake.pass(Duration::from_secs(1));
     assert!(old.heard().last().unwrap().ends_with("notifications/cancelled"));
     assert_eq!(world.fake.mailboxes(), 0);
 }

@@ -11,6 +11,7 @@
 mod admin;
 mod arrows;
 mod bridge;
+mod changing;
 mod old;
 mod server;
 mod world;
@@ -19,6 +20,7 @@ mod client;
 mod eras;
 mod http_sse;
 mod http_sse_asks;
+mod listen;
 mod lists;
 mod resume;
 mod rules;

@@ -75,7 +75,7 @@ fn names_come_from_the_body_and_headers_must_agree() {
 #[test]
 fn methods_that_a_revision_lacks_are_unknown_there() {
     let world = world();
-    for method in ["ping", "logging/setLevel", "resources/subscribe", "subscriptions/listen", "no/such"] {
+    for method in ["ping", "logging/setLevel", "resources/subscribe", "no/such"] {
         assert_eq!(world.modern("/mcp", method, json!({})).brief(), "404 -32601", "{method}");
     }
     let (session, _) = world.initialize("/mcp");

@@ -52,7 +52,7 @@ module.exports = ({ inputRequired, inputResponse, createRequestStateCodec, z }) 
             await ctx.mcpReq.notify({ method: 'notifications/progress', params: { progressToken, progress, total } });
         };
 
-        const via = { via: z.string().optional() };
+        const via = { via: z.string().optional(), key: z.string().optional() };
         tool('ask_form', via, asksOnce('name', () => form('name', 'What is your name?')));
         tool('ask_url', {}, asksOnce('page', page));
         tool('needs_url', {}, asksOnce('page', page, ({ action }) => says(action)));
@@ -99,24 +99,25 @@ module.exports = ({ inputRequired, inputResponse, createRequestStateCodec, z }) 
             for (const level of levels) await ctx.mcpReq.log(level, level, 'fixture');
             return says('logged');
         });
-        const takeTime = async (ctx, name, ms = 10_000) => {
+        const takeTime = async (ctx, call, ms = 10_000) => {
             try {
                 await pause(ms, undefined, { signal: ctx.mcpReq.signal });
             } catch (error) {
-                facts.stopped.push(`tools/call ${name}`);
+                facts.stopped.push(`tools/call ${call}`);
                 throw error;
             }
         };
-        tool('slow', { ms: z.number().optional(), quiet: z.boolean().optional() }, async ({ ms, quiet }, ctx) => {
+        const time = { ms: z.number().optional(), key: z.string().optional() };
+        tool('slow', { ...time, quiet: z.boolean().optional() }, async ({ ms, key, quiet }, ctx) => {
             if (!quiet) await report(ctx, 1, 2);
-            await takeTime(ctx, 'slow', ms);
+            await takeTime(ctx, `slow ${key}`, ms);
             return says('slowly done');
         });
-        tool('ask_slow', { ms: z.number().optional() }, async ({ ms }, ctx) => {
+        tool('ask_slow', time, async ({ ms, key }, ctx) => {
             const answer = answered(ctx, 'name');
             if (answer === undefined) return ask(ctx, { name: form('name', 'What is your name?') });
             await report(ctx, 1, 2);
-            await takeTime(ctx, 'ask_slow', ms);
+            await takeTime(ctx, `ask_slow ${key}`, ms);
             return says(answer);
         });
         tool('cancelled_calls', {}, async () => says(facts.stopped));

@@ -20,6 +20,8 @@ const ROW: Duration = Duration::from_secs(25);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Server {
     Legacy,
+    /// Legacy, and closing each stream of a call after its first event: the client has to come back for the rest.
+    Polling,
     Modern,
     /// 2024-11-05 on the HTTP+SSE transport.
     Sse,
@@ -58,6 +60,7 @@ impl Cell {
         let fixture = async |options: Options| Behind::Fixture(Fixture::start(options.matrix()).await);
         let behind = match server {
             Server::Legacy => fixture(Options::legacy("one")).await,
+            Server::Polling => fixture(Options { polling: true, ..Options::legacy("one") }).await,
             Server::Modern => fixture(Options::modern("one")).await,
             Server::Sse => fixture(Options::sse("one")).await,
             Server::Sdk => Behind::Program { program: Program::sdk().await, path: "/mcp", tells: true },
@@ -76,7 +79,7 @@ impl Cell {
         }
         // Merged with a server of the other era, which must not get in the way.
         let other = match server {
-            Server::Legacy | Server::Sse | Server::Everything | Server::EverythingSse => {
+            Server::Legacy | Server::Polling | Server::Sse | Server::Everything | Server::EverythingSse => {
                 Options::modern("two")
             }
             Server::Modern | Server::Sdk => Options::legacy("two"),

@@ -38,6 +38,7 @@ cells! {
     // Without a gateway: what the clients and the servers of this suite say to each other is right.
     direct_legacy_2025_06_18: "2025-06-18", Legacy, Direct;
     direct_legacy_2025_11_25: "2025-11-25", Legacy, Direct;
+    direct_polling: "2025-11-25", Polling, Direct;
     direct_http_sse: "2024-11-05", Sse, Direct;
     direct_modern: "2026-07-28", Modern, Direct;
 
@@ -68,6 +69,10 @@ cells! {
     own_modern_to_everything: "2026-07-28", Everything, Own;
     merged_2025_11_25_to_everything: "2025-11-25", Everything, Merged;
     merged_modern_to_everything: "2026-07-28", Everything, Merged;
+
+    // A server that makes its clients poll.
+    own_2025_11_25_to_polling: "2025-11-25", Polling, Own;
+    own_modern_to_polling: "2026-07-28", Polling, Own;
 
     // Revisions with less in them.
     own_2025_03_26_to_legacy: "2025-03-26", Legacy, Own;

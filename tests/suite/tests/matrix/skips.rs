@@ -73,6 +73,12 @@ const SKIPS: &[(&[&str], From, To, &str)] = &[
     ),
     (&["asked_on_the_get_stream"], From::Any, T::Modern, "a modern server has no GET stream"),
     (&["asked_on_the_stream_of_another_call"], From::Any, T::Modern, "a modern server sends no requests"),
+    (
+        &["asked_on_the_stream_of_another_call"],
+        From::Modern,
+        T::Any,
+        "which calls of a modern client share a session is up to the gateway: there need be no other call in it",
+    ),
     (&["polling", "polling_and_asking"], From::Any, T::Modern, NO_RESUMPTION),
     (&["polling"], From::Any, T::Sse, NO_POLLING),
     (&["unknown_answers_do_no_harm"], From::Modern, T::Any, "a modern client posts no responses"),

@@ -293,18 +293,9 @@ pub async fn asked_on_the_stream_of_another_call(cell: Arc<Cell>) -> Done {
         party.tool(&cell.name("ask_form"), json!({"via": "other"})).await
     };
     let (other, outcome) = tokio::join!(other, asking);
-    // A modern client is asked in whichever of its two calls the gateway takes the question to be of.
-    match (&party, other?, outcome?) {
-        (Party::Modern(_), other, asked) => {
-            same("the other call", other.said()?, json!("slowly done"))?;
-            let answer = asked.said()?;
-            same("the answer", &answer["content"]["name"], &json!("Ada"))
-        }
-        (Party::Legacy(_), other, asked) => {
-            same("the answer", &asked.said()?["content"]["name"], &json!("Ada"))?;
-            same("the other call", other.said()?, json!("slowly done"))
-        }
-    }
+    let (other, asked) = (other?, outcome?);
+    same("the answer", &asked.said()?["content"]["name"], &json!("Ada"))?;
+    same("the other call", other.said()?, json!("slowly done"))
 }
 
 pub async fn unknown_answers_do_no_harm(cell: Arc<Cell>) -> Done {

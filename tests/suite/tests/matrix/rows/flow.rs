@@ -128,20 +128,20 @@ async fn stopped(cell: &Cell, what: &str) -> Done {
 /// A call that has begun to stream is given up.
 pub async fn cancelled(cell: Arc<Cell>) -> Done {
     let party = cell.connect().await?;
-    let params = with_token(&cell, "slow", json!({"ms": 8000}));
+    let params = with_token(&cell, "slow", json!({"ms": 8000, "key": "streaming"}));
     match &party {
         Party::Legacy(legacy) => {
             let call = legacy.start("tools/call", params);
             holds(call.until_heard(1).await, || "no progress before the cancellation".into())?;
             legacy.cancel(&call).await?;
-            stopped(&cell, "tools/call slow").await?;
+            stopped(&cell, "tools/call slow streaming").await?;
             holds(!call.is_answered(), || "the cancelled call was answered".into())
         }
         Party::Modern(modern) => {
             let mut call = modern.begin("tools/call", params).await?;
             call.hear().await?;
             drop(call);
-            stopped(&cell, "tools/call slow").await
+            stopped(&cell, "tools/call slow streaming").await
         }
     }
 }
@@ -153,7 +153,7 @@ fn has(facts: &Facts, name: &str) -> bool {
 /// A call is given up before anything came of it.
 pub async fn cancelled_in_silence(cell: Arc<Cell>) -> Done {
     let party = cell.connect().await?;
-    let params = with_token(&cell, "slow", json!({"ms": 8000, "quiet": true}));
+    let params = with_token(&cell, "slow", json!({"ms": 8000, "key": "silent", "quiet": true}));
     match &party {
         Party::Legacy(legacy) => {
             let call = legacy.start("tools/call", params);
@@ -169,7 +169,7 @@ pub async fn cancelled_in_silence(cell: Arc<Cell>) -> Done {
             }
         }
     }
-    stopped(&cell, "tools/call slow").await
+    stopped(&cell, "tools/call slow silent").await
 }
 
 /// A legacy client gives up a call that has asked it something.
@@ -177,11 +177,11 @@ pub async fn cancelled_while_asked(cell: Arc<Cell>) -> Done {
     let party = cell.connect().await?;
     let Party::Legacy(legacy) = &party else { return Err("not a legacy client".into()) };
     legacy.hold(usize::MAX);
-    let call = legacy.start("tools/call", with_token(&cell, "ask_form", json!({})));
+    let call = legacy.start("tools/call", with_token(&cell, "ask_form", json!({"key": "asked"})));
     holds(call.until_asked(1).await, || "nothing was asked".into())?;
     legacy.cancel(&call).await?;
     match cell.serves_modern() {
-        false => stopped(&cell, "tools/call ask_form").await?,
+        false => stopped(&cell, "tools/call ask_form asked").await?,
         // A modern server has no call to cancel: its round is over. What it must not see is a retry.
         true => {
             legacy.hold(0);
@@ -198,7 +198,7 @@ pub async fn cancelled_while_asked(cell: Arc<Cell>) -> Done {
 /// A call is given up that has asked and gone on with the answer.
 pub async fn cancelled_after_an_answer(cell: Arc<Cell>) -> Done {
     let party = cell.connect().await?;
-    let params = with_token(&cell, "ask_slow", json!({"ms": 8000}));
+    let params = with_token(&cell, "ask_slow", json!({"ms": 8000, "key": "answered"}));
     match &party {
         Party::Legacy(legacy) => {
             let call = legacy.start("tools/call", params);
@@ -219,7 +219,7 @@ pub async fn cancelled_after_an_answer(cell: Arc<Cell>) -> Done {
             call.hear().await?;
         }
     }
-    stopped(&cell, "tools/call ask_slow").await
+    stopped(&cell, "tools/call ask_slow answered").await
 }
 
 /// A server closes the stream in the middle of a call, as 2025-11-25 lets it.

@@ -31,7 +31,7 @@ macro_rules! rows {
 pub fn of(server: Server) -> &'static [(&'static str, Row)] {
     match server {
         Server::Everything | Server::EverythingSse => EVERYTHING,
-        Server::Legacy | Server::Modern | Server::Sse | Server::Sdk => ROWS,
+        Server::Legacy | Server::Polling | Server::Modern | Server::Sse | Server::Sdk => ROWS,
     }
 }
 
