@@ -30,6 +30,7 @@ use crate::mcp::Mcp;
 use crate::mcp::mailbox::{self, Mailbox, Said};
 use crate::mcp::memory::UpstreamSession;
 use crate::mcp::serve::{Answer, Cancel, Inbound, Note, Ticket};
+use crate::mcp::stream::Stream as Relayed;
 use crate::platform::{Clock as _, Entropy as _, Log as _, Platform, SeamError, Timestamp};
 use crate::wire::accept::{Accepts, accepts};
 use crate::{admin, auth};
@@ -47,12 +48,11 @@ pub struct Gateway<P> {
 }
 
 /// What the caller gets, and what is left to do behind it.
-#[derive(Debug)]
-pub struct Reply<S> {
+pub struct Reply<S, P: Platform> {
     /// The HTTP response.
     pub response: Response<Body<S>>,
     /// Hand this to [`Gateway::finish`] once the response is on its way.
-    pub after: After,
+    pub after: After<P>,
 }
 
 /// A response body: all there already, or coming.
@@ -65,8 +65,7 @@ pub enum Body<S> {
 }
 
 /// Work for behind the reply: logging, cancelling, renewing what has passed its time.
-#[derive(Debug)]
-pub struct After {
+pub struct After<P: Platform> {
     plan: Option<Arc<Plan>>,
     request_id: String,
     http: Method,
@@ -78,7 +77,7 @@ pub struct After {
     note: Note,
     cancel: Option<Cancel>,
     ticket: Ticket,
-    ended: Option<oneshot::Receiver<Ended>>,
+    ended: Option<oneshot::Receiver<Ended<P>>>,
     release: Vec<(Arc<Server>, UpstreamSession)>,
 }
 
@@ -117,7 +116,7 @@ impl<P: Platform> Gateway<P> {
     pub async fn handle<B>(
         self,
         request: Request<B>,
-    ) -> Reply<impl Stream<Item = Result<Bytes, SeamError>> + Unpin + use<P, B>>
+    ) -> Reply<impl Stream<Item = Result<Bytes, SeamError>> + Unpin + use<P, B>, P>
     where
         B: Stream<Item = Result<Bytes, SeamError>> + Unpin,
     {
@@ -445,9 +444,9 @@ impl<P: Platform> Gateway<P> {
     }
 
     /// Does what is left to do: resolves when the body has ended or was dropped and the rest is done.
-    pub async fn finish(self, after: After) {
+    pub async fn finish(self, after: After<P>) {
         let mut after = after;
-        let ended = match after.ended.take() {
+        let mut ended = match after.ended.take() {
             Some(ended) => ended.await.unwrap_or_default(),
             None => Ended { complete: true, ..Ended::default() },
         };
@@ -469,16 +468,17 @@ impl<P: Platform> Gateway<P> {
         let quiet = after.cancel.is_none() && after.release.is_empty() && after.note.recheck.is_none();
         if !quiet || after.caller.is_some() {
             // Boxed: most requests leave nothing to ask, and need not make room for it.
-            Box::pin(asks_behind(mcp, after)).await;
+            Box::pin(asks_behind(mcp, after, ended.left.take())).await;
         }
     }
 }
 
 /// What a request leaves to be asked of servers and the store behind its reply.
-async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: After) {
+async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: After<P>, left: Option<Box<Relayed<P>>>) {
     if let Some(cancel) = &after.cancel {
         mcp.cancel(cancel).await;
     }
+    drop(left);
     for (server, session) in &after.release {
         mcp.end(server, session).await;
     }

@@ -290,12 +290,18 @@ impl<P: Platform> Mcp<P> {
     /// Answers `POST /messages`: what the message brings comes on the stream.
     pub async fn message(self, caller: &Caller, token: &str, body: &Bytes) -> (Answer<P>, Note) {
         let mut note = Note::default();
-        let done = self.taken(caller, token, body, &mut note).await;
+        let done = self.handed_in(caller, token, body, &mut note).await;
         let answer = done.map(|()| Answer::Empty(StatusCode::ACCEPTED));
         (answer.unwrap_or_else(|fault| failed(None, &fault, &mut note)), note)
     }
 
-    async fn taken(&self, caller: &Caller, token: &str, body: &Bytes, note: &mut Note) -> Result<(), Fault> {
+    async fn handed_in(
+        &self,
+        caller: &Caller,
+        token: &str,
+        body: &Bytes,
+        note: &mut Note,
+    ) -> Result<(), Fault> {
         let unknown = || {
             let message =
                 "session: the stream that this belongs to has ended, or was never yours; GET /sse again";

@@ -10,6 +10,7 @@ pub mod feed;
 pub mod forward;
 pub mod front;
 pub mod headers;
+pub mod http_sse;
 pub mod listen;
 pub mod local;
 pub mod mailbox;

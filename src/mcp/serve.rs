@@ -326,7 +326,7 @@ impl<P: Platform> Mcp<P> {
             revision,
             session: None,
             wants_logs: meta.log_level.is_some(),
-            log_level: level(&meta)?,
+            log_level: level(meta)?,
             capabilities,
             info,
         })
@@ -387,6 +387,8 @@ impl<P: Platform> Mcp<P> {
         note.server = Some(server.name.clone());
         let profile = self.profile(&server).await?;
         let modern_upstream = profile.revision_for(client.era()).era() == Era::Modern;
+        // Neither is told anything that would hold from one call to the next.
+        let forgetful = modern_upstream || profile.http_sse;
         match call.method {
             "server/discover" if !modern_upstream => {
                 return Ok(Answer::Json(StatusCode::OK, self.discover_one(call, &profile)));
@@ -396,15 +398,15 @@ impl<P: Platform> Mcp<P> {
             "subscriptions/listen" if !modern_upstream || !server.resources.admits_all() => {
                 return self.listen(inbound, client, call, Some(server)).await;
             }
-            "logging/setLevel" if modern_upstream => return self.keep_level(client, call).await,
+            "logging/setLevel" if forgetful => return self.keep_level(client, call).await,
             "logging/setLevel" => self.keep_level(client, call).await.map(drop)?,
-            "resources/subscribe" | "resources/unsubscribe" if modern_upstream => {
+            "resources/subscribe" | "resources/unsubscribe" if forgetful => {
                 if !server.resources.admits(&text_of(call.read.uri, "params.uri")?) {
                     return Err(unknown_name(call.method, &text_of(call.read.uri, "params.uri")?));
                 }
                 return self.subscribe(inbound, client, call, Some(server), note).await;
             }
-            method if LEGACY_ONLY.contains(&method) && modern_upstream => return Err(unknown_method(method)),
+            method if LEGACY_ONLY.contains(&method) && forgetful => return Err(unknown_method(method)),
             _ => {}
         }
         let filtered = self.filters(&server, &client.caller);
@@ -611,8 +613,11 @@ impl<P: Platform> Mcp<P> {
                     self.tell_mailbox(session, &Letter::Response(response)).await?;
                 }
             }
-            (Some(session), Some(_)) => self.tell_upstreams(session, &inbound.part(text)).await,
-            (Some(session), None) => self.answer_routed(session, text).await,
+            (Some(session), target) => {
+                if !self.answer_routed(inbound, session, text).await && target.is_some() {
+                    self.tell_upstreams(session, &inbound.part(text)).await;
+                }
+            }
             (None, _) => {
                 return Err(Fault::new(
                     Kind::InvalidRequest,
@@ -623,17 +628,25 @@ impl<P: Platform> Mcp<P> {
         Ok(())
     }
 
-    /// Takes what the client says to a question of one of the servers that it sees as one.
-    async fn answer_routed(&self, session: &Session, text: &[u8]) {
-        let Ok(Message::Response { id: Some(id), .. }) = Message::decode(text) else { return };
+    /// Takes what the client says to a question of one of the servers that it sees as one, or of one whose sessions
+    /// are not held for it; says whether it is such an answer.
+    async fn answer_routed(&self, inbound: &Inbound, session: &Session, text: &[u8]) -> bool {
+        let Ok(Message::Response { id: Some(id), .. }) = Message::decode(text) else { return false };
         let known = string(id);
-        let Some((server, own)) = known.as_deref().and_then(routed_question) else { return };
-        let upstream = lock(&session.memory.record).0.upstreams.get(server).cloned();
-        if let (Some(server), Some(upstream)) = (self.plan.server(server), upstream) {
-            let mut splice = jsonrpc::Splice::new(text);
-            splice.replace(id, own.get().as_bytes().to_vec());
-            self.tell(server, splice.finish(), &upstream).await;
-        }
+        let Some((server, own)) = known.as_deref().and_then(routed_question) else { return false };
+        let held = || {
+            if inbound.target.is_some() {
+                return None;
+            }
+            let upstream = lock(&session.memory.record).0.upstreams.get(server).cloned()?;
+            Some((self.plan.server(server)?.clone(), upstream))
+        };
+        let to = held().or_else(|| self.open_asks(&inbound.caller, server));
+        let Some((server, upstream)) = to else { return false };
+        let mut splice = jsonrpc::Splice::new(text);
+        splice.replace(id, own.get().as_bytes().to_vec());
+        self.tell(&server, splice.finish(), &upstream).await;
+        true
     }
 
     /// Answers a DELETE: the session ends, here and upstream.
