@@ -15,10 +15,11 @@ use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::content::adapted;
 use super::headers::{Mirrored, annotations};
-use super::memory::{Health, Merged, MergedKey};
-use super::revision::Era;
-use super::upstream::{Asked, GATEWAY};
+use super::memory::{Health, Merged, MergedKey, Profile};
+use super::revision::{Era, Revision};
+use super::upstream::{Asked, EVERYTHING, GATEWAY, IMPLEMENTATION};
 use super::{Mcp, names};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind as FaultKind};
@@ -341,7 +342,7 @@ impl<P: Platform> Mcp<P> {
             offered: HashMap::new(),
         };
         if profile.has(kind.capability()) {
-            self.read_pages(server, kind, &mut list).await?;
+            self.read_pages(server, &profile, kind, &mut list).await?;
         }
         let mut seen = HashSet::new();
         for (index, item) in list.items.iter().enumerate() {
@@ -398,7 +399,17 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
-    async fn read_pages(&self, server: &Arc<Server>, kind: Kind, list: &mut List) -> Result<(), Fault> {
+    async fn read_pages(
+        &self,
+        server: &Arc<Server>,
+        profile: &Profile,
+        kind: Kind,
+        list: &mut List,
+    ) -> Result<(), Fault> {
+        let mut line = match profile.http_sse {
+            true => Some(self.open_old(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await?),
+            false => None,
+        };
         let mut cursor: Option<String> = None;
         let mut ttl: Option<Duration> = None;
         for page in 0..PAGES {
@@ -406,7 +417,12 @@ impl<P: Platform> Mcp<P> {
                 None => "{}".to_owned(),
                 Some(cursor) => format!("{{\"cursor\":{}}}", String::from_utf8_lossy(&quote(cursor))),
             };
-            let result = match self.ask_in_era(server, kind.method(), &params).await {
+            let asked = match &mut line {
+                // A cursor means something to the session that it was given in.
+                Some((line, session, _)) => self.ask_old(line, session, kind.method(), &params).await,
+                None => self.ask_in_era(server, kind.method(), &params).await,
+            };
+            let result = match asked {
                 Ok(result) => result,
                 // Servers that declare `resources` often have no templates: an empty list, not a failure.
                 Err(Asked::Refused { code: -32601, .. }) if page == 0 => return Ok(()),
@@ -470,13 +486,13 @@ impl<P: Platform> Mcp<P> {
         if profile.modern.is_some() {
             return self.ask(server, method, params, None).await;
         }
-        let session = self.pooled(server, GATEWAY).await.map_err(Asked::Fault)?;
+        let session = self.pooled(server, GATEWAY, EVERYTHING).await.map_err(Asked::Fault)?;
         match self.ask(server, method, params, Some(&session)).await {
             Err(Asked::NotMcp(status, _) | Asked::Refused { status, .. })
                 if session.id.is_some() && super::forgotten(status) =>
             {
                 self.memory.server(server).unpool(GATEWAY, &session);
-                let session = self.pooled(server, GATEWAY).await.map_err(Asked::Fault)?;
+                let session = self.pooled(server, GATEWAY, EVERYTHING).await.map_err(Asked::Fault)?;
                 self.ask(server, method, params, Some(&session)).await
             }
             other => other,
@@ -526,7 +542,13 @@ impl<P: Platform> Mcp<P> {
             page.more = self.sealer().await.is_ok();
         }
         let next = page.more.then(|| self.seal_cursor(caller, kind, offset + self.plan.limits.page));
-        let result = Bytes::from(page.finish(next.as_deref(), (era == Era::Modern).then_some((ttl, public))));
+        let mut result = page.finish(next.as_deref(), (era == Era::Modern).then_some((ttl, public)));
+        if era == Era::Legacy
+            && let Some(adapted) = adapted(kind.method(), &result, Revision::LEGACY)
+        {
+            result = adapted;
+        }
+        let result = Bytes::from(result);
         if whole {
             let merged = Merged { result: result.clone(), fresh_until, generation };
             self.memory.keep_merged(key, Arc::new(merged));

@@ -4,16 +4,18 @@
 //! come back untouched. Everything else is the least rewriting that makes the two understand each other.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::{Either, select};
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::value::RawValue;
 use sha2::Digest as _;
 
 use super::ask::{self, Askable};
 use super::mailbox::Letter;
-use super::memory::{Profile, UpstreamSession, lock};
+use super::memory::{Profile, Running, UpstreamSession, lock};
 use super::meta::{Declared, Params, erase};
 use super::resume::Resume;
 use super::revision::{Era, Revision};
@@ -26,7 +28,7 @@ use super::upstream::{
     standard_headers,
 };
 use super::{Mcp, catalog, forgets, headers, park};
-use crate::config::plan::{Server, SessionMode};
+use crate::config::plan::{Server, SessionMode, Transport};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform};
 use crate::relay::{Reader, too_large};
@@ -73,6 +75,8 @@ struct Way {
     holder: Option<Holder>,
     /// The id it has upstream, if the session is shared and ids could meet.
     id: Option<String>,
+    /// What tells the session's questions from those of others, if that is not the server's name.
+    asks: Option<String>,
 }
 
 impl<P: Platform> Mcp<P> {
@@ -96,14 +100,12 @@ impl<P: Platform> Mcp<P> {
                 && ask::BRIDGED.contains(&call.method)
             {
                 // Boxed: calls that cannot be asked back need not make room for it.
-                if let Some(answer) = Box::pin(self.bridge(inbound, client, call, route)).await? {
+                if let Some(answer) = Box::pin(self.bridge(inbound, client, call, route, &profile)).await? {
                     return Ok(answer);
                 }
             }
-            let way = match self.way(server, client, &profile).await {
-                Err(fault)
-                    if !tried.era && fault.kind == Kind::UpstreamRefused && profile.legacy.is_some() =>
-                {
+            let (way, line) = match self.way(server, client, call, &profile).await {
+                Err(fault) if !tried.era && is_otherwise(server, &profile, &fault) => {
                     // It does not open sessions (any more): perhaps it has become a modern server.
                     tried.era = true;
                     self.memory.server(server).forget();
@@ -113,13 +115,45 @@ impl<P: Platform> Mcp<P> {
                 way => way?,
             };
             let outgoing = self.outgoing(inbound, client, call, route, &way).await?;
-            let handover = self.handover(client, call, server, &way, &outgoing);
-            inbound.ticket.set(cancel(client, call, &way, server));
-            let answered = self.exchange(server, outgoing).await;
-            inbound.ticket.set(None);
+            let handover = self.handover(inbound, client, call, server, &way, &outgoing);
+            if let Some(handover) = &handover
+                && park::progress_token(call.read.meta).is_some()
+            {
+                // Whoever wants to hear of progress expects to wait, and may lose the connection meanwhile.
+                let (key, rounds) = handover.as_ref();
+                return self.spoken(client, call, server, key, &Letter::Rounds(rounds.clone())).await;
+            }
+            let running = client.session.as_ref().map(|session| session.memory.begin(call.id));
+            let answered = match (line, &way.session, &running) {
+                // Hanging up ends the session, and with it the call.
+                (Some(line), Some(session), _) => {
+                    Box::pin(self.send_old(*line, session, outgoing, call.id.get())).await
+                }
+                (_, None, Some(running)) => {
+                    let cancelled = pin!(running.cancelled(self.platform.clock()));
+                    match select(pin!(self.exchange(server, outgoing)), cancelled).await {
+                        Either::Left((answered, _)) => answered,
+                        Either::Right(_) => return Ok(Answer::Empty(StatusCode::ACCEPTED)),
+                    }
+                }
+                _ => {
+                    inbound.ticket.set(cancel(client, call, &way, server));
+                    let answered = self.exchange(server, outgoing).await;
+                    inbound.ticket.set(None);
+                    answered
+                }
+            };
+            if running.as_ref().is_some_and(Running::is_cancelled) {
+                let cancel = cancel(client, call, &way, server);
+                if let Some(cancel) = cancel.filter(|cancel| cancel.session.endpoint.is_some()) {
+                    self.cancel(&cancel).await;
+                }
+                return Ok(Answer::Empty(StatusCode::ACCEPTED));
+            }
             let answered = answered?;
             if answered.status.is_success() {
-                return self.deliver(inbound, client, call, way, answered, handover).await;
+                let end = End { handover, running };
+                return self.deliver(inbound, client, call, way, answered, end).await;
             }
             match self.refusal(client, call, &way, answered, tried).await? {
                 Refusal::Answer(answer) => return Ok(answer),
@@ -139,16 +173,34 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
-    async fn way(&self, server: &Arc<Server>, client: &Client, profile: &Profile) -> Result<Way, Fault> {
+    /// How the call travels, and the stream that its answer will come on if it is there already.
+    async fn way(
+        &self,
+        server: &Arc<Server>,
+        client: &Client,
+        call: &Call<'_>,
+        profile: &Profile,
+    ) -> Result<(Way, Option<Box<Answered<P>>>), Fault> {
         let revision = profile.revision_for(client.era());
         if revision.era() == Era::Modern {
-            return Ok(Way { revision, session: None, holder: None, id: None });
+            let way = Way { revision, session: None, holder: None, id: None, asks: None };
+            return Ok((way, None));
         }
-        let holder = self.holder(server, client.session.as_ref(), &client.caller, profile.sessions);
+        if profile.http_sse {
+            // Boxed: only the oldest servers need it, and every call would have to make room for it.
+            let (line, session) = Box::pin(self.session_of_call(server, client, call, profile)).await?;
+            let asks = self.seal_asks(server, client, &session).await?;
+            let revision = session.revision;
+            let way = Way { revision, session: Some(session), holder: None, id: None, asks };
+            return Ok((way, Some(line)));
+        }
+        let holder = self.holder(server, client, profile.sessions);
         let session = self.held(server, &holder).await?;
-        let shared = matches!(holder, Holder::Pool(_)) && session.id.is_some();
+        let shared = matches!(holder, Holder::Pool(..)) && session.id.is_some();
         let id = shared.then(|| self.memory.server(server).next_id().to_string());
-        Ok(Way { revision: session.revision, session: Some(session), holder: Some(holder), id })
+        let revision = session.revision;
+        let (session, holder) = (Some(session), Some(holder));
+        Ok((Way { revision, session, holder, id, asks: None }, None))
     }
 
     /// The request as it goes upstream.
@@ -193,7 +245,7 @@ impl<P: Platform> Mcp<P> {
         if upstream == Era::Modern && call.method == "tools/call" {
             self.mirror(inbound, client, call, route, &mut out).await?;
         }
-        Ok(Outgoing { http: Method::POST, body, headers: out })
+        Ok(Outgoing { http: Method::POST, to: None, body, headers: out })
     }
 
     /// Writes what a modern server must know of a legacy client into the request.
@@ -248,7 +300,7 @@ impl<P: Platform> Mcp<P> {
         call: &Call<'_>,
         way: Way,
         answered: Answered<P>,
-        handover: Handover,
+        end: End,
     ) -> Result<Answer<P>, Fault> {
         let server = answered.reader.server.clone();
         let rewrite = rewrite(client, call, &way, &server);
@@ -256,10 +308,15 @@ impl<P: Platform> Mcp<P> {
         match content(&answered.headers) {
             Content::Json => {
                 let rewrite = rewrite.filter(|rewrite| !rewrite.only_routes());
-                self.deliver_json(call, answered, rewrite, cancel, handover).await
+                self.deliver_json(call, answered, rewrite, cancel, end.handover).await
             }
-            Content::Events if !inbound.accepts.events => {
+            Content::Events if !inbound.accepts.events || is_brief(client, call, &way) => {
                 let upstream_id = rewrite.as_ref().map_or_else(|| call.id.get(), |r| r.upstream_id.as_str());
+                if let Some(cancel) = cancel.filter(|cancel| cancel.session.endpoint.is_some()) {
+                    let body = self.whole_old(answered, call.method, &cancel, end.running.as_ref()).await?;
+                    let cancelled = || Ok(Answer::Empty(StatusCode::ACCEPTED));
+                    return body.map_or_else(cancelled, |body| json(&server.name, body, rewrite.as_ref()));
+                }
                 let body = self.single(answered, upstream_id, way.session.as_ref()).await?;
                 json(&server.name, body, rewrite.as_ref())
             }
@@ -274,8 +331,8 @@ impl<P: Platform> Mcp<P> {
                     reader.open_ended();
                 }
                 let stream = Stream::new(self.clone(), reader, mode, Some(call.id), None);
-                let mut stream = stream.with_handover(handover);
-                stream.resume = way.session.map(Resume::new);
+                let mut stream = stream.with_handover(end.handover).of(end.running);
+                stream.resume = way.session.filter(|session| session.endpoint.is_none()).map(Resume::new);
                 Ok(Answer::Stream(Box::new(stream), cancel))
             }
             Content::Other => Err(no_answer(&server)),
@@ -297,7 +354,7 @@ impl<P: Platform> Mcp<P> {
                 Rewritten::Response(body, code) => Ok(Answer::Json(status_of(&rewrite, code), body)),
                 Rewritten::Asks(result) => {
                     let (key, rounds) = *handover.ok_or_else(|| cannot_ask(&server.name))?;
-                    let letter = Letter::Rounds(Rounds { result, ..rounds });
+                    let letter = Letter::Rounds(Rounds { result: Some(result), ..rounds });
                     let reader = self.answer_of(&server, &key, &letter).await?;
                     let stream = Stream::from_mailbox(self.clone(), reader, call.id, Bytes::new())?;
                     Ok(Answer::Stream(Box::new(stream), None))
@@ -377,6 +434,12 @@ impl<P: Platform> Mcp<P> {
     }
 }
 
+/// How a call may end otherwise than by its response.
+struct End {
+    handover: Handover,
+    running: Option<Running>,
+}
+
 /// Who goes on with a call if its server asks the client for input: a mailbox, and what it is to know.
 type Handover = Option<Box<(String, Rounds)>>;
 
@@ -384,6 +447,7 @@ impl<P: Platform> Mcp<P> {
     /// Who goes on with a legacy client's call if its modern server asks for input.
     fn handover(
         &self,
+        inbound: &Inbound,
         client: &Client,
         call: &Call<'_>,
         server: &Server,
@@ -394,19 +458,21 @@ impl<P: Platform> Mcp<P> {
         let able = way.revision.era() == Era::Modern
             && ask::BRIDGED.contains(&call.method)
             && self.platform.abilities().mailboxes
-            && Askable::of(&session.facts.capabilities).anything();
+            && inbound.accepts.events
+            && (Askable::of(&session.facts.capabilities).anything() || call.read.meta.is_some());
         let request = able.then(|| serde_json::from_slice(&outgoing.body).ok()).flatten()?;
         let headers = outgoing.headers.iter();
         let rounds = Rounds {
             server: server.name.clone(),
             id: call.id.to_owned(),
             method: call.method.to_owned(),
+            revision: client.revision,
             request,
             headers: headers
                 .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
                 .collect(),
             capabilities: session.facts.capabilities.clone(),
-            result: Box::default(),
+            result: None,
         };
         Some(Box::new((session.mailbox(), rounds)))
     }
@@ -419,6 +485,7 @@ impl<P: Platform> Mcp<P> {
         client: &Client,
         call: &Call<'_>,
         route: &Route<'_>,
+        profile: &Profile,
     ) -> Result<Option<Answer<P>>, Fault> {
         let server = &route.server;
         let digest = park::digest(&server.name, call.method, call.params);
@@ -437,10 +504,11 @@ impl<P: Platform> Mcp<P> {
                 responses: responses.unwrap_or_default(),
                 leg,
             };
-            return self.spoken(call, server, &state.key, &Letter::Retry(retry)).await.map(Some);
+            return self.spoken(client, call, server, &state.key, &Letter::Retry(retry)).await.map(Some);
         }
         let Some(capabilities) = &client.capabilities else { return Ok(None) };
-        if server.session == Some(SessionMode::Shared) || !self.platform.abilities().mailboxes {
+        let shared = server.session == Some(SessionMode::Shared) && !profile.http_sse;
+        if shared || !self.platform.abilities().mailboxes {
             return Ok(None);
         }
         let hash = sha2::Sha256::digest(format!("{}\0{}\0{capabilities}", client.caller.name, server.name));
@@ -457,7 +525,7 @@ impl<P: Platform> Mcp<P> {
             headers: park::passed(&inbound.headers),
             leg,
         };
-        self.spoken(call, server, &key, &Letter::Call(letter)).await.map(Some)
+        self.spoken(client, call, server, &key, &Letter::Call(letter)).await.map(Some)
     }
 
     /// What a `requestState` of ours says; `None` if it only says to make the call.
@@ -482,11 +550,11 @@ impl<P: Platform> Mcp<P> {
         };
         match state {
             None => Err(refuse(
-                "none that this gateway gave to you, or its time is up; send the request anew, without it",
+                "none that this gateway gave to you, or its time is up; start again: send the request without it",
             )),
-            Some((state, _)) if state.digest != digest => {
-                Err(refuse("belongs to another request; repeat that one as it was, or leave this out"))
-            }
+            Some((state, _)) if state.digest != digest => Err(refuse(
+                "belongs to another request; repeat that one as it was, or start again: send this one without it",
+            )),
             Some((state, true)) => Ok(Some(state)),
             Some((_, false)) => Ok(None),
         }
@@ -495,6 +563,7 @@ impl<P: Platform> Mcp<P> {
     /// What the owner of `key` says to `letter`, as the answer to `call`.
     async fn spoken(
         &self,
+        client: &Client,
         call: &Call<'_>,
         server: &Arc<Server>,
         key: &str,
@@ -504,7 +573,13 @@ impl<P: Platform> Mcp<P> {
         let (mut seen, mut events) = (BytesMut::new(), Vec::new());
         let mut decoder = Decoder::new(server.max_response);
         while events.is_empty() {
-            let chunk = reader.chunk().await?.ok_or_else(|| no_answer(server))?;
+            let Some(chunk) = reader.chunk().await? else {
+                // A legacy client that has given its call up is told nothing more about it.
+                return match client.era() {
+                    Era::Legacy => Ok(Answer::Empty(StatusCode::ACCEPTED)),
+                    Era::Modern => Err(no_answer(server)),
+                };
+            };
             decoder.push(&chunk, &mut events).map_err(|_| too_large(server, server.max_response))?;
             seen.extend_from_slice(&chunk);
         }
@@ -512,7 +587,8 @@ impl<P: Platform> Mcp<P> {
             && answers(data, call.id)
         {
             let code = error_of(data).map(|(code, _)| code);
-            return Ok(Answer::Json(modern_status(code), data.clone()));
+            let status = if client.era() == Era::Modern { modern_status(code) } else { StatusCode::OK };
+            return Ok(Answer::Json(status, data.clone()));
         }
         let stream = Stream::from_mailbox(self.clone(), reader, call.id, seen.freeze())?;
         Ok(Answer::Stream(Box::new(stream), None))
@@ -564,13 +640,29 @@ enum Refusal<P: Platform> {
     OtherEra,
 }
 
+/// Whether an answer over HTTP+SSE is waited for whole, so that its HTTP status can tell a modern client what it is.
+fn is_brief(client: &Client, call: &Call<'_>, way: &Way) -> bool {
+    way.session.as_ref().is_some_and(|session| session.endpoint.is_some())
+        && client.era() == Era::Modern
+        && !ask::BRIDGED.contains(&call.method)
+}
+
+/// Whether `fault`, met when a session was to be opened, may mean that the server speaks otherwise than it did.
+fn is_otherwise(server: &Server, profile: &Profile, fault: &Fault) -> bool {
+    match fault.kind {
+        Kind::UpstreamRefused => profile.legacy.is_some() && server.transport == Transport::Http,
+        Kind::UpstreamInvalid => profile.http_sse && server.transport == Transport::Http,
+        _ => false,
+    }
+}
+
 /// How to cancel the call, where the server would not take a lost connection for that.
 fn cancel(client: &Client, call: &Call<'_>, way: &Way, server: &Arc<Server>) -> Option<Cancel> {
     way.session.clone().map(|session| Cancel {
         server: server.clone(),
-        session,
         id: way.id.clone().unwrap_or_else(|| call.id.get().to_owned()),
-        resumable: client.era() == Era::Legacy,
+        resumable: client.era() == Era::Legacy && session.endpoint.is_none(),
+        session,
     })
 }
 
@@ -586,12 +678,13 @@ pub fn arguments(call: &Call<'_>) -> serde_json::Value {
 fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Option<Rewrite> {
     let modern = client.era() == Era::Modern && way.revision.era() == Era::Legacy;
     if client.era() == Era::Legacy && way.revision.era() == Era::Modern {
-        return Some(Rewrite::to_legacy(call.id.get().to_owned(), call.id.to_owned(), call.method));
+        let id = call.id.get().to_owned();
+        return Some(Rewrite::to_legacy(id, call.id.to_owned(), call.method, client.revision));
     }
     // On the merged endpoint a server's questions must be known from those of the others when they are answered.
     let own = matches!(way.holder, Some(Holder::Client(_)));
     let route = client.session.as_ref().filter(|session| own && session.facts.server.is_none());
-    let route = route.map(|_| server.name.clone());
+    let route = way.asks.clone().or_else(|| route.map(|_| server.name.clone()));
     if !modern && way.id.is_none() && route.is_none() {
         return None;
     }

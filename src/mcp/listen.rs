@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-pub(super) use self::words::completed;
-use self::words::{acknowledged, asked, given, is_part, tagged, uri_of};
+use self::words::{acknowledged, asked, is_part, tagged};
+pub(super) use self::words::{completed, given, renamed, uri_of};
 use super::Mcp;
 use super::catalog::Kind as ListKind;
 use super::feed::{
@@ -79,11 +80,14 @@ impl Drop for Seat {
 }
 
 /// A resource that is subscribed to: what its server calls it, and what the client does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Subscribed {
-    server: String,
-    own: String,
-    given: String,
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscribed {
+    /// The server's name.
+    pub server: String,
+    /// What the server calls it.
+    pub own: String,
+    /// What the client calls it.
+    pub given: String,
 }
 
 /// A subscription that has been asked for.

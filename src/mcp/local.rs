@@ -74,14 +74,14 @@ impl<P: Platform> Mcp<P> {
         note.server = Some(server.name.clone());
         let profile = self.profile(server).await?;
         if profile.revision_for(Era::Legacy).era() == Era::Modern || !profile.sessions {
-            let result = one_handshake(&profile, revision);
+            let heard = (profile.modern.is_some() || profile.http_sse) && self.platform.abilities().mailboxes;
+            let result = one_handshake(&profile, revision, heard);
             let opened =
                 self.open_session(&inbound.caller, Some(server), revision, info, capabilities).await?;
             return Ok(Answer::Opened(opened.0, jsonrpc::result(call.id, &result)));
         }
         if server.session == Some(crate::config::plan::SessionMode::Shared) {
-            let mut result = one_handshake(&profile, revision);
-            result.insert("capabilities".to_owned(), shared_capabilities(&profile));
+            let result = one_handshake(&profile, revision, self.platform.abilities().mailboxes);
             let opened =
                 self.open_session(&inbound.caller, Some(server), revision, info, capabilities).await?;
             return Ok(Answer::Opened(opened.0, jsonrpc::result(call.id, &result)));
@@ -108,7 +108,10 @@ impl<P: Platform> Mcp<P> {
         let profiles = self.profiles(caller).await;
         let mut result = Map::new();
         result.insert("protocolVersion".to_owned(), revision.as_str().into());
-        result.insert("capabilities".to_owned(), union(&profiles, revision.era()));
+        result.insert(
+            "capabilities".to_owned(),
+            union(&profiles, revision.era(), self.platform.abilities().mailboxes),
+        );
         result.insert("serverInfo".to_owned(), serde_json::from_str(IMPLEMENTATION).unwrap_or_default());
         if let Some(instructions) = instructions(&profiles) {
             result.insert("instructions".to_owned(), instructions.into());
@@ -121,22 +124,14 @@ impl<P: Platform> Mcp<P> {
         let profiles = self.profiles(caller).await;
         let whole =
             profiles.len() == self.plan.servers.iter().filter(|s| caller.servers.admits(&s.name)).count();
-        let capabilities = union(&profiles, Era::Modern);
+        let capabilities = union(&profiles, Era::Modern, true);
         let instructions = instructions(&profiles);
         discovery(call, &capabilities, instructions.as_deref(), if whole { DISCOVER_TTL } else { 0 })
     }
 
     /// `server/discover` for a server that does not know it.
     pub(super) fn discover_one(&self, call: &Call<'_>, profile: &Profile) -> Bytes {
-        let mut capabilities = shared_capabilities(profile);
-        // What changes is heard over a session of the gateway's own, if the server has any.
-        if let Some(members) = capabilities.as_object_mut().filter(|_| profile.sessions) {
-            for (name, capability) in members.iter_mut() {
-                if let Some(capability) = capability.as_object_mut() {
-                    capability.extend(flags(&profile.capabilities, name));
-                }
-            }
-        }
+        let capabilities = heard_capabilities(profile, profile.sessions);
         discovery(call, &capabilities, profile.instructions.as_deref(), DISCOVER_TTL)
     }
 
@@ -206,6 +201,9 @@ impl<P: Platform> Mcp<P> {
             }
             "subscriptions/listen" => return self.listen(inbound, client, call, None).await,
             "logging/setLevel" => return self.keep_level(client, call).await,
+            "resources/subscribe" | "resources/unsubscribe" => {
+                return self.subscribe(inbound, client, call, None, note).await;
+            }
             "tools/call" => {
                 let name = text_of(call.read.name, "params.name")?;
                 self.find_named(client, ListKind::Tools, call, name).await?
@@ -366,7 +364,7 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Where a resource is: listed by its URI, matched by a template, or named with its server in front.
-    async fn find_resource<'a>(
+    pub(super) async fn find_resource<'a>(
         &self,
         client: &Client,
         call: &Call<'a>,
@@ -456,7 +454,11 @@ impl<P: Platform> Mcp<P> {
         } else {
             String::new()
         };
-        framed(call.id, format!("{{\"{}\":[{shown}]{hints}}}", kind.member()).as_bytes())
+        let result = format!("{{\"{}\":[{shown}]{hints}}}", kind.member());
+        let adapted = (client.era() == Era::Legacy)
+            .then(|| super::content::adapted(kind.method(), &result, client.revision))
+            .flatten();
+        framed(call.id, adapted.unwrap_or(result).as_bytes())
     }
 }
 
@@ -546,10 +548,10 @@ fn discovery(call: &Call<'_>, capabilities: &Value, instructions: Option<&str>, 
 }
 
 /// The `initialize` result for a client of a server that has no session to offer.
-fn one_handshake(profile: &Profile, revision: Revision) -> Map<String, Value> {
+fn one_handshake(profile: &Profile, revision: Revision, heard: bool) -> Map<String, Value> {
     let mut result = Map::new();
     result.insert("protocolVersion".to_owned(), revision.as_str().into());
-    result.insert("capabilities".to_owned(), shared_capabilities(profile));
+    result.insert("capabilities".to_owned(), heard_capabilities(profile, heard));
     let info = profile.info.as_deref().and_then(|info| serde_json::from_str(info.get()).ok());
     let info = info.unwrap_or_else(|| serde_json::from_str(IMPLEMENTATION).unwrap_or_default());
     result.insert("serverInfo".to_owned(), info);
@@ -575,15 +577,28 @@ fn shared_capabilities(profile: &Profile) -> Value {
     all
 }
 
+/// The same, and what is told of changes where they can be `heard`: over a session of the gateway's own, or by
+/// listening.
+fn heard_capabilities(profile: &Profile, heard: bool) -> Value {
+    let mut capabilities = shared_capabilities(profile);
+    if let Some(members) = capabilities.as_object_mut().filter(|_| heard) {
+        for (name, capability) in members.iter_mut() {
+            if let Some(capability) = capability.as_object_mut() {
+                capability.extend(flags(&profile.capabilities, name));
+            }
+        }
+    }
+    capabilities
+}
+
 /// What the merged endpoint can do: whatever any server can, as far as the gateway carries it.
-fn union(profiles: &[(Arc<Server>, Arc<Profile>)], era: Era) -> Value {
+fn union(profiles: &[(Arc<Server>, Arc<Profile>)], era: Era, heard: bool) -> Value {
     let mut all = Map::new();
     for name in ["tools", "prompts", "resources", "completions", "logging"] {
         // A log level is per session or per request; only servers with logging do anything with it.
         if profiles.iter().any(|(_, profile)| profile.has(name)) && (name != "logging" || era == Era::Legacy)
         {
-            // Legacy clients have no stream to be told of changes on.
-            let told = profiles.iter().filter(|_| era == Era::Modern);
+            let told = profiles.iter().filter(|_| heard || era == Era::Modern);
             let told = told.flat_map(|(_, profile)| flags(&profile.capabilities, name)).collect();
             all.insert(name.to_owned(), Value::Object(told));
         }
@@ -619,6 +634,9 @@ pub struct ServerStatus {
     pub eras: Vec<Era>,
     /// The newest revision of them.
     pub revision: Option<Revision>,
+    /// `http+sse` if it speaks nothing newer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<&'static str>,
     /// Tools known.
     pub tools: Option<usize>,
     /// Answered exchanges.
@@ -662,6 +680,7 @@ impl<P: Platform> Mcp<P> {
             },
             eras: revisions.iter().map(|revision| revision.era()).collect(),
             revision: revisions.iter().copied().max(),
+            transport: profile.is_some_and(|profile| profile.http_sse).then_some("http+sse"),
             tools: memory.count(ListKind::Tools),
             answered: health.answered,
             failed: health.failed,

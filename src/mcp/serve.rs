@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -23,14 +23,13 @@ use super::mailbox::Letter;
 use super::memory::{UpstreamSession, lock};
 use super::meta::{Meta, Params};
 use super::revision::{Era, Revision};
-use super::session::{Holder, Session};
-use super::stream::{Mode, Stream, routed_question};
-use super::upstream::{Content, Outgoing, content, field, refused, standard_headers};
-use super::{Mcp, forgotten, headers, names, rounds};
+use super::session::Session;
+use super::stream::{Stream, routed_question};
+use super::upstream::field;
+use super::{Mcp, headers, names, rounds};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, Platform, StateStore as _, Timestamp};
-use crate::relay::Reader;
+use crate::platform::{Clock as _, Platform, StateStore as _};
 use crate::wire::accept::Accepts;
 use crate::wire::jsonrpc::{self, Invalid, Message, decode_batch, string};
 
@@ -89,7 +88,7 @@ impl Inbound {
         }
     }
 
-    fn header(&self, name: &http::HeaderName) -> Option<&str> {
+    pub(super) fn header(&self, name: &http::HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 }
@@ -114,6 +113,20 @@ pub struct Client {
 }
 
 impl Client {
+    /// A legacy client.
+    #[must_use]
+    pub fn of_session(caller: Arc<Caller>, session: Session) -> Self {
+        Self {
+            caller,
+            revision: session.facts.revision,
+            session: Some(session),
+            wants_logs: true,
+            log_level: None,
+            capabilities: None,
+            info: None,
+        }
+    }
+
     /// The era of its revision.
     pub fn era(&self) -> Era {
         self.revision.era()
@@ -177,7 +190,7 @@ impl<P: Platform> Mcp<P> {
         let mut note = Note::default();
         let body = inbound.body.clone();
         let answer = match decode_batch(&body) {
-            Ok(None) => self.message(&inbound, &body, false, &mut note).await,
+            Ok(None) => self.one(&inbound, &body, false, &mut note).await,
             Ok(Some(batch)) => self.batch(&inbound, &batch, &mut note).await,
             Err(invalid) => failed(None, &unreadable(&invalid), &mut note),
         };
@@ -199,7 +212,7 @@ impl<P: Platform> Mcp<P> {
         let single = inbound.with_accepts(Accepts { json: true, events: false });
         let mut responses: Vec<u8> = Vec::new();
         for text in batch {
-            let answer = Box::pin(self.message(&single, text.get().as_bytes(), true, note)).await;
+            let answer = Box::pin(self.one(&single, text.get().as_bytes(), true, note)).await;
             let body = match answer {
                 Answer::Json(_, body) | Answer::Opened(_, body) => body,
                 // Batches ended before there was anything to listen to.
@@ -220,7 +233,7 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Answers one message.
-    async fn message(&self, inbound: &Inbound, text: &[u8], batched: bool, note: &mut Note) -> Answer<P> {
+    async fn one(&self, inbound: &Inbound, text: &[u8], batched: bool, note: &mut Note) -> Answer<P> {
         match Message::decode(text) {
             Err(invalid) => failed(readable_id(text).as_deref(), &unreadable(&invalid), note),
             Ok(Message::Request { id, method, params }) => {
@@ -247,7 +260,7 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Finds out who speaks and how, and checks what their revision asks of every request.
-    async fn client(
+    pub(super) async fn client(
         &self,
         inbound: &Inbound,
         params: Option<&Params<'_>>,
@@ -276,16 +289,7 @@ impl<P: Platform> Mcp<P> {
             Fault::new(Kind::SessionRequired, message)
         })?;
         let session = self.session(&inbound.caller, inbound.target.as_deref(), token).await?;
-        let revision = session.facts.revision;
-        Ok(Client {
-            caller: inbound.caller.clone(),
-            revision,
-            session: Some(session),
-            wants_logs: true,
-            log_level: None,
-            capabilities: None,
-            info: None,
-        })
+        Ok(Client::of_session(inbound.caller.clone(), session))
     }
 
     fn modern_client(
@@ -322,7 +326,7 @@ impl<P: Platform> Mcp<P> {
             revision,
             session: None,
             wants_logs: meta.log_level.is_some(),
-            log_level: level(&meta)?,
+            log_level: level(meta)?,
             capabilities,
             info,
         })
@@ -383,6 +387,8 @@ impl<P: Platform> Mcp<P> {
         note.server = Some(server.name.clone());
         let profile = self.profile(&server).await?;
         let modern_upstream = profile.revision_for(client.era()).era() == Era::Modern;
+        // Neither is told anything that would hold from one call to the next.
+        let forgetful = modern_upstream || profile.http_sse;
         match call.method {
             "server/discover" if !modern_upstream => {
                 return Ok(Answer::Json(StatusCode::OK, self.discover_one(call, &profile)));
@@ -392,9 +398,15 @@ impl<P: Platform> Mcp<P> {
             "subscriptions/listen" if !modern_upstream || !server.resources.admits_all() => {
                 return self.listen(inbound, client, call, Some(server)).await;
             }
-            "logging/setLevel" if modern_upstream => return self.keep_level(client, call).await,
+            "logging/setLevel" if forgetful => return self.keep_level(client, call).await,
             "logging/setLevel" => self.keep_level(client, call).await.map(drop)?,
-            method if LEGACY_ONLY.contains(&method) && modern_upstream => return Err(unknown_method(method)),
+            "resources/subscribe" | "resources/unsubscribe" if forgetful => {
+                if !server.resources.admits(&text_of(call.read.uri, "params.uri")?) {
+                    return Err(unknown_name(call.method, &text_of(call.read.uri, "params.uri")?));
+                }
+                return self.subscribe(inbound, client, call, Some(server), note).await;
+            }
+            method if LEGACY_ONLY.contains(&method) && forgetful => return Err(unknown_method(method)),
             _ => {}
         }
         let filtered = self.filters(&server, &client.caller);
@@ -549,16 +561,17 @@ impl<P: Platform> Mcp<P> {
         }
         let client = self.client(inbound, None, method).await?;
         let Some(session) = &client.session else { return Ok(()) };
+        if method == "notifications/cancelled"
+            && let Some(id) = params.and_then(|params| field(params, "requestId"))
+        {
+            session.memory.cancel(&id);
+            self.tell_mailbox(session, &Letter::Cancelled(id)).await?;
+        }
         if matches!(
             method,
             "notifications/cancelled" | "notifications/roots/list_changed" | "notifications/progress"
         ) {
             self.tell_upstreams(session, &inbound.part(text)).await;
-        }
-        if method == "notifications/cancelled"
-            && let Some(id) = params.and_then(|params| field(params, "requestId"))
-        {
-            self.tell_mailbox(session, &Letter::Cancelled(id)).await?;
         }
         Ok(())
     }
@@ -600,8 +613,11 @@ impl<P: Platform> Mcp<P> {
                     self.tell_mailbox(session, &Letter::Response(response)).await?;
                 }
             }
-            (Some(session), Some(_)) => self.tell_upstreams(session, &inbound.part(text)).await,
-            (Some(session), None) => self.answer_routed(session, text).await,
+            (Some(session), target) => {
+                if !self.answer_routed(inbound, session, text).await && target.is_some() {
+                    self.tell_upstreams(session, &inbound.part(text)).await;
+                }
+            }
             (None, _) => {
                 return Err(Fault::new(
                     Kind::InvalidRequest,
@@ -612,87 +628,25 @@ impl<P: Platform> Mcp<P> {
         Ok(())
     }
 
-    /// Takes what the client says to a question of one of the servers that it sees as one.
-    async fn answer_routed(&self, session: &Session, text: &[u8]) {
-        let Ok(Message::Response { id: Some(id), .. }) = Message::decode(text) else { return };
+    /// Takes what the client says to a question of one of the servers that it sees as one, or of one whose sessions
+    /// are not held for it; says whether it is such an answer.
+    async fn answer_routed(&self, inbound: &Inbound, session: &Session, text: &[u8]) -> bool {
+        let Ok(Message::Response { id: Some(id), .. }) = Message::decode(text) else { return false };
         let known = string(id);
-        let Some((server, own)) = known.as_deref().and_then(routed_question) else { return };
-        let upstream = lock(&session.memory.record).0.upstreams.get(server).cloned();
-        if let (Some(server), Some(upstream)) = (self.plan.server(server), upstream) {
-            let mut splice = jsonrpc::Splice::new(text);
-            splice.replace(id, own.get().as_bytes().to_vec());
-            self.tell(server, splice.finish(), &upstream).await;
-        }
-    }
-
-    /// Answers a GET: on `/mcp/{server}` the stream of the session's own upstream session, else none.
-    pub async fn get(self, inbound: Inbound) -> (Answer<P>, Note) {
-        let mut note = Note { method: Some("GET".to_owned()), ..Note::default() };
-        let answer = self.stream_of(&inbound, &mut note).await;
-        (answer.unwrap_or_else(|fault| failed(None, &fault, &mut note)), note)
-    }
-
-    async fn stream_of(&self, inbound: &Inbound, note: &mut Note) -> Result<Answer<P>, Fault> {
-        let none =
-            || Fault::new(Kind::MethodNotAllowed, "this endpoint has no stream of its own; POST to it");
-        let last = inbound.headers.get("last-event-id").and_then(|id| id.to_str().ok());
-        if let Some(last) = last.filter(|id| id.starts_with(rounds::OWN)) {
-            return self.resumed(inbound, last).await;
-        }
-        let modern = inbound.header(&headers::VERSION).and_then(Revision::parse).map(Revision::era);
-        let Some(server) = inbound.target.clone().filter(|_| modern != Some(Era::Modern)) else {
-            return Err(none());
-        };
-        let client = self.client(inbound, None, "GET").await?;
-        note.server = Some(server.name.clone());
-        let profile = self.profile(&server).await?;
-        if profile.revision_for(Era::Legacy).era() == Era::Modern {
-            return Err(none());
-        }
-        let holder = self.holder(&server, client.session.as_ref(), &client.caller, profile.sessions);
-        let Holder::Client(_) = &holder else { return Err(none()) };
-        let upstream = self.held(&server, &holder).await?;
-        let mut headers = standard_headers(upstream.revision, upstream.id.as_deref(), "", None);
-        if let Some(last) = inbound.headers.get("last-event-id") {
-            headers.insert("last-event-id", last.clone());
-        }
-        let answered =
-            self.exchange(&server, Outgoing { http: Method::GET, body: Bytes::new(), headers }).await?;
-        match (answered.status, content(&answered.headers)) {
-            (StatusCode::OK, Content::Events) => {
-                let mut reader = answered.reader;
-                reader.open_ended();
-                let mut stream = Stream::new(self.clone(), reader, Mode::Open, None, None);
-                // Also where it is the rest of a call's: whoever comes back for that may do so again.
-                stream.news = true;
-                Ok(Answer::Stream(Box::new(stream), None))
+        let Some((server, own)) = known.as_deref().and_then(routed_question) else { return false };
+        let held = || {
+            if inbound.target.is_some() {
+                return None;
             }
-            (StatusCode::METHOD_NOT_ALLOWED, _) => Err(none()),
-            (status, _) if forgotten(status) => {
-                self.drop_held(&server, &holder, &upstream).await?;
-                Err(Fault::new(Kind::UnknownSession, "the server has ended this session; start a new one"))
-            }
-            (status, _) => Err(refused(&server, status)),
-        }
-    }
-
-    /// Goes on with a stream of the session's mailbox behind the event `last`.
-    async fn resumed(&self, inbound: &Inbound, last: &str) -> Result<Answer<P>, Fault> {
-        let client = self.client(inbound, None, "GET").await?;
-        let gone = || {
-            let message =
-                "Last-Event-ID: the stream is not kept any more, or not that far back; make the call anew";
-            Fault::new(Kind::InvalidRequest, message)
+            let upstream = lock(&session.memory.record).0.upstreams.get(server).cloned()?;
+            Some((self.plan.server(server)?.clone(), upstream))
         };
-        let session =
-            client.session.as_ref().filter(|_| self.platform.abilities().mailboxes).ok_or_else(gone)?;
-        let body = self.post_letter(&session.mailbox(), &Letter::Resume(last.to_owned())).await?;
-        // A stream has a server whose limits it goes by; this one has been through them.
-        let server = self.plan.servers.first().ok_or_else(gone)?;
-        let mut reader = Reader::new(self.platform.clone(), server.clone(), body, Timestamp(u64::MAX));
-        reader.open_ended();
-        let first = reader.chunk().await?.ok_or_else(gone)?;
-        Ok(Answer::Stream(Box::new(Stream::new(self.clone(), reader, Mode::Open, None, Some(first))), None))
+        let to = held().or_else(|| self.open_asks(&inbound.caller, server));
+        let Some((server, upstream)) = to else { return false };
+        let mut splice = jsonrpc::Splice::new(text);
+        splice.replace(id, own.get().as_bytes().to_vec());
+        self.tell(&server, splice.finish(), &upstream).await;
+        true
     }
 
     /// Answers a DELETE: the session ends, here and upstream.
@@ -784,7 +738,7 @@ pub fn failed<P: Platform>(id: Option<&RawValue>, fault: &Fault, note: &mut Note
     Answer::Json(StatusCode::from_u16(row.rpc_status).unwrap_or(StatusCode::OK), body)
 }
 
-fn unreadable(invalid: &Invalid) -> Fault {
+pub(super) fn unreadable(invalid: &Invalid) -> Fault {
     match invalid {
         Invalid::Json(_) => Fault::new(Kind::Malformed, format!("the body is {invalid}")),
         Invalid::Shape(_) => Fault::new(Kind::InvalidRequest, format!("the body is {invalid}")),
@@ -819,7 +773,7 @@ pub fn unknown_method(method: &str) -> Fault {
 }
 
 /// The same for legacy clients, who would take a 404 for a lost session.
-fn unknown_method_legacy(method: &str) -> Fault {
+pub(super) fn unknown_method_legacy(method: &str) -> Fault {
     Fault::new(Kind::UnknownMethodLegacy, format!("method {:?} is not known here", brief(method)))
 }
 

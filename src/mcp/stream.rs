@@ -5,18 +5,23 @@
 //! are only watched, to know whether the response has come and what an event's id was.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::{Either, select};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::listen::{Seat, completed};
 use super::mailbox::Letter;
-use super::memory::UpstreamSession;
+use super::memory::{Running, UpstreamSession};
 use super::resume::Resume;
+use super::revision::Revision;
 use super::rounds::Rounds;
+use super::serve::Cancel;
 use super::upstream::{field, no_answer};
-use super::{Mcp, ask};
+use super::{Mcp, ask, content};
+use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::platform::{Platform, SeamError};
 use crate::relay::{Reader, too_large};
@@ -35,8 +40,9 @@ pub struct Rewrite {
     pub id: Box<RawValue>,
     /// The caller is modern and the server is not: results need what 2026-07-28 asks of them.
     pub modern: bool,
-    /// The caller is legacy and the server is not: for which method; results lose what only 2026-07-28 has.
-    pub legacy: Option<String>,
+    /// The caller is legacy and the server is not: the method and the caller's revision; results lose what only
+    /// 2026-07-28 has.
+    pub legacy: Option<(String, Revision)>,
     /// The caller sees several legacy servers as one: which one this is, so that its questions and the places in its
     /// streams can be told from those of the others.
     pub route: Option<String>,
@@ -87,13 +93,28 @@ const MODERN_ONLY: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
 impl Rewrite {
     /// For a legacy caller of a modern server.
     #[must_use]
-    pub fn to_legacy(upstream_id: String, id: Box<RawValue>, method: &str) -> Self {
+    pub fn to_legacy(upstream_id: String, id: Box<RawValue>, method: &str, revision: Revision) -> Self {
         Self {
             upstream_id,
             id,
             modern: false,
-            legacy: Some(method.to_owned()),
+            legacy: Some((method.to_owned(), revision)),
             route: None,
+            ttl_ms: None,
+            logs: true,
+        }
+    }
+
+    /// For messages that belong to no call that is known here; with the name of the server if the caller sees several
+    /// as one.
+    #[must_use]
+    pub fn routed_from(server: Option<&Server>) -> Self {
+        Self {
+            upstream_id: String::new(),
+            id: Box::<RawValue>::default(),
+            modern: false,
+            legacy: None,
+            route: server.map(|server| server.name.clone()),
             ttl_ms: None,
             logs: true,
         }
@@ -121,6 +142,10 @@ impl Rewrite {
     /// Rewrites one message.
     pub fn apply(&self, data: Bytes, server: &str) -> Rewritten {
         match Message::decode(&data) {
+            // On the rest of a call's stream nobody knows here which call it was: the client does.
+            Ok(Message::Response { .. }) if self.route.is_some() && self.upstream_id.is_empty() => {
+                Rewritten::Response(data, None)
+            }
             Ok(Message::Response { id, outcome }) => {
                 if id.is_some_and(|id| id.get() != self.upstream_id) {
                     return Rewritten::Drop;
@@ -136,8 +161,14 @@ impl Rewrite {
                         {
                             return Rewritten::Asks(result.to_owned());
                         }
-                        if let Some(less) = without(result, &MODERN_ONLY) {
-                            splice.replace(result, less.into_bytes());
+                        let less = without(result, &MODERN_ONLY);
+                        let whole = less.as_deref().unwrap_or(result.get());
+                        let adapted = self
+                            .legacy
+                            .as_ref()
+                            .and_then(|(method, revision)| content::adapted(method, whole, *revision));
+                        if let Some(changed) = adapted.or(less) {
+                            splice.replace(result, changed.into_bytes());
                         }
                         None
                     }
@@ -222,7 +253,7 @@ impl Rewrite {
             splice.replace(coded.code, b"-32602".to_vec());
             return Some(-32602);
         }
-        let reads = self.legacy.as_deref() == Some("resources/read");
+        let reads = self.legacy.as_ref().is_some_and(|(method, _)| method == "resources/read");
         if reads && code == -32602 && field(error, "data").is_some_and(|data| field(&data, "uri").is_some()) {
             splice.replace(coded.code, b"-32002".to_vec());
             return Some(-32002);
@@ -284,6 +315,16 @@ pub enum Mode {
     Rewritten(Decoder, Rewrite, Option<UpstreamSession>),
 }
 
+impl Mode {
+    /// Events of one of several servers that the caller sees as one, of a stream that carries no response or the rest
+    /// of a call's.
+    #[must_use]
+    pub fn routed(server: &Server, session: UpstreamSession) -> Self {
+        let rewrite = Rewrite::routed_from(Some(server));
+        Self::Rewritten(Decoder::new(server.max_response), rewrite, Some(session))
+    }
+}
+
 /// An answer on its way.
 pub struct Stream<P: Platform> {
     mcp: Mcp<P>,
@@ -294,6 +335,8 @@ pub struct Stream<P: Platform> {
     replies: VecDeque<Bytes>,
     /// Who goes on with the call if the server asks the caller for input: the mailbox and what it is to know.
     handover: Option<Box<(String, Rounds)>>,
+    /// The call, as the client's session knows it.
+    running: Option<Running>,
     /// What the server asked.
     asks: Option<Box<RawValue>>,
     line_begins: bool,
@@ -333,6 +376,7 @@ impl<P: Platform> Stream<P> {
             ready: VecDeque::new(),
             replies: VecDeque::new(),
             handover: None,
+            running: None,
             asks: None,
             line_begins: true,
             over: false,
@@ -349,10 +393,22 @@ impl<P: Platform> Stream<P> {
         stream
     }
 
+    /// Whether the server's session ends with this, so that it must hear first that nobody waits any more.
+    pub fn ends_session(&self) -> bool {
+        self.reader.is_session() && !self.over
+    }
+
     /// The same, and `handover` says who goes on if the server asks the caller for input.
     #[must_use]
     pub fn with_handover(mut self, handover: Option<Box<(String, Rounds)>>) -> Self {
         self.handover = handover;
+        self
+    }
+
+    /// The same, of a call that its client may give up.
+    #[must_use]
+    pub fn of(mut self, running: Option<Running>) -> Self {
+        self.running = running;
         self
     }
 
@@ -414,6 +470,20 @@ impl<P: Platform> Stream<P> {
             if self.over {
                 return None;
             }
+            // A client that has given its call up is told nothing more about it.
+            if !self.answered && self.running.as_ref().is_some_and(Running::is_cancelled) {
+                if let (Mode::Rewritten(_, rewrite, Some(session)), true) =
+                    (&self.mode, self.reader.is_session())
+                {
+                    // The session ends with the stream; its server must hear first why.
+                    let (server, session) = (self.reader.server.clone(), session.clone());
+                    let id = rewrite.upstream_id.clone();
+                    self.mcp.cancel(&Cancel { server, session, id, resumable: false }).await;
+                }
+                self.answered = true;
+                self.over = true;
+                return None;
+            }
             if let Some(why) = self.broken.clone() {
                 let Some(resume) = &mut self.resume else { return self.fail(&why) };
                 // Boxed: few streams break, and every one would have to make room for it.
@@ -424,7 +494,18 @@ impl<P: Platform> Stream<P> {
                 self.begin_anew();
                 continue;
             }
-            match self.reader.chunk().await {
+            let chunk = match &self.running {
+                // A legacy server is told and ends the stream itself; a modern one is hung up on.
+                Some(running) if self.hangs_up() => {
+                    let clock = self.mcp.platform.clock();
+                    match select(pin!(self.reader.chunk()), pin!(running.cancelled(clock))).await {
+                        Either::Left((chunk, _)) => chunk,
+                        Either::Right(_) => continue,
+                    }
+                }
+                _ => self.reader.chunk().await,
+            };
+            match chunk {
                 Ok(Some(chunk)) => {
                     if let Err(fault) = self.take(chunk) {
                         return self.fail(&fault);
@@ -446,12 +527,18 @@ impl<P: Platform> Stream<P> {
             return Err(cannot_ask(&self.reader.server.name));
         };
         let (key, rounds) = *handover;
-        let letter = Letter::Rounds(Rounds { result, ..rounds });
+        let letter = Letter::Rounds(Rounds { result: Some(result), ..rounds });
         self.reader = self.mcp.answer_of(&self.reader.server, &key, &letter).await?;
         self.mode = Mode::Events(Decoder::new(self.reader.server.max_response), BytesMut::new());
         self.answered = true;
         self.resume = None;
         Ok(())
+    }
+
+    /// Whether hanging up is what cancels the call, or would end it.
+    fn hangs_up(&self) -> bool {
+        self.reader.is_session()
+            || matches!(&self.mode, Mode::Rewritten(_, rewrite, _) if rewrite.legacy.is_some())
     }
 
     /// Forgets the event that was cut: it comes again.
@@ -683,7 +770,11 @@ mod tests {
     fn results_of_a_modern_server_become_what_a_legacy_client_knows() {
         let id = RawValue::from_string("1".to_owned()).unwrap();
         let check = |method: &str, input: &str, expect: &str| {
-            check_with(&Rewrite::to_legacy("9".to_owned(), id.clone(), method), input, expect);
+            check_with(
+                &Rewrite::to_legacy("9".to_owned(), id.clone(), method, Revision::LEGACY),
+                input,
+                expect,
+            );
         };
         check(
             "tools/call",

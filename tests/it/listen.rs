@@ -25,7 +25,7 @@ struct Open<S> {
     fake: Fake,
     gateway: Gateway<Fake>,
     body: S,
-    after: Option<After>,
+    after: Option<After<Fake>>,
     ready: VecDeque<Value>,
     comments: usize,
 }
@@ -927,5 +927,6 @@ fn discovery_says_what_can_be_subscribed_to() {
     assert_eq!(discovered("/mcp"), expect);
     assert_eq!(discovered("/mcp/b"), json!({"resources": {"subscribe": true}, "prompts": {}, "logging": {}}));
     let legacy = world.initialize("/mcp").1.json()["result"]["capabilities"].clone();
-    assert_eq!(legacy, json!({"tools": {}, "prompts": {}, "resources": {}, "logging": {}}));
+    let told = json!({"tools": {"listChanged": true}, "prompts": {}, "resources": {"subscribe": true}, "logging": {}});
+    assert_eq!(legacy, told);
 }

@@ -67,7 +67,7 @@ pub(super) fn asked(params: Option<&RawValue>) -> Result<Wanted, Fault> {
 ///
 /// "This might be a sub-resource of the one that the client actually subscribed to" (2026-07-28 schema,
 /// `ResourceUpdatedNotificationParams`). What is neither subscribed to nor part of such a resource has no name.
-pub(super) fn given(resources: &[Subscribed], server: &str, uri: &str) -> Vec<String> {
+pub(in crate::mcp) fn given(resources: &[Subscribed], server: &str, uri: &str) -> Vec<String> {
     let here = || resources.iter().filter(|resource| resource.server == server);
     let exact: Vec<String> = here()
         .filter(|resource| is_same(&resource.own, uri))
@@ -88,7 +88,7 @@ pub(super) fn is_part(whole: &str, part: &str) -> bool {
     part.strip_prefix(whole).is_some_and(|rest| rest.starts_with(['/', '?', '#']))
 }
 
-pub(super) fn uri_of(params: &RawValue) -> Option<String> {
+pub(in crate::mcp) fn uri_of(params: &RawValue) -> Option<String> {
     #[derive(Deserialize)]
     struct Updated {
         uri: String,
@@ -132,6 +132,22 @@ pub(super) fn tagged(message: &[u8], id: &RawValue, uri: Option<&str>) -> Option
     if let (Some(place), Some(uri)) = (read.uri, uri) {
         splice.replace(place, quote(uri));
     }
+    Some(splice.finish())
+}
+
+/// A notification about the resource that the client calls `uri`.
+pub(in crate::mcp) fn renamed(message: &[u8], uri: &str) -> Option<Bytes> {
+    #[derive(Deserialize)]
+    struct Params<'a> {
+        #[serde(borrow)]
+        uri: &'a RawValue,
+    }
+    let Ok(Message::Notification { params: Some(params), .. }) = Message::decode(message) else {
+        return None;
+    };
+    let read: Params<'_> = serde_json::from_str(params.get()).ok()?;
+    let mut splice = Splice::new(message);
+    splice.replace(read.uri, quote(uri));
     Some(splice.finish())
 }
 
