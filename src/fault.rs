@@ -73,6 +73,8 @@ pub enum Kind {
     Unprocessable,
     /// What is asked for conflicts with how this gateway runs.
     Conflict,
+    /// The caller has as many streams open as it may have.
+    TooManyStreams,
     /// The server could not be reached.
     UpstreamConnect,
     /// The server did not answer in time.
@@ -144,6 +146,7 @@ impl Kind {
             Self::SessionRequired => (Caller, 400, 400, -32600, "session_required", false),
             Self::Unprocessable => (Caller, 422, 422, -32602, "unprocessable", false),
             Self::Conflict => (Caller, 409, 409, -32600, "conflict", false),
+            Self::TooManyStreams => (Caller, 429, 429, -32600, "too_many_streams", true),
             Self::UpstreamConnect => (Upstream, 502, 200, -32603, "upstream_connect", true),
             Self::UpstreamTimeout => (Upstream, 504, 200, -32603, "upstream_timeout", true),
             Self::UpstreamCut => (Upstream, 502, 200, -32603, "upstream_cut", true),

@@ -19,7 +19,7 @@ use http::header::{ALLOW, ORIGIN, VARY, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use serde::Serialize;
 
-use self::flow::{Ended, Source, Witness, flow};
+use self::flow::{Ended, Source, Watch, Witness, flow};
 use self::head::{Head, HeadBody, headed, problem, rpc_refusal};
 use crate::config::Plan;
 use crate::config::plan::{Caller, Server};
@@ -152,7 +152,8 @@ impl<P: Platform> Gateway<P> {
                 let (sender, receiver) = oneshot::channel();
                 witness.sender = Some(sender);
                 ended = Some(receiver);
-                Body::Stream(Box::pin(flow(self.platform.clone(), source, keep_alive, witness)))
+                let watch = Watch::new(self.instance.clone(), plan.clone());
+                Body::Stream(Box::pin(flow(self.platform.clone(), watch, source, keep_alive, witness)))
             }
         };
         let mut response = Response::new(body);
@@ -430,6 +431,7 @@ impl<P: Platform> Gateway<P> {
         }
         let cut = !ended.complete && ended.fault.is_none();
         after.cancel = after.cancel.or_else(|| after.ticket.take());
+        after.release.extend(after.ticket.leases.take());
         let micros = self.platform.clock().ticks().saturating_sub(after.ticks);
         if let Some(line) = after.record(micros, ended.bytes, ended.fault, cut) {
             self.platform.log().write(&line);
@@ -477,8 +479,7 @@ fn only(method: &Method, allowed: &[Method]) -> Result<(), Fault> {
 
 fn allowed(endpoint: Option<&Endpoint>) -> &'static str {
     match endpoint {
-        Some(Endpoint::Mcp(None)) => "POST, DELETE",
-        Some(Endpoint::Mcp(Some(_))) => "POST, GET, DELETE",
+        Some(Endpoint::Mcp(_)) => "POST, GET, DELETE",
         Some(Endpoint::Config) => "GET, PUT",
         Some(Endpoint::Rollback) => "POST",
         _ => "GET",

@@ -4,6 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use futures_channel::oneshot;
+use futures_util::FutureExt as _;
+use futures_util::future::{Shared, pending};
+
 use crate::config::Plan;
 use crate::config::stored::Stamp;
 use crate::mcp::memory::{Memory, lock};
@@ -20,6 +24,8 @@ pub struct Instance {
     memory: Arc<Memory>,
     looked: AtomicU64,
     trouble: Mutex<String>,
+    close: Mutex<Option<oneshot::Sender<()>>>,
+    closing: Shared<oneshot::Receiver<()>>,
 }
 
 impl Instance {
@@ -36,12 +42,15 @@ impl Instance {
     }
 
     fn with(plan: Result<Arc<Plan>, String>) -> Arc<Self> {
+        let (close, closing) = oneshot::channel();
         Arc::new(Self {
             plan: RwLock::new(plan),
             stamp: RwLock::default(),
             memory: Arc::default(),
             looked: AtomicU64::default(),
             trouble: Mutex::default(),
+            close: Mutex::new(Some(close)),
+            closing: closing.shared(),
         })
     }
 
@@ -99,6 +108,26 @@ impl Instance {
             text.clone_into(&mut known);
         }
         news && !text.is_empty()
+    }
+
+    /// Ends the streams that have no end of their own, each in good order: the host is going to stop. For hosts where
+    /// all requests share their input and output; Workers do not.
+    pub fn close(&self) {
+        if let Some(close) = lock(&self.close).take() {
+            // There may be no stream.
+            let _ = close.send(());
+        }
+    }
+
+    /// Resolves when the host is going to stop ([`Self::close`]).
+    pub fn closing(&self) -> impl Future<Output = ()> + use<> {
+        let closing = self.closing.clone();
+        async move {
+            if closing.await.is_err() {
+                // The instance has gone without a word: nobody asked to stop.
+                pending().await
+            }
+        }
     }
 
     /// What has been learned.

@@ -177,6 +177,7 @@ fn limits(given: &types::Limits) -> Limits {
         parked: count(given.parked, plain.parked),
         rounds: count(given.rounds, plain.rounds),
         replay: bytes(given.replay, plain.replay),
+        subscriptions: count(given.subscriptions, plain.subscriptions),
     }
 }
 

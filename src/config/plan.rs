@@ -165,6 +165,14 @@ pub struct Caller {
     pub admin: bool,
 }
 
+impl Caller {
+    /// Whoever it may be, where nobody needs a key.
+    #[must_use]
+    pub fn anyone(admin: bool) -> Self {
+        Self { name: String::new(), servers: Filter::default(), tools: Filter::default(), admin }
+    }
+}
+
 /// Limits on callers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -188,6 +196,8 @@ pub struct Limits {
     pub rounds: usize,
     /// How many bytes of a stream's events are kept for a client that comes back for them.
     pub replay: usize,
+    /// Open `subscriptions/listen` streams of one caller.
+    pub subscriptions: usize,
 }
 
 impl Default for Limits {
@@ -203,6 +213,7 @@ impl Default for Limits {
             parked: 64,
             rounds: 32,
             replay: 1024 * 1024,
+            subscriptions: 64,
         }
     }
 }

@@ -162,7 +162,7 @@ impl Reader {
     }
 
     fn limits(&mut self, node: &Node, into: &mut Limits) {
-        const KNOWN: [&str; 10] = [
+        const KNOWN: [&str; 11] = [
             "body",
             "batch",
             "merge_deadline",
@@ -173,6 +173,7 @@ impl Reader {
             "parked",
             "rounds",
             "replay",
+            "subscriptions",
         ];
         for entry in self.map(node, "limits").unwrap_or_default() {
             let (path, node) = (format!("limits.{}", entry.key), &entry.node);
@@ -187,6 +188,7 @@ impl Reader {
                 "parked" => into.parked = self.count(node, &path, 1, 1000),
                 "rounds" => into.rounds = self.count(node, &path, 1, 1000),
                 "replay" => into.replay = self.size(node, &path, Size(4 << 10), Size(64 << 20)),
+                "subscriptions" => into.subscriptions = self.count(node, &path, 1, 10_000),
                 _ => self.unknown(entry, "limits", &KNOWN),
             }
         }

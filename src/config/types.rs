@@ -285,6 +285,10 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(extend("default" = "1MiB")))]
     pub replay: Option<Size>,
+    /// Open `subscriptions/listen` streams of one caller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 10000), extend("default" = 64)))]
+    pub subscriptions: Option<u32>,
 }
 
 /// A map that keeps the order of the file. Names are unique.

@@ -1,6 +1,7 @@
 //! The body of a reply on its way: relayed, or still being worked on, with a sign of life when it is silent.
 
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,8 +10,11 @@ use futures_util::Stream;
 use futures_util::future::{Either, select};
 use futures_util::stream::unfold;
 
+use crate::config::Plan;
 use crate::fault::{Fault, Kind};
+use crate::instance::Instance;
 use crate::mcp::forward::event;
+use crate::mcp::listen::Listen;
 use crate::mcp::serve::{Answer, Cancel, Note, failed};
 use crate::mcp::stream::Stream as Relayed;
 use crate::platform::{Clock as _, Platform, SeamError};
@@ -45,26 +49,88 @@ pub(super) enum Source<P: Platform, F> {
     Waiting(Pin<Box<F>>),
     /// An upstream's answer.
     Relayed(Box<Relayed<P>>),
+    /// A subscription that is yet to be started.
+    Listen(Box<Listen<P>>),
+    /// The subscription that was started.
+    Listening,
     /// Nothing comes any more.
     Over,
+}
+
+/// Tells the streams that have no end of their own when to end all the same.
+pub(super) struct Watch {
+    instance: Arc<Instance>,
+    plan: Option<Arc<Plan>>,
+}
+
+impl Watch {
+    /// For a stream that began under `plan`.
+    pub(super) fn new(instance: Arc<Instance>, plan: Option<Arc<Plan>>) -> Self {
+        Self { instance, plan }
+    }
+
+    /// Whether another plan is in force by now: servers and what the caller may see may be others.
+    fn has_moved(&self) -> bool {
+        let digest = |plan: &Option<Arc<Plan>>| plan.as_ref().map(|plan| plan.digest.clone());
+        digest(&self.instance.plan()) != digest(&self.plan)
+    }
+}
+
+/// What a body waited for.
+enum Came<T> {
+    Next(T),
+    Silence,
+    Closing,
+}
+
+/// The next thing that happens to a body: something comes, nothing comes for long, or, to one that carries news, the
+/// host is going to stop.
+async fn came<T>(
+    next: impl Future<Output = T>,
+    silence: impl Future<Output = ()>,
+    watch: &Watch,
+    news: bool,
+) -> Came<T> {
+    let (next, silence) = (pin!(next), pin!(silence));
+    let next = select(next, silence);
+    if !news {
+        return match next.await {
+            Either::Left((item, _)) => Came::Next(item),
+            Either::Right(_) => Came::Silence,
+        };
+    }
+    match select(next, pin!(watch.instance.closing())).await {
+        Either::Left((Either::Left((item, _)), _)) => Came::Next(item),
+        Either::Left((Either::Right(_), _)) => Came::Silence,
+        Either::Right(_) => Came::Closing,
+    }
 }
 
 /// The bytes of a body, with a comment on the stream whenever it has been silent for long.
 pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
     platform: P,
+    watch: Watch,
     source: Source<P, F>,
     keep_alive: Duration,
     witness: Witness,
 ) -> impl Stream<Item = Result<Bytes, SeamError>> {
-    unfold((source, witness), move |(mut source, mut witness)| {
-        let platform = platform.clone();
+    let watch = Arc::new(watch);
+    unfold((source, None, witness), move |(mut source, mut listening, mut witness)| {
+        let (platform, watch) = (platform.clone(), watch.clone());
         async move {
             loop {
-                let silence = pin!(platform.clock().sleep(keep_alive));
+                source = match source {
+                    Source::Listen(listen) => {
+                        // Boxed: other bodies need not make room for it.
+                        listening = Some(Box::new(listen.start()));
+                        Source::Listening
+                    }
+                    source => source,
+                };
+                let silence = platform.clock().sleep(keep_alive);
                 let comment = || Some(Ok(Bytes::from_static(b":\n")));
-                let item = match &mut source {
-                    Source::Over => return None,
-                    Source::Waiting(work) => match select(work, silence).await {
+                let item = match (&mut source, &mut listening) {
+                    (Source::Waiting(work), _) => match select(work, pin!(silence)).await {
                         Either::Right(_) => comment(),
                         Either::Left(((answer, mut note), _)) => {
                             let (next, item, cancel) = arrived(answer, &mut note).await;
@@ -77,27 +143,43 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                             }
                         }
                     },
-                    Source::Relayed(stream) => {
-                        let next = match select(pin!(stream.next()), silence).await {
-                            Either::Left((next, _)) => Some(next),
-                            Either::Right(_) => None,
-                        };
-                        match next {
-                            None if stream.may_comment() => comment(),
-                            None => continue,
-                            Some(item) => {
-                                witness.ended.complete = stream.answered;
-                                witness.ended.fault = stream.fault;
-                                witness.ended.resumable = stream.resumable;
-                                item
+                    (Source::Relayed(stream), _) => {
+                        let news = stream.news;
+                        let next = if news && watch.has_moved() {
+                            stream.leave().map(Ok)
+                        } else {
+                            match came(stream.next(), silence, &watch, news).await {
+                                Came::Next(item) => item,
+                                Came::Silence if stream.may_comment() => comment(),
+                                Came::Silence => continue,
+                                Came::Closing => stream.leave().map(Ok),
                             }
-                        }
+                        };
+                        witness.ended.complete = stream.answered;
+                        witness.ended.fault = stream.fault;
+                        witness.ended.resumable = stream.resumable;
+                        next
                     }
+                    (Source::Listening, Some(listening)) => {
+                        let next = if watch.has_moved() {
+                            listening.leave(true)
+                        } else {
+                            match came(listening.next(), silence, &watch, true).await {
+                                Came::Next(next) => next,
+                                Came::Silence => Some(Bytes::from_static(b":\n")),
+                                Came::Closing => listening.leave(false),
+                            }
+                        };
+                        // A client that has heard enough goes away: that is no loss.
+                        witness.ended.complete = listening.is_acknowledged();
+                        next.map(Ok)
+                    }
+                    (Source::Listen(_) | Source::Listening | Source::Over, _) => return None,
                 };
                 if let Some(Ok(bytes)) = &item {
                     witness.ended.bytes += bytes.len() as u64;
                 }
-                return item.map(|item| (item, (source, witness)));
+                return item.map(|item| (item, (source, listening, witness)));
             }
         }
     })
@@ -111,6 +193,7 @@ async fn arrived<P: Platform, F>(
     match answer {
         Answer::Json(_, body) | Answer::Opened(_, body) => (Source::Over, Some(event(body)), None),
         Answer::Empty(_) => (Source::Over, Some(Bytes::new()), None),
+        Answer::Listen(listen) => (Source::Listen(listen), None, None),
         Answer::Stream(stream, cancel) if stream.is_events() => (Source::Relayed(stream), None, cancel),
         Answer::Stream(mut stream, cancel) => {
             let mut whole = Vec::new();

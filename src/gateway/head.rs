@@ -70,6 +70,7 @@ pub(super) fn headed<P: Platform, F>(answer: Answer<P>, accepts: Accepts) -> Hea
             head
         }
         Answer::Empty(status) => Head::full(status, "", Bytes::new()),
+        Answer::Listen(listen) => Head::events(Source::Listen(listen), None),
         Answer::Stream(stream, cancel) if stream.is_events() => Head::events(Source::Relayed(stream), cancel),
         Answer::Stream(stream, cancel) => {
             let mut head = Head::full(StatusCode::OK, "application/json", Bytes::new());

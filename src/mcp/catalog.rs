@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,10 +15,11 @@ use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::content::adapted;
 use super::headers::{Mirrored, annotations};
 use super::memory::{Health, Merged, MergedKey};
-use super::revision::Era;
-use super::upstream::{Asked, GATEWAY};
+use super::revision::{Era, Revision};
+use super::upstream::{Asked, EVERYTHING, GATEWAY};
 use super::{Mcp, names};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind as FaultKind};
@@ -105,6 +107,8 @@ pub struct List {
     pub reduced: bool,
     /// What the server calls those of them that have a name.
     refused: HashSet<String>,
+    /// The server has said that it has changed.
+    outdated: AtomicBool,
     /// Items by the name they are offered under.
     offered: HashMap<String, usize>,
 }
@@ -113,7 +117,24 @@ impl List {
     /// Whether it is as new as the server wants it to be.
     #[must_use]
     pub fn is_fresh(&self, now: Timestamp) -> bool {
-        now < self.read_at.after(self.ttl)
+        now < self.fresh_until()
+    }
+
+    /// Until when it is as new as the server wants it to be.
+    #[must_use]
+    pub fn fresh_until(&self) -> Timestamp {
+        if self.is_outdated() { self.read_at } else { self.read_at.after(self.ttl) }
+    }
+
+    /// Notes that the server has said that it has changed. It still tells where things are, but is given to nobody.
+    pub fn outdate(&self) {
+        self.outdated.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the server has said that it has changed.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.outdated.load(Ordering::Relaxed)
     }
 
     /// The item that is offered as `name` in the merged list.
@@ -282,14 +303,19 @@ impl<P: Platform> Mcp<P> {
         let memory = self.memory.server(server);
         let usable = |list: &Arc<List>| {
             let now = self.platform.clock().now();
-            list.is_fresh(now) || (!list.ttl.is_zero() && now < list.read_at.after(STALE))
+            let kept = !list.ttl.is_zero() && now < list.read_at.after(STALE);
+            !list.is_outdated() && (list.is_fresh(now) || kept)
         };
         if let Some(list) = memory.list(kind, &caller.name).filter(usable) {
             return Ok(list);
         }
         let key = format!("{} {} {}", kind.method(), server.name, caller.name);
         let began = self.platform.clock().now();
-        let newer = || memory.list(kind, &caller.name).filter(|list| usable(list) || list.read_at > began);
+        let newer = || {
+            memory
+                .list(kind, &caller.name)
+                .filter(|list| usable(list) || !list.is_outdated() && list.read_at > began)
+        };
         // Boxed: it is seldom read, and every call would have to make room for it.
         self.once(&key, newer, || Box::pin(self.read_list(server, kind, caller))).await
     }
@@ -303,6 +329,7 @@ impl<P: Platform> Mcp<P> {
     ) -> Result<Arc<List>, Fault> {
         let profile = self.profile(server).await?;
         let now = self.platform.clock().now();
+        let changes = self.memory.server(server).changes();
         let mut list = List {
             items: Vec::new(),
             read_at: now,
@@ -310,6 +337,7 @@ impl<P: Platform> Mcp<P> {
             public: true,
             warnings: Vec::new(),
             reduced: false,
+            outdated: AtomicBool::new(false),
             refused: HashSet::new(),
             offered: HashMap::new(),
         };
@@ -329,6 +357,10 @@ impl<P: Platform> Mcp<P> {
         list.offered =
             list.items.iter().enumerate().map(|(index, item)| (item.offered.clone(), index)).collect();
         let memory = self.memory.server(server);
+        if memory.changes() != changes {
+            // It may be the list from before the change.
+            list.outdate();
+        }
         let before = memory.list(kind, &caller.name);
         let same = before.as_ref().is_some_and(|before| {
             before.public == list.public
@@ -439,13 +471,13 @@ impl<P: Platform> Mcp<P> {
         if profile.modern.is_some() {
             return self.ask(server, method, params, None).await;
         }
-        let session = self.pooled(server, GATEWAY).await.map_err(Asked::Fault)?;
+        let session = self.pooled(server, GATEWAY, EVERYTHING).await.map_err(Asked::Fault)?;
         match self.ask(server, method, params, Some(&session)).await {
             Err(Asked::NotMcp(status, _) | Asked::Refused { status, .. })
                 if session.id.is_some() && super::forgotten(status) =>
             {
                 self.memory.server(server).unpool(GATEWAY, &session);
-                let session = self.pooled(server, GATEWAY).await.map_err(Asked::Fault)?;
+                let session = self.pooled(server, GATEWAY, EVERYTHING).await.map_err(Asked::Fault)?;
                 self.ask(server, method, params, Some(&session)).await
             }
             other => other,
@@ -482,7 +514,7 @@ impl<P: Platform> Mcp<P> {
                 }
             };
             public &= list.public;
-            fresh_until = fresh_until.min(list.read_at.after(list.ttl));
+            fresh_until = fresh_until.min(list.fresh_until());
             for item in &list.items {
                 if kind != Kind::Tools || caller.tools.admits(&item.offered) {
                     page.add(server, item);
@@ -495,7 +527,13 @@ impl<P: Platform> Mcp<P> {
             page.more = self.sealer().await.is_ok();
         }
         let next = page.more.then(|| self.seal_cursor(caller, kind, offset + self.plan.limits.page));
-        let result = Bytes::from(page.finish(next.as_deref(), (era == Era::Modern).then_some((ttl, public))));
+        let mut result = page.finish(next.as_deref(), (era == Era::Modern).then_some((ttl, public)));
+        if era == Era::Legacy
+            && let Some(adapted) = adapted(kind.method(), &result, Revision::LEGACY)
+        {
+            result = adapted;
+        }
+        let result = Bytes::from(result);
         if whole {
             let merged = Merged { result: result.clone(), fresh_until, generation };
             self.memory.keep_merged(key, Arc::new(merged));

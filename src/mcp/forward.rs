@@ -4,16 +4,18 @@
 //! come back untouched. Everything else is the least rewriting that makes the two understand each other.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::{Either, select};
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::value::RawValue;
 use sha2::Digest as _;
 
 use super::ask::{self, Askable};
 use super::mailbox::Letter;
-use super::memory::{Profile, UpstreamSession, lock};
+use super::memory::{Profile, Running, UpstreamSession, lock};
 use super::meta::{Declared, Params, erase};
 use super::resume::Resume;
 use super::revision::{Era, Revision};
@@ -115,11 +117,25 @@ impl<P: Platform> Mcp<P> {
             let outgoing = self.outgoing(inbound, client, call, route, &way).await?;
             let handover = self.handover(client, call, server, &way, &outgoing);
             inbound.ticket.set(cancel(client, call, &way, server));
-            let answered = self.exchange(server, outgoing).await;
+            let running = client.session.as_ref().map(|session| session.memory.begin(call.id));
+            let answered = match &running {
+                Some(running) if way.session.is_none() => {
+                    let cancelled = pin!(running.cancelled(self.platform.clock()));
+                    match select(pin!(self.exchange(server, outgoing)), cancelled).await {
+                        Either::Left((answered, _)) => answered,
+                        Either::Right(_) => return Ok(Answer::Empty(StatusCode::ACCEPTED)),
+                    }
+                }
+                _ => self.exchange(server, outgoing).await,
+            };
             inbound.ticket.set(None);
+            if running.as_ref().is_some_and(Running::is_cancelled) {
+                return Ok(Answer::Empty(StatusCode::ACCEPTED));
+            }
             let answered = answered?;
             if answered.status.is_success() {
-                return self.deliver(inbound, client, call, way, answered, handover).await;
+                let end = End { handover, running };
+                return self.deliver(inbound, client, call, way, answered, end).await;
             }
             match self.refusal(client, call, &way, answered, tried).await? {
                 Refusal::Answer(answer) => return Ok(answer),
@@ -144,9 +160,9 @@ impl<P: Platform> Mcp<P> {
         if revision.era() == Era::Modern {
             return Ok(Way { revision, session: None, holder: None, id: None });
         }
-        let holder = self.holder(server, client.session.as_ref(), &client.caller, profile.sessions);
+        let holder = self.holder(server, client, profile.sessions);
         let session = self.held(server, &holder).await?;
-        let shared = matches!(holder, Holder::Pool(_)) && session.id.is_some();
+        let shared = matches!(holder, Holder::Pool(..)) && session.id.is_some();
         let id = shared.then(|| self.memory.server(server).next_id().to_string());
         Ok(Way { revision: session.revision, session: Some(session), holder: Some(holder), id })
     }
@@ -248,7 +264,7 @@ impl<P: Platform> Mcp<P> {
         call: &Call<'_>,
         way: Way,
         answered: Answered<P>,
-        handover: Handover,
+        end: End,
     ) -> Result<Answer<P>, Fault> {
         let server = answered.reader.server.clone();
         let rewrite = rewrite(client, call, &way, &server);
@@ -256,7 +272,7 @@ impl<P: Platform> Mcp<P> {
         match content(&answered.headers) {
             Content::Json => {
                 let rewrite = rewrite.filter(|rewrite| !rewrite.only_routes());
-                self.deliver_json(call, answered, rewrite, cancel, handover).await
+                self.deliver_json(call, answered, rewrite, cancel, end.handover).await
             }
             Content::Events if !inbound.accepts.events => {
                 let upstream_id = rewrite.as_ref().map_or_else(|| call.id.get(), |r| r.upstream_id.as_str());
@@ -274,7 +290,7 @@ impl<P: Platform> Mcp<P> {
                     reader.open_ended();
                 }
                 let stream = Stream::new(self.clone(), reader, mode, Some(call.id), None);
-                let mut stream = stream.with_handover(handover);
+                let mut stream = stream.with_handover(end.handover).of(end.running);
                 stream.resume = way.session.map(Resume::new);
                 Ok(Answer::Stream(Box::new(stream), cancel))
             }
@@ -377,6 +393,12 @@ impl<P: Platform> Mcp<P> {
     }
 }
 
+/// How a call may end otherwise than by its response.
+struct End {
+    handover: Handover,
+    running: Option<Running>,
+}
+
 /// Who goes on with a call if its server asks the client for input: a mailbox, and what it is to know.
 type Handover = Option<Box<(String, Rounds)>>;
 
@@ -401,6 +423,7 @@ impl<P: Platform> Mcp<P> {
             server: server.name.clone(),
             id: call.id.to_owned(),
             method: call.method.to_owned(),
+            revision: client.revision,
             request,
             headers: headers
                 .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
@@ -586,7 +609,8 @@ pub fn arguments(call: &Call<'_>) -> serde_json::Value {
 fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Option<Rewrite> {
     let modern = client.era() == Era::Modern && way.revision.era() == Era::Legacy;
     if client.era() == Era::Legacy && way.revision.era() == Era::Modern {
-        return Some(Rewrite::to_legacy(call.id.get().to_owned(), call.id.to_owned(), call.method));
+        let id = call.id.get().to_owned();
+        return Some(Rewrite::to_legacy(id, call.id.to_owned(), call.method, client.revision));
     }
     // On the merged endpoint a server's questions must be known from those of the others when they are answered.
     let own = matches!(way.holder, Some(Holder::Client(_)));

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use super::catalog::{Kind as ListKind, List};
 use super::forward::{Call, Route};
+use super::listen::flags;
 use super::memory::{Profile, lock};
 use super::revision::{Era, Revision};
 use super::serve::{Answer, Client, Inbound, Note, brief, text_of, unknown_method, unknown_name};
@@ -73,14 +74,14 @@ impl<P: Platform> Mcp<P> {
         note.server = Some(server.name.clone());
         let profile = self.profile(server).await?;
         if profile.revision_for(Era::Legacy).era() == Era::Modern || !profile.sessions {
-            let result = one_handshake(&profile, revision);
+            let heard = profile.modern.is_some() && self.platform.abilities().mailboxes;
+            let result = one_handshake(&profile, revision, heard);
             let opened =
                 self.open_session(&inbound.caller, Some(server), revision, info, capabilities).await?;
             return Ok(Answer::Opened(opened.0, jsonrpc::result(call.id, &result)));
         }
         if server.session == Some(crate::config::plan::SessionMode::Shared) {
-            let mut result = one_handshake(&profile, revision);
-            result.insert("capabilities".to_owned(), shared_capabilities(&profile));
+            let result = one_handshake(&profile, revision, self.platform.abilities().mailboxes);
             let opened =
                 self.open_session(&inbound.caller, Some(server), revision, info, capabilities).await?;
             return Ok(Answer::Opened(opened.0, jsonrpc::result(call.id, &result)));
@@ -107,7 +108,10 @@ impl<P: Platform> Mcp<P> {
         let profiles = self.profiles(caller).await;
         let mut result = Map::new();
         result.insert("protocolVersion".to_owned(), revision.as_str().into());
-        result.insert("capabilities".to_owned(), union(&profiles, revision.era()));
+        result.insert(
+            "capabilities".to_owned(),
+            union(&profiles, revision.era(), self.platform.abilities().mailboxes),
+        );
         result.insert("serverInfo".to_owned(), serde_json::from_str(IMPLEMENTATION).unwrap_or_default());
         if let Some(instructions) = instructions(&profiles) {
             result.insert("instructions".to_owned(), instructions.into());
@@ -120,18 +124,19 @@ impl<P: Platform> Mcp<P> {
         let profiles = self.profiles(caller).await;
         let whole =
             profiles.len() == self.plan.servers.iter().filter(|s| caller.servers.admits(&s.name)).count();
-        let capabilities = union(&profiles, Era::Modern);
+        let capabilities = union(&profiles, Era::Modern, true);
         let instructions = instructions(&profiles);
         discovery(call, &capabilities, instructions.as_deref(), if whole { DISCOVER_TTL } else { 0 })
     }
 
     /// `server/discover` for a server that does not know it.
     pub(super) fn discover_one(&self, call: &Call<'_>, profile: &Profile) -> Bytes {
-        discovery(call, &shared_capabilities(profile), profile.instructions.as_deref(), DISCOVER_TTL)
+        let capabilities = heard_capabilities(profile, profile.sessions);
+        discovery(call, &capabilities, profile.instructions.as_deref(), DISCOVER_TTL)
     }
 
     /// The profiles of every server that the caller sees and that can be reached within the merge deadline.
-    async fn profiles(&self, caller: &Arc<Caller>) -> Vec<(Arc<Server>, Arc<Profile>)> {
+    pub(super) async fn profiles(&self, caller: &Arc<Caller>) -> Vec<(Arc<Server>, Arc<Profile>)> {
         let mut found = BTreeMap::new();
         let mut asked = Vec::new();
         let mut waiting = FuturesUnordered::new();
@@ -194,7 +199,11 @@ impl<P: Platform> Mcp<P> {
             "server/discover" => {
                 return Ok(Answer::Json(StatusCode::OK, self.merged_discover(call, &client.caller).await));
             }
+            "subscriptions/listen" => return self.listen(inbound, client, call, None).await,
             "logging/setLevel" => return self.keep_level(client, call).await,
+            "resources/subscribe" | "resources/unsubscribe" => {
+                return self.subscribe(inbound, client, call, None, note).await;
+            }
             "tools/call" => {
                 let name = text_of(call.read.name, "params.name")?;
                 self.find_named(client, ListKind::Tools, call, name).await?
@@ -355,49 +364,61 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Where a resource is: listed by its URI, matched by a template, or named with its server in front.
-    async fn find_resource<'a>(
+    pub(super) async fn find_resource<'a>(
         &self,
         client: &Client,
         call: &Call<'a>,
         uri: Cow<'a, str>,
     ) -> Result<Route<'a>, Fault> {
         let caller = &client.caller;
-        let servers = || self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name));
         // What is known first; only a resource that nobody is known to have makes anybody wait, for all at once.
-        let known =
-            |kind| servers().find(|server| self.is_known_to_have(server, kind, caller, &uri)).cloned();
-        let anywhere = || known(ListKind::Resources).or_else(|| known(ListKind::Templates));
-        let mut found = anywhere();
+        let mut found = self.listed_at(caller, &uri);
         if found.is_none() {
             for kind in [ListKind::Resources, ListKind::Templates] {
                 self.parts(kind, caller).await;
             }
-            found = anywhere();
+            found = self.listed_at(caller, &uri);
         }
         if let Some(server) = found {
             return Ok(Route { server, name: Some(uri), renamed: None });
         }
-        for server in servers() {
-            if let Some(own) = uri.strip_prefix(&server.name).and_then(|rest| rest.strip_prefix('+'))
-                && server.resources.admits(own)
-            {
-                let name = Some(own.to_owned().into());
-                return Ok(Route { server: server.clone(), name, renamed: call.read.uri });
-            }
+        if let Some((server, own)) = self.named_at(caller, &uri) {
+            return Ok(Route { server, name: Some(own.to_owned().into()), renamed: call.read.uri });
         }
-        // Servers may have resources that they do not list; where only one has any, it is asked.
-        let profiles = self.profiles(caller).await;
-        let able: Vec<_> = profiles
-            .iter()
-            .filter(|(_, profile)| profile.has("resources"))
-            .map(|(server, _)| server)
-            .collect();
-        match able.as_slice() {
-            [server] if server.resources.admits(&uri) => {
-                Ok(Route { server: (*server).clone(), name: Some(uri), renamed: None })
+        match self.only_with_resources(caller).await {
+            Some(server) if server.resources.admits(&uri) => {
+                Ok(Route { server, name: Some(uri), renamed: None })
             }
             _ => Err(not_found(client, &uri)),
         }
+    }
+
+    /// The server that is known to list the resource `uri`, or a template that it matches.
+    pub(super) fn listed_at(&self, caller: &Caller, uri: &str) -> Option<Arc<Server>> {
+        let mut servers = self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name));
+        let mut templates = servers.clone();
+        let known = |kind| move |server: &&Arc<Server>| self.is_known_to_have(server, kind, caller, uri);
+        servers
+            .find(known(ListKind::Resources))
+            .or_else(|| templates.find(known(ListKind::Templates)))
+            .cloned()
+    }
+
+    /// The server that `uri` names in front, `{server}+{uri}`, and what it calls the resource.
+    pub(super) fn named_at<'u>(&self, caller: &Caller, uri: &'u str) -> Option<(Arc<Server>, &'u str)> {
+        let mut servers = self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name));
+        servers.find_map(|server| {
+            let own = uri.strip_prefix(&server.name)?.strip_prefix('+')?;
+            server.resources.admits(own).then(|| (server.clone(), own))
+        })
+    }
+
+    /// The server that has resources, if it is the only one: it may have some that it does not list.
+    pub(super) async fn only_with_resources(&self, caller: &Arc<Caller>) -> Option<Arc<Server>> {
+        let profiles = self.profiles(caller).await;
+        let mut able = profiles.iter().filter(|(_, profile)| profile.has("resources"));
+        let first = able.next().map(|(server, _)| server.clone());
+        if able.next().is_some() { None } else { first }
     }
 
     /// Whether `server` is known to list the resource `uri`, or a template that it matches.
@@ -428,12 +449,16 @@ impl<P: Platform> Mcp<P> {
             .join(",");
         let hints = if client.era() == Era::Modern {
             let now = self.platform.clock().now();
-            let ttl = list.read_at.after(list.ttl).since(now).as_millis();
+            let ttl = list.fresh_until().since(now).as_millis();
             format!(",\"resultType\":\"complete\",\"ttlMs\":{ttl},\"cacheScope\":\"private\"")
         } else {
             String::new()
         };
-        framed(call.id, format!("{{\"{}\":[{shown}]{hints}}}", kind.member()).as_bytes())
+        let result = format!("{{\"{}\":[{shown}]{hints}}}", kind.member());
+        let adapted = (client.era() == Era::Legacy)
+            .then(|| super::content::adapted(kind.method(), &result, client.revision))
+            .flatten();
+        framed(call.id, adapted.unwrap_or(result).as_bytes())
     }
 }
 
@@ -523,10 +548,10 @@ fn discovery(call: &Call<'_>, capabilities: &Value, instructions: Option<&str>, 
 }
 
 /// The `initialize` result for a client of a server that has no session to offer.
-fn one_handshake(profile: &Profile, revision: Revision) -> Map<String, Value> {
+fn one_handshake(profile: &Profile, revision: Revision, heard: bool) -> Map<String, Value> {
     let mut result = Map::new();
     result.insert("protocolVersion".to_owned(), revision.as_str().into());
-    result.insert("capabilities".to_owned(), shared_capabilities(profile));
+    result.insert("capabilities".to_owned(), heard_capabilities(profile, heard));
     let info = profile.info.as_deref().and_then(|info| serde_json::from_str(info.get()).ok());
     let info = info.unwrap_or_else(|| serde_json::from_str(IMPLEMENTATION).unwrap_or_default());
     result.insert("serverInfo".to_owned(), info);
@@ -552,14 +577,30 @@ fn shared_capabilities(profile: &Profile) -> Value {
     all
 }
 
+/// The same, and what is told of changes where they can be `heard`: over a session of the gateway's own, or by
+/// listening.
+fn heard_capabilities(profile: &Profile, heard: bool) -> Value {
+    let mut capabilities = shared_capabilities(profile);
+    if let Some(members) = capabilities.as_object_mut().filter(|_| heard) {
+        for (name, capability) in members.iter_mut() {
+            if let Some(capability) = capability.as_object_mut() {
+                capability.extend(flags(&profile.capabilities, name));
+            }
+        }
+    }
+    capabilities
+}
+
 /// What the merged endpoint can do: whatever any server can, as far as the gateway carries it.
-fn union(profiles: &[(Arc<Server>, Arc<Profile>)], era: Era) -> Value {
+fn union(profiles: &[(Arc<Server>, Arc<Profile>)], era: Era, heard: bool) -> Value {
     let mut all = Map::new();
     for name in ["tools", "prompts", "resources", "completions", "logging"] {
         // A log level is per session or per request; only servers with logging do anything with it.
         if profiles.iter().any(|(_, profile)| profile.has(name)) && (name != "logging" || era == Era::Legacy)
         {
-            all.insert(name.to_owned(), Value::Object(Map::new()));
+            let told = profiles.iter().filter(|_| heard || era == Era::Modern);
+            let told = told.flat_map(|(_, profile)| flags(&profile.capabilities, name)).collect();
+            all.insert(name.to_owned(), Value::Object(told));
         }
     }
     Value::Object(all)

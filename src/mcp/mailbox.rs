@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::tail::Tail;
-use super::{Mcp, park, rounds};
+use super::{Mcp, park, rounds, standing};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::platform::{Mailboxes as _, Platform, SeamError, Timestamp, UpstreamBody};
@@ -41,6 +41,10 @@ pub enum Letter {
     /// The client comes back to a stream behind the event with this id. Nothing is answered if it is not kept, else
     /// a comment and then the rest of the stream.
     Resume(String),
+    /// A legacy client wants the stream of its session.
+    Stand(standing::Stand),
+    /// The resources that a session is subscribed to are others now. The answer ends when their servers know.
+    Subscribed,
     /// The session is over. Nothing is answered.
     End,
 }
@@ -51,18 +55,24 @@ pub struct Mailbox<P: Platform> {
     pub parked: park::Desk<P>,
     /// Questions that are open with a client.
     pub rounds: rounds::Desk,
+    /// The streams of a session.
+    pub standing: standing::Desk,
 }
 
 impl<P: Platform> Default for Mailbox<P> {
     fn default() -> Self {
-        Self { parked: park::Desk::default(), rounds: rounds::Desk::default() }
+        Self {
+            parked: park::Desk::default(),
+            rounds: rounds::Desk::default(),
+            standing: standing::Desk::default(),
+        }
     }
 }
 
 impl<P: Platform> Mailbox<P> {
     /// Whether nothing is kept: the next letter may as well be taken by a new mailbox.
     pub fn is_idle(&self) -> bool {
-        self.parked.is_idle() && self.rounds.is_idle()
+        self.parked.is_idle() && self.rounds.is_idle() && self.standing.is_idle()
     }
 }
 
@@ -126,8 +136,11 @@ pub fn deliver<P: Platform>(
         Ok(Letter::Resume(last)) => {
             (mailbox.rounds.resume(&last).map_or(Said::nothing(), |tail| Said::Tail(true, tail)), Work::None)
         }
+        Ok(Letter::Stand(stand)) => standing::begin(&mcp, &mailbox, stand),
+        Ok(Letter::Subscribed) => (mailbox.standing.subscribed(), Work::None),
         Ok(Letter::End) => {
             mailbox.rounds.end();
+            mailbox.standing.end();
             (Said::nothing(), Work::None)
         }
         Err(_) => (Said::fault(None, &Fault::new(Kind::Host, "the letter cannot be read")), Work::None),
@@ -137,6 +150,8 @@ pub fn deliver<P: Platform>(
             Work::None => {}
             Work::Park(work) => park::run(mcp, mailbox, work).await,
             Work::Rounds(work) => rounds::run(mcp, mailbox, work).await,
+            // Boxed: it lives for long, and calls need not make room for it.
+            Work::Stand(work) => Box::pin(standing::run(mcp, mailbox, work)).await,
         }
     })
 }
@@ -149,6 +164,8 @@ pub enum Work {
     Park(park::Started),
     /// The rest of a call to a modern server.
     Rounds(rounds::Started),
+    /// The streams of a session.
+    Stand(standing::Started),
 }
 
 impl<P: Platform> Mcp<P> {

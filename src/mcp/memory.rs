@@ -1,7 +1,7 @@
 //! What an instance has learned: of servers, of their lists, of sessions. Losing it costs time, never truth.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -10,16 +10,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::catalog::{Kind as ListKind, List};
+use super::listen::Subscribed;
 use super::revision::{Era, Revision};
 use crate::config::plan::{Plan, Server, SessionMode};
 use crate::fault::Fault;
-use crate::platform::{Timestamp, Version};
+use crate::platform::{Clock, Timestamp, Version};
 use crate::wire::sealed::Sealer;
 
 /// Sessions remembered at most; beyond it the ones not used for longest go, and are loaded again when needed.
 const SESSIONS: usize = 50_000;
 /// Merged lists held at most.
 const MERGED: usize = 256;
+/// Sessions kept with one server for stateless clients.
+const POOLED: usize = 4096;
+/// How often a call that runs looks whether its client has given it up.
+const LOOK_FOR_CANCEL: Duration = Duration::from_millis(100);
 /// How soon a list that could not be read anew is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -40,6 +45,8 @@ pub struct Memory {
     flights: Mutex<HashSet<String>>,
     failures: Mutex<HashMap<String, (Timestamp, Fault)>>,
     sealer: OnceLock<Sealer>,
+    /// Who listens.
+    pub seats: Arc<super::listen::Seats>,
 }
 
 /// Which merged list.
@@ -198,6 +205,8 @@ pub struct ServerMemory {
     of: Identity,
     state: Mutex<ServerState>,
     ids: AtomicU64,
+    /// Counts the times that the server said that a list has changed.
+    changes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -274,7 +283,8 @@ pub struct UpstreamSession {
 
 impl ServerMemory {
     fn new(server: &Server) -> Self {
-        Self { of: Identity::new(server), state: Mutex::default(), ids: AtomicU64::new(1) }
+        let (of, state) = (Identity::new(server), Mutex::default());
+        Self { of, state, ids: AtomicU64::new(1), changes: AtomicU64::new(0) }
     }
 
     fn fits(&self, server: &Server) -> bool {
@@ -334,6 +344,19 @@ impl ServerMemory {
         list
     }
 
+    /// Notes that the lists of `kind` have changed, as the server says.
+    pub fn outdate(&self, kind: ListKind) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        let state = lock(&self.state);
+        let lists = state.lists.iter().filter(|((other, _), _)| *other == kind);
+        lists.for_each(|(_, list)| list.outdate());
+    }
+
+    /// Counts what [`Self::outdate`] was told: a list that was being read when it grew may be an old one.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
     /// When the first list passes its time; one that has passed it already is looked at again a little later.
     pub fn stale_at(&self, now: Timestamp) -> Option<Timestamp> {
         let state = lock(&self.state);
@@ -348,7 +371,12 @@ impl ServerMemory {
 
     /// Keeps a session for `holder`.
     pub fn pool(&self, holder: &str, session: UpstreamSession) {
-        lock(&self.state).pool.insert(holder.to_owned(), session);
+        let pool = &mut lock(&self.state).pool;
+        // Callers choose the capabilities that sessions are told apart by. One that is forgotten is opened again.
+        if pool.len() >= POOLED && !pool.contains_key(holder) {
+            pool.clear();
+        }
+        pool.insert(holder.to_owned(), session);
     }
 
     /// Drops the session of `holder` if it still is `session`.
@@ -440,6 +468,61 @@ pub struct SessionMemory {
     pub checked: AtomicU64,
     /// Its record.
     pub record: Mutex<(Record, Option<Version>)>,
+    /// Calls that run here, by their id as JSON, and whether the client has given them up.
+    running: Mutex<HashMap<String, Arc<AtomicBool>>>,
+}
+
+impl SessionMemory {
+    /// A call with this id begins.
+    pub fn begin(self: &Arc<Self>, id: &RawValue) -> Running {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        lock(&self.running).insert(id.get().to_owned(), cancelled.clone());
+        Running { memory: self.clone(), id: id.get().to_owned(), cancelled }
+    }
+
+    /// The client has given up the call with this id.
+    pub fn cancel(&self, id: &RawValue) {
+        if let Some(cancelled) = lock(&self.running).get(id.get()) {
+            cancelled.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A call of a legacy client that runs here. It is forgotten when dropped.
+#[derive(Debug)]
+pub struct Running {
+    memory: Arc<SessionMemory>,
+    id: String,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Running {
+    /// Whether the client has given it up.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when the client has given it up. It is looked for by the clock: who says so is another request, and on
+    /// Workers none may wake another.
+    pub async fn cancelled(&self, clock: &impl Clock) {
+        while !self.is_cancelled() {
+            clock.sleep(LOOK_FOR_CANCEL).await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut running = lock(&self.memory.running);
+        // The client may have begun another call by the same id.
+        if running.get(&self.id).is_some_and(|known| Arc::ptr_eq(known, &self.cancelled)) {
+            running.remove(&self.id);
+        }
+        if running.is_empty() {
+            running.shrink_to_fit();
+        }
+    }
 }
 
 /// What must outlive an instance of a client session; kept in the store once there is something to keep.
@@ -451,6 +534,9 @@ pub struct Record {
     /// The log level that the client set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<String>,
+    /// The resources that it is subscribed to, where the gateway has to know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subscriptions: Vec<Subscribed>,
     /// The sessions held with legacy servers on its behalf, by server.
     #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     pub upstreams: HashMap<String, UpstreamSession>,

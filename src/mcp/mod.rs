@@ -5,19 +5,24 @@
 
 pub mod ask;
 pub mod catalog;
+pub mod content;
+pub mod feed;
 pub mod forward;
 pub mod headers;
+pub mod listen;
 pub mod local;
 pub mod mailbox;
 pub mod memory;
 pub mod meta;
 pub mod names;
+pub mod news;
 pub mod park;
 pub mod resume;
 pub mod revision;
 pub mod rounds;
 pub mod serve;
 pub mod session;
+pub mod standing;
 pub mod stream;
 pub mod tail;
 pub mod upstream;

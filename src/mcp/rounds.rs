@@ -25,6 +25,7 @@ use super::Mcp;
 use super::ask::{self, Askable};
 use super::mailbox::{Mailbox, Said, Work};
 use super::memory::lock;
+use super::revision::Revision;
 use super::stream::{Rewrite, Rewritten};
 use super::tail::{Log, Tail};
 use super::upstream::{Content, Outgoing, content, error_of, no_answer, refused};
@@ -55,6 +56,8 @@ pub struct Rounds {
     pub id: Box<RawValue>,
     /// The method.
     pub method: String,
+    /// The client's revision.
+    pub revision: Revision,
     /// The request as it went to the server.
     pub request: Box<RawValue>,
     /// The headers it went with.
@@ -348,7 +351,8 @@ impl<P: Platform> Run<'_, P> {
             }
         }
         let outgoing = Outgoing { http: Method::POST, body: splice.finish(), headers };
-        let rewrite = Rewrite::to_legacy(id, self.rounds.id.clone(), &self.rounds.method);
+        let rewrite =
+            Rewrite::to_legacy(id, self.rounds.id.clone(), &self.rounds.method, self.rounds.revision);
         let mut came = pin!(came(self.mcp, server, outgoing, &rewrite, &self.log, self.stream));
         loop {
             match select(came.as_mut(), self.told.next()).await {

@@ -9,26 +9,27 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::ask::Askable;
 use super::catalog::{Kind as ListKind, List};
+use super::feed::Leases;
 use super::forward::{Call, Route, arguments};
+use super::listen::Listen;
 use super::local::LEVELS;
 use super::mailbox::Letter;
 use super::memory::{UpstreamSession, lock};
 use super::meta::{Meta, Params};
 use super::revision::{Era, Revision};
-use super::session::{Holder, Session};
-use super::stream::{Mode, Stream, routed_question};
-use super::upstream::{Content, Outgoing, content, field, refused, standard_headers};
-use super::{Mcp, forgotten, headers, names, rounds};
+use super::session::Session;
+use super::stream::{Stream, routed_question};
+use super::upstream::field;
+use super::{Mcp, headers, names, rounds};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, Platform, StateStore as _, Timestamp};
-use crate::relay::Reader;
+use crate::platform::{Clock as _, Platform, StateStore as _};
 use crate::wire::accept::Accepts;
 use crate::wire::jsonrpc::{self, Invalid, Message, decode_batch, string};
 
@@ -51,17 +52,21 @@ pub struct Inbound {
 
 /// Knows the call that is waiting for its answer, so that it can be cancelled should the caller go away first.
 #[derive(Debug, Clone, Default)]
-pub struct Ticket(Arc<Mutex<Option<Cancel>>>);
+pub struct Ticket {
+    waiting: Arc<Mutex<Option<Cancel>>>,
+    /// Sessions with servers that were opened for the answer alone, and end with it.
+    pub leases: Leases,
+}
 
 impl Ticket {
     /// A call waits for its answer (or none does any more).
     pub fn set(&self, cancel: Option<Cancel>) {
-        *lock(&self.0) = cancel;
+        *lock(&self.waiting) = cancel;
     }
 
     /// The call that waits, if any.
     pub fn take(&self) -> Option<Cancel> {
-        lock(&self.0).take()
+        lock(&self.waiting).take()
     }
 }
 
@@ -83,7 +88,7 @@ impl Inbound {
         }
     }
 
-    fn header(&self, name: &http::HeaderName) -> Option<&str> {
+    pub(super) fn header(&self, name: &http::HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 }
@@ -108,6 +113,20 @@ pub struct Client {
 }
 
 impl Client {
+    /// A legacy client.
+    #[must_use]
+    pub fn of_session(caller: Arc<Caller>, session: Session) -> Self {
+        Self {
+            caller,
+            revision: session.facts.revision,
+            session: Some(session),
+            wants_logs: true,
+            log_level: None,
+            capabilities: None,
+            info: None,
+        }
+    }
+
     /// The era of its revision.
     pub fn era(&self) -> Era {
         self.revision.era()
@@ -124,6 +143,8 @@ pub enum Answer<P: Platform> {
     Empty(StatusCode),
     /// What comes.
     Stream(Box<Stream<P>>, Option<Cancel>),
+    /// What changes, from now on.
+    Listen(Box<Listen<P>>),
 }
 
 /// How to cancel a call with a legacy server, where hanging up says nothing.
@@ -194,7 +215,8 @@ impl<P: Platform> Mcp<P> {
             let answer = Box::pin(self.message(&single, text.get().as_bytes(), true, note)).await;
             let body = match answer {
                 Answer::Json(_, body) | Answer::Opened(_, body) => body,
-                Answer::Empty(_) => continue,
+                // Batches ended before there was anything to listen to.
+                Answer::Empty(_) | Answer::Listen(_) => continue,
                 Answer::Stream(stream, _) => match collect(stream).await {
                     Ok(body) => body,
                     Err(fault) => jsonrpc::error(None, fault.kind.row().code, &fault.message, None),
@@ -238,7 +260,7 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Finds out who speaks and how, and checks what their revision asks of every request.
-    async fn client(
+    pub(super) async fn client(
         &self,
         inbound: &Inbound,
         params: Option<&Params<'_>>,
@@ -267,16 +289,7 @@ impl<P: Platform> Mcp<P> {
             Fault::new(Kind::SessionRequired, message)
         })?;
         let session = self.session(&inbound.caller, inbound.target.as_deref(), token).await?;
-        let revision = session.facts.revision;
-        Ok(Client {
-            caller: inbound.caller.clone(),
-            revision,
-            session: Some(session),
-            wants_logs: true,
-            log_level: None,
-            capabilities: None,
-            info: None,
-        })
+        Ok(Client::of_session(inbound.caller.clone(), session))
     }
 
     fn modern_client(
@@ -379,9 +392,18 @@ impl<P: Platform> Mcp<P> {
                 return Ok(Answer::Json(StatusCode::OK, self.discover_one(call, &profile)));
             }
             "server/discover" => return self.discover_through(inbound, client, call, server).await,
-            "subscriptions/listen" if !modern_upstream => return Err(unknown_method(call.method)),
+            // What is passed through is not filtered.
+            "subscriptions/listen" if !modern_upstream || !server.resources.admits_all() => {
+                return self.listen(inbound, client, call, Some(server)).await;
+            }
             "logging/setLevel" if modern_upstream => return self.keep_level(client, call).await,
             "logging/setLevel" => self.keep_level(client, call).await.map(drop)?,
+            "resources/subscribe" | "resources/unsubscribe" if modern_upstream => {
+                if !server.resources.admits(&text_of(call.read.uri, "params.uri")?) {
+                    return Err(unknown_name(call.method, &text_of(call.read.uri, "params.uri")?));
+                }
+                return self.subscribe(inbound, client, call, Some(server), note).await;
+            }
             method if LEGACY_ONLY.contains(&method) && modern_upstream => return Err(unknown_method(method)),
             _ => {}
         }
@@ -410,7 +432,13 @@ impl<P: Platform> Mcp<P> {
                 self.check_mirrored(inbound, client, call, &route).await?;
             }
         }
-        self.forward(inbound, client, call, &route).await
+        let seat =
+            if call.method == "subscriptions/listen" { Some(self.seat(&client.caller)?) } else { None };
+        let mut answer = self.forward(inbound, client, call, &route).await?;
+        if let Answer::Stream(stream, _) = &mut answer {
+            (stream.news, stream.seat) = (seat.is_some(), seat);
+        }
+        Ok(answer)
     }
 
     /// `server/discover` of a modern server, which through the gateway serves every revision that the gateway does.
@@ -531,16 +559,17 @@ impl<P: Platform> Mcp<P> {
         }
         let client = self.client(inbound, None, method).await?;
         let Some(session) = &client.session else { return Ok(()) };
+        if method == "notifications/cancelled"
+            && let Some(id) = params.and_then(|params| field(params, "requestId"))
+        {
+            session.memory.cancel(&id);
+            self.tell_mailbox(session, &Letter::Cancelled(id)).await?;
+        }
         if matches!(
             method,
             "notifications/cancelled" | "notifications/roots/list_changed" | "notifications/progress"
         ) {
             self.tell_upstreams(session, &inbound.part(text)).await;
-        }
-        if method == "notifications/cancelled"
-            && let Some(id) = params.and_then(|params| field(params, "requestId"))
-        {
-            self.tell_mailbox(session, &Letter::Cancelled(id)).await?;
         }
         Ok(())
     }
@@ -605,74 +634,6 @@ impl<P: Platform> Mcp<P> {
             splice.replace(id, own.get().as_bytes().to_vec());
             self.tell(server, splice.finish(), &upstream).await;
         }
-    }
-
-    /// Answers a GET: on `/mcp/{server}` the stream of the session's own upstream session, else none.
-    pub async fn get(self, inbound: Inbound) -> (Answer<P>, Note) {
-        let mut note = Note { method: Some("GET".to_owned()), ..Note::default() };
-        let answer = self.stream_of(&inbound, &mut note).await;
-        (answer.unwrap_or_else(|fault| failed(None, &fault, &mut note)), note)
-    }
-
-    async fn stream_of(&self, inbound: &Inbound, note: &mut Note) -> Result<Answer<P>, Fault> {
-        let none =
-            || Fault::new(Kind::MethodNotAllowed, "this endpoint has no stream of its own; POST to it");
-        let last = inbound.headers.get("last-event-id").and_then(|id| id.to_str().ok());
-        if let Some(last) = last.filter(|id| id.starts_with(rounds::OWN)) {
-            return self.resumed(inbound, last).await;
-        }
-        let modern = inbound.header(&headers::VERSION).and_then(Revision::parse).map(Revision::era);
-        let Some(server) = inbound.target.clone().filter(|_| modern != Some(Era::Modern)) else {
-            return Err(none());
-        };
-        let client = self.client(inbound, None, "GET").await?;
-        note.server = Some(server.name.clone());
-        let profile = self.profile(&server).await?;
-        if profile.revision_for(Era::Legacy).era() == Era::Modern {
-            return Err(none());
-        }
-        let holder = self.holder(&server, client.session.as_ref(), &client.caller, profile.sessions);
-        let Holder::Client(_) = &holder else { return Err(none()) };
-        let upstream = self.held(&server, &holder).await?;
-        let mut headers = standard_headers(upstream.revision, upstream.id.as_deref(), "", None);
-        if let Some(last) = inbound.headers.get("last-event-id") {
-            headers.insert("last-event-id", last.clone());
-        }
-        let answered =
-            self.exchange(&server, Outgoing { http: Method::GET, body: Bytes::new(), headers }).await?;
-        match (answered.status, content(&answered.headers)) {
-            (StatusCode::OK, Content::Events) => {
-                let mut reader = answered.reader;
-                reader.open_ended();
-                let stream = Stream::new(self.clone(), reader, Mode::Open, None, None);
-                Ok(Answer::Stream(Box::new(stream), None))
-            }
-            (StatusCode::METHOD_NOT_ALLOWED, _) => Err(none()),
-            (status, _) if forgotten(status) => {
-                self.drop_held(&server, &holder, &upstream).await?;
-                Err(Fault::new(Kind::UnknownSession, "the server has ended this session; start a new one"))
-            }
-            (status, _) => Err(refused(&server, status)),
-        }
-    }
-
-    /// Goes on with a stream of the session's mailbox behind the event `last`.
-    async fn resumed(&self, inbound: &Inbound, last: &str) -> Result<Answer<P>, Fault> {
-        let client = self.client(inbound, None, "GET").await?;
-        let gone = || {
-            let message =
-                "Last-Event-ID: the stream is not kept any more, or not that far back; make the call anew";
-            Fault::new(Kind::InvalidRequest, message)
-        };
-        let session =
-            client.session.as_ref().filter(|_| self.platform.abilities().mailboxes).ok_or_else(gone)?;
-        let body = self.post_letter(&session.mailbox(), &Letter::Resume(last.to_owned())).await?;
-        // A stream has a server whose limits it goes by; this one has been through them.
-        let server = self.plan.servers.first().ok_or_else(gone)?;
-        let mut reader = Reader::new(self.platform.clone(), server.clone(), body, Timestamp(u64::MAX));
-        reader.open_ended();
-        let first = reader.chunk().await?.ok_or_else(gone)?;
-        Ok(Answer::Stream(Box::new(Stream::new(self.clone(), reader, Mode::Open, None, Some(first))), None))
     }
 
     /// Answers a DELETE: the session ends, here and upstream.
@@ -799,7 +760,7 @@ pub fn unknown_method(method: &str) -> Fault {
 }
 
 /// The same for legacy clients, who would take a 404 for a lost session.
-fn unknown_method_legacy(method: &str) -> Fault {
+pub(super) fn unknown_method_legacy(method: &str) -> Fault {
     Fault::new(Kind::UnknownMethodLegacy, format!("method {:?} is not known here", brief(method)))
 }
 

@@ -18,6 +18,7 @@ use super::Mcp;
 use super::catalog::Kind as ListKind;
 use super::memory::{Record, SessionMemory, UpstreamSession, lock};
 use super::revision::Revision;
+use super::serve::Client;
 use super::upstream::{GATEWAY, IMPLEMENTATION};
 use crate::config::plan::{Caller, Server, SessionMode};
 use crate::fault::{Fault, Kind};
@@ -30,6 +31,9 @@ const CAPABILITIES: usize = 1024;
 const RECHECK: Duration = Duration::from_secs(60);
 /// How often a lost race for the store is run again.
 const RACES: usize = 8;
+
+/// The holder of the sessions that all callers share.
+const SHARED: &str = "shared";
 
 /// What a session id says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,8 +72,8 @@ impl Session {
 pub enum Holder {
     /// One client session's own.
     Client(Session),
-    /// A pooled one: the caller's, or the gateway's.
-    Pool(String),
+    /// A pooled one, by name: a caller's, or everybody's; and what its clients can do.
+    Pool(String, Box<RawValue>),
 }
 
 impl<P: Platform> Mcp<P> {
@@ -223,18 +227,16 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// The holder of the upstream session that a call goes over.
-    pub fn holder(
-        &self,
-        server: &Server,
-        session: Option<&Session>,
-        caller: &Caller,
-        issues: bool,
-    ) -> Holder {
-        match (server.session, session) {
-            (Some(SessionMode::Shared), _) => Holder::Pool(GATEWAY.to_owned()),
-            (None, _) if !issues => Holder::Pool(GATEWAY.to_owned()),
-            (_, Some(session)) => Holder::Client(session.clone()),
-            (_, None) => Holder::Pool(format!("caller {}", caller.name)),
+    pub fn holder(&self, server: &Server, client: &Client, issues: bool) -> Holder {
+        let nothing = || RawValue::from_string("{}".to_owned()).unwrap_or_default();
+        let name = &client.caller.name;
+        match (server.session, &client.session, &client.capabilities) {
+            (Some(SessionMode::Shared), ..) => Holder::Pool(SHARED.to_owned(), nothing()),
+            (None, ..) if !issues => Holder::Pool(GATEWAY.to_owned(), nothing()),
+            (_, Some(session), _) => Holder::Client(session.clone()),
+            (_, None, None) => Holder::Pool(format!("caller {name}"), nothing()),
+            // What a client can do is settled when a session is opened, and some servers offer what goes with it.
+            (_, None, Some(able)) => Holder::Pool(format!("caller {name} {able}"), able.clone()),
         }
     }
 
@@ -244,7 +246,7 @@ impl<P: Platform> Mcp<P> {
     /// When the server does not open one.
     pub async fn held(&self, server: &Arc<Server>, holder: &Holder) -> Result<UpstreamSession, Fault> {
         match holder {
-            Holder::Pool(name) => self.pooled(server, name).await,
+            Holder::Pool(name, capabilities) => self.pooled(server, name, capabilities.get()).await,
             Holder::Client(session) => {
                 let look = || lock(&session.memory.record).0.upstreams.get(&server.name).cloned();
                 if let Some(held) = look() {
@@ -295,7 +297,7 @@ impl<P: Platform> Mcp<P> {
         upstream: &UpstreamSession,
     ) -> Result<(), Fault> {
         match holder {
-            Holder::Pool(name) => self.memory.server(server).unpool(name, upstream),
+            Holder::Pool(name, _) => self.memory.server(server).unpool(name, upstream),
             Holder::Client(session) => {
                 let gone = |record: &mut Record| {
                     if record.upstreams.get(&server.name) == Some(upstream) {
@@ -312,14 +314,20 @@ impl<P: Platform> Mcp<P> {
     ///
     /// # Errors
     /// When the server does not open one.
-    pub async fn pooled(&self, server: &Arc<Server>, holder: &str) -> Result<UpstreamSession, Fault> {
+    pub async fn pooled(
+        &self,
+        server: &Arc<Server>,
+        holder: &str,
+        capabilities: &str,
+    ) -> Result<UpstreamSession, Fault> {
         let memory = self.memory.server(server);
         if let Some(pooled) = memory.pooled(holder) {
             return Ok(pooled);
         }
         let key = format!("pool {} {holder}", server.name);
         let open = || async {
-            let (session, _) = self.initialize(server, "{}", IMPLEMENTATION, Revision::LEGACY).await?;
+            let (session, _) =
+                self.initialize(server, capabilities, IMPLEMENTATION, Revision::LEGACY).await?;
             memory.pool(holder, session.clone());
             Ok(session)
         };

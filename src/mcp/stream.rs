@@ -5,17 +5,22 @@
 //! are only watched, to know whether the response has come and what an event's id was.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::{Either, select};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::listen::{Seat, completed};
 use super::mailbox::Letter;
-use super::memory::UpstreamSession;
+use super::memory::{Running, UpstreamSession};
 use super::resume::Resume;
+use super::revision::Revision;
 use super::rounds::Rounds;
 use super::upstream::{field, no_answer};
-use super::{Mcp, ask};
+use super::{Mcp, ask, content};
+use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::platform::{Platform, SeamError};
 use crate::relay::{Reader, too_large};
@@ -34,8 +39,9 @@ pub struct Rewrite {
     pub id: Box<RawValue>,
     /// The caller is modern and the server is not: results need what 2026-07-28 asks of them.
     pub modern: bool,
-    /// The caller is legacy and the server is not: for which method; results lose what only 2026-07-28 has.
-    pub legacy: Option<String>,
+    /// The caller is legacy and the server is not: the method and the caller's revision; results lose what only
+    /// 2026-07-28 has.
+    pub legacy: Option<(String, Revision)>,
     /// The caller sees several legacy servers as one: which one this is, so that its questions and the places in its
     /// streams can be told from those of the others.
     pub route: Option<String>,
@@ -86,13 +92,28 @@ const MODERN_ONLY: [&str; 3] = ["resultType", "ttlMs", "cacheScope"];
 impl Rewrite {
     /// For a legacy caller of a modern server.
     #[must_use]
-    pub fn to_legacy(upstream_id: String, id: Box<RawValue>, method: &str) -> Self {
+    pub fn to_legacy(upstream_id: String, id: Box<RawValue>, method: &str, revision: Revision) -> Self {
         Self {
             upstream_id,
             id,
             modern: false,
-            legacy: Some(method.to_owned()),
+            legacy: Some((method.to_owned(), revision)),
             route: None,
+            ttl_ms: None,
+            logs: true,
+        }
+    }
+
+    /// For messages that belong to no call that is known here; with the name of the server if the caller sees several
+    /// as one.
+    #[must_use]
+    pub fn routed_from(server: Option<&Server>) -> Self {
+        Self {
+            upstream_id: String::new(),
+            id: Box::<RawValue>::default(),
+            modern: false,
+            legacy: None,
+            route: server.map(|server| server.name.clone()),
             ttl_ms: None,
             logs: true,
         }
@@ -120,6 +141,10 @@ impl Rewrite {
     /// Rewrites one message.
     pub fn apply(&self, data: Bytes, server: &str) -> Rewritten {
         match Message::decode(&data) {
+            // On the rest of a call's stream nobody knows here which call it was: the client does.
+            Ok(Message::Response { .. }) if self.route.is_some() && self.upstream_id.is_empty() => {
+                Rewritten::Response(data, None)
+            }
             Ok(Message::Response { id, outcome }) => {
                 if id.is_some_and(|id| id.get() != self.upstream_id) {
                     return Rewritten::Drop;
@@ -135,8 +160,14 @@ impl Rewrite {
                         {
                             return Rewritten::Asks(result.to_owned());
                         }
-                        if let Some(less) = without(result, &MODERN_ONLY) {
-                            splice.replace(result, less.into_bytes());
+                        let less = without(result, &MODERN_ONLY);
+                        let whole = less.as_deref().unwrap_or(result.get());
+                        let adapted = self
+                            .legacy
+                            .as_ref()
+                            .and_then(|(method, revision)| content::adapted(method, whole, *revision));
+                        if let Some(changed) = adapted.or(less) {
+                            splice.replace(result, changed.into_bytes());
                         }
                         None
                     }
@@ -221,7 +252,7 @@ impl Rewrite {
             splice.replace(coded.code, b"-32602".to_vec());
             return Some(-32602);
         }
-        let reads = self.legacy.as_deref() == Some("resources/read");
+        let reads = self.legacy.as_ref().is_some_and(|(method, _)| method == "resources/read");
         if reads && code == -32602 && field(error, "data").is_some_and(|data| field(&data, "uri").is_some()) {
             splice.replace(coded.code, b"-32002".to_vec());
             return Some(-32002);
@@ -283,6 +314,16 @@ pub enum Mode {
     Rewritten(Decoder, Rewrite, Option<UpstreamSession>),
 }
 
+impl Mode {
+    /// Events of one of several servers that the caller sees as one, of a stream that carries no response or the rest
+    /// of a call's.
+    #[must_use]
+    pub fn routed(server: &Server, session: UpstreamSession) -> Self {
+        let rewrite = Rewrite::routed_from(Some(server));
+        Self::Rewritten(Decoder::new(server.max_response), rewrite, Some(session))
+    }
+}
+
 /// An answer on its way.
 pub struct Stream<P: Platform> {
     mcp: Mcp<P>,
@@ -293,6 +334,8 @@ pub struct Stream<P: Platform> {
     replies: VecDeque<Bytes>,
     /// Who goes on with the call if the server asks the caller for input: the mailbox and what it is to know.
     handover: Option<Box<(String, Rounds)>>,
+    /// The call, as the client's session knows it.
+    running: Option<Running>,
     /// What the server asked.
     asks: Option<Box<RawValue>>,
     line_begins: bool,
@@ -308,6 +351,10 @@ pub struct Stream<P: Platform> {
     pub resumable: bool,
     /// Where the stream has come to, if it is one that can go on over another connection.
     pub resume: Option<Resume>,
+    /// It carries news as they come, not the answer to a call: it has no end of its own.
+    pub news: bool,
+    /// The caller's right to have it open, where that is limited.
+    pub seat: Option<Seat>,
 }
 
 impl<P: Platform> Stream<P> {
@@ -328,6 +375,7 @@ impl<P: Platform> Stream<P> {
             ready: VecDeque::new(),
             replies: VecDeque::new(),
             handover: None,
+            running: None,
             asks: None,
             line_begins: true,
             over: false,
@@ -337,6 +385,8 @@ impl<P: Platform> Stream<P> {
             fault: None,
             resumable: false,
             resume: None,
+            news: false,
+            seat: None,
         };
         stream.ready.extend(first);
         stream
@@ -346,6 +396,13 @@ impl<P: Platform> Stream<P> {
     #[must_use]
     pub fn with_handover(mut self, handover: Option<Box<(String, Rounds)>>) -> Self {
         self.handover = handover;
+        self
+    }
+
+    /// The same, of a call that its client may give up.
+    #[must_use]
+    pub fn of(mut self, running: Option<Running>) -> Self {
+        self.running = running;
         self
     }
 
@@ -367,6 +424,18 @@ impl<P: Platform> Stream<P> {
     /// Whether the body is an event stream.
     pub fn is_events(&self) -> bool {
         !matches!(self.mode, Mode::Json)
+    }
+
+    /// Ends a stream of news in good order, with what there is to say to that; to be called until it is `None`.
+    pub fn leave(&mut self) -> Option<Bytes> {
+        if let Some(bytes) = self.ready.pop_front() {
+            return Some(bytes);
+        }
+        if std::mem::replace(&mut self.over, true) {
+            return None;
+        }
+        self.answered = true;
+        self.id.as_deref().map(|id| Event::message(completed(id)).encode())
     }
 
     /// Whether a comment may stand here: between two lines of an event stream.
@@ -395,6 +464,12 @@ impl<P: Platform> Stream<P> {
             if self.over {
                 return None;
             }
+            // A client that has given its call up is told nothing more about it.
+            if !self.answered && self.running.as_ref().is_some_and(Running::is_cancelled) {
+                self.answered = true;
+                self.over = true;
+                return None;
+            }
             if let Some(why) = self.broken.clone() {
                 let Some(resume) = &mut self.resume else { return self.fail(&why) };
                 // Boxed: few streams break, and every one would have to make room for it.
@@ -405,7 +480,18 @@ impl<P: Platform> Stream<P> {
                 self.begin_anew();
                 continue;
             }
-            match self.reader.chunk().await {
+            let chunk = match &self.running {
+                // A legacy server is told and ends the stream itself; a modern one is hung up on.
+                Some(running) if self.hangs_up() => {
+                    let clock = self.mcp.platform.clock();
+                    match select(pin!(self.reader.chunk()), pin!(running.cancelled(clock))).await {
+                        Either::Left((chunk, _)) => chunk,
+                        Either::Right(_) => continue,
+                    }
+                }
+                _ => self.reader.chunk().await,
+            };
+            match chunk {
                 Ok(Some(chunk)) => {
                     if let Err(fault) = self.take(chunk) {
                         return self.fail(&fault);
@@ -433,6 +519,11 @@ impl<P: Platform> Stream<P> {
         self.answered = true;
         self.resume = None;
         Ok(())
+    }
+
+    /// Whether hanging up is what cancels the call.
+    fn hangs_up(&self) -> bool {
+        matches!(&self.mode, Mode::Rewritten(_, rewrite, _) if rewrite.legacy.is_some())
     }
 
     /// Forgets the event that was cut: it comes again.
@@ -467,6 +558,13 @@ impl<P: Platform> Stream<P> {
             Mode::Events(decoder, held) => {
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
                 self.resumable |= events.iter().any(|event| event.id.is_some());
+                if self.news {
+                    let notices = events.iter().filter_map(|event| match Message::decode(&event.data) {
+                        Ok(Message::Notification { method, .. }) => Some(method),
+                        _ => None,
+                    });
+                    notices.for_each(|method| self.mcp.outdated(&self.reader.server, &method));
+                }
                 if let Some(resume) = &mut self.resume {
                     events.iter().for_each(|event| resume.saw(event));
                 }
@@ -657,7 +755,11 @@ mod tests {
     fn results_of_a_modern_server_become_what_a_legacy_client_knows() {
         let id = RawValue::from_string("1".to_owned()).unwrap();
         let check = |method: &str, input: &str, expect: &str| {
-            check_with(&Rewrite::to_legacy("9".to_owned(), id.clone(), method), input, expect);
+            check_with(
+                &Rewrite::to_legacy("9".to_owned(), id.clone(), method, Revision::LEGACY),
+                input,
+                expect,
+            );
         };
         check(
             "tools/call",

@@ -33,6 +33,8 @@ struct State {
     reader: u64,
     /// The next event that the reader wants, if there is one.
     reads: Option<u64>,
+    /// The next event that nobody has read yet.
+    unread: u64,
     wakers: Vec<Waker>,
 }
 
@@ -77,6 +79,7 @@ impl Log {
             ended: false,
             reader: 0,
             reads: None,
+            unread: 1,
             wakers: Vec::new(),
         })))
     }
@@ -139,6 +142,16 @@ impl Log {
         Some(Tail { log: self.clone(), reader: state.reader })
     }
 
+    /// Reads what nobody has read yet and is still kept.
+    #[must_use]
+    pub fn rest(&self) -> Option<Tail> {
+        let after = {
+            let state = lock(&self.0);
+            state.unread.max(state.first) - 1
+        };
+        self.tail(after)
+    }
+
     /// Resolves when nobody reads.
     pub async fn unread(&self) {
         self.until(|state| state.reads.is_none()).await;
@@ -188,6 +201,7 @@ impl Stream for Tail {
             Some(event) => {
                 let event = event.clone();
                 state.reads = Some(reads + 1);
+                state.unread = state.unread.max(reads + 1);
                 if state.keeps.is_none() {
                     state.bytes -= event.len();
                     state.events.pop_front();

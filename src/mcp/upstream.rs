@@ -28,7 +28,7 @@ use crate::wire::sse::Decoder;
 /// Redirects followed within one origin.
 const REDIRECTS: usize = 3;
 /// An error body is read no further than this: it is only looked at for a JSON-RPC error.
-const ERROR_BODY: usize = 64 * 1024;
+pub(super) const ERROR_BODY: usize = 64 * 1024;
 /// How the gateway names itself to servers, and to clients.
 pub const IMPLEMENTATION: &str =
     concat!("{\"name\":\"causeway\",\"title\":\"Causeway\",\"version\":\"", env!("CARGO_PKG_VERSION"), "\"}");
@@ -122,7 +122,11 @@ impl<P: Platform> Mcp<P> {
         result
     }
 
-    async fn exchange_timed(
+    /// The same, without counting how it went.
+    ///
+    /// # Errors
+    /// As [`Self::exchange`].
+    pub(super) async fn exchange_timed(
         &self,
         server: &Arc<Server>,
         outgoing: Outgoing,
@@ -313,7 +317,7 @@ impl<P: Platform> Mcp<P> {
         {
             return Ok(memory.set_profile(profile));
         }
-        let (session, result) = self.initialize(server, "{}", IMPLEMENTATION, Revision::LEGACY).await?;
+        let (session, result) = self.initialize(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await?;
         let profile = initialized(&result, &session);
         memory.pool(GATEWAY, session);
         Ok(memory.set_profile(profile))
@@ -324,6 +328,29 @@ impl<P: Platform> Mcp<P> {
     /// # Errors
     /// When the server does not take it.
     pub async fn initialize(
+        &self,
+        server: &Arc<Server>,
+        capabilities: &str,
+        client_info: &str,
+        revision: Revision,
+    ) -> Result<(UpstreamSession, Box<RawValue>), Fault> {
+        let (session, result) = self.handshake(server, capabilities, client_info, revision).await?;
+        self.confirm(server, &session).await;
+        Ok((session, result))
+    }
+
+    /// The second half of opening a session.
+    pub(super) async fn confirm(&self, server: &Arc<Server>, session: &UpstreamSession) {
+        let ready = Bytes::from_static(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}");
+        self.tell(server, ready, session).await;
+    }
+
+    /// The first half of opening a session: the server has one from here on, and is to be told that the gateway is
+    /// ready ([`Self::confirm`]).
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub(super) async fn handshake(
         &self,
         server: &Arc<Server>,
         capabilities: &str,
@@ -359,10 +386,7 @@ impl<P: Platform> Mcp<P> {
             let message = format!("server {:?}: chose a protocol revision that nobody offered", server.name);
             return Err(Fault::new(Kind::UpstreamInvalid, message));
         };
-        let session = UpstreamSession { id: issued, revision: agreed };
-        let ready = Bytes::from_static(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}");
-        self.tell(server, ready, &session).await;
-        Ok((session, result.to_owned()))
+        Ok((UpstreamSession { id: issued, revision: agreed }, result.to_owned()))
     }
 
     /// Does `make` once, however many ask at the same time: the first works, the others look again until
@@ -432,6 +456,9 @@ fn http_request(server: &Server, url: &url::Url, outgoing: &Outgoing) -> Result<
     Ok(request)
 }
 
+/// What the gateway says that it can do where it only wants to know what a server offers: some offer a tool only to
+/// clients that can be asked what the tool asks.
+pub const EVERYTHING: &str = r#"{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{}}"#;
 /// The holder of the gateway's own sessions.
 pub const GATEWAY: &str = "";
 
@@ -487,7 +514,8 @@ fn has_legacy(versions: &[Option<Revision>]) -> bool {
     versions.iter().flatten().any(|revision| revision.era() == Era::Legacy)
 }
 
-fn with_meta(params: &str) -> String {
+/// `params` of a request of our own to a modern server.
+pub(super) fn with_meta(params: &str) -> String {
     let members = format!(
         "\"_meta\":{{\"{}\":\"{}\",\"{}\":{IMPLEMENTATION},\"{}\":{{}}}}",
         meta::VERSION,

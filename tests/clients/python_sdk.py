@@ -1,6 +1,7 @@
 """The official Python SDK: connects, uses everything once, prints what it got as JSON.
 
-python_sdk.py URL PLAN [KEY]      PLAN: JSON, see run.cjs; CAUSEWAY_CLIENT_MODE: legacy, or a revision to insist on
+python_sdk.py URL PLAN [KEY]      PLAN: JSON, see run.cjs; CAUSEWAY_CLIENT_MODE: legacy, or a revision to insist on;
+                                  CAUSEWAY_STDIO: go through this program's `stdio`
 """
 
 import asyncio
@@ -8,13 +9,20 @@ import json
 import os
 import sys
 
-from mcp import Client, MCPError
+from mcp import Client, MCPError, StdioServerParameters
+from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import create_mcp_http_client, streamable_http_client
 
 
 async def main(url: str, plan: str, key: str = "") -> None:
     headers = {"authorization": f"Bearer {key}"} if key else {}
     mode = os.environ.get("CAUSEWAY_CLIENT_MODE", "2026-07-28")
+    if program := os.environ.get("CAUSEWAY_STDIO"):
+        env = {"CAUSEWAY_KEY": key} if key else {}
+        server = StdioServerParameters(command=program, args=["stdio", "--url", url], env=env)
+        async with Client(stdio_client(server), mode=mode) as client:
+            print(json.dumps(await use(client, json.loads(plan))))
+        return
     async with create_mcp_http_client(headers=headers) as http:
         transport = streamable_http_client(url, http_client=http)
         async with Client(transport, mode=mode) as client:

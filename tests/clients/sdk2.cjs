@@ -1,8 +1,9 @@
 // The official SDK 2.x, a modern client: connects, uses everything once, prints what it got as JSON.
-//   sdk2.cjs URL PLAN [KEY]      PLAN: JSON, see run.cjs
+//   sdk2.cjs URL PLAN [KEY]      PLAN: JSON, see run.cjs; CAUSEWAY_STDIO: go through this program's `stdio`
 const tools = require('node:module').createRequire(`${process.env.CAUSEWAY_NPM}/package.json`);
 const { Client, StreamableHTTPClientTransport } = tools('@modelcontextprotocol/client');
-const { use } = require('./use.cjs');
+const { StdioClientTransport } = tools('@modelcontextprotocol/client/stdio');
+const { stdio, use } = require('./use.cjs');
 
 const [url, plan, key] = process.argv.slice(2);
 const headers = key ? { authorization: `Bearer ${key}` } : {};
@@ -11,7 +12,9 @@ const client = new Client(
     { name: 'sdk2', version: '1' },
     { versionNegotiation: { mode: { pin: '2026-07-28' } } },
 );
-const transport = new StreamableHTTPClientTransport(new URL(url), { requestInit: { headers } });
+const transport = process.env.CAUSEWAY_STDIO
+    ? new StdioClientTransport(stdio(url, key))
+    : new StreamableHTTPClientTransport(new URL(url), { requestInit: { headers } });
 
 (async () => {
     await client.connect(transport);

@@ -1,4 +1,11 @@
-// What both JavaScript clients do once they are connected.
+// What both JavaScript clients have in common.
+
+// What an entry of mcp.json says: the command of a server, here one that is somewhere else.
+exports.stdio = (url, key) => ({
+    command: process.env.CAUSEWAY_STDIO,
+    args: ['stdio', '--url', url],
+    env: key ? { CAUSEWAY_KEY: key } : {},
+});
 
 // All items of a list, page by page.
 async function all(list, key) {

@@ -101,10 +101,14 @@ const config :Workerd.Config = (
       compatibilityFlags = ${flags},
       bindings = [
         (name = "CAUSEWAY_STATE", durableObjectNamespace = "State"),
+        (name = "CAUSEWAY_MAILBOX", durableObjectNamespace = "Mailbox"),
         (name = "CAUSEWAY_KV", kvNamespace = "kv"),
         ${bindings.join("\n        ")}
       ],
-      durableObjectNamespaces = [(className = "State", uniqueKey = "causeway-state", enableSql = true)],
+      durableObjectNamespaces = [
+        (className = "State", uniqueKey = "causeway-state", enableSql = true),
+        (className = "Mailbox", uniqueKey = "causeway-mailbox", enableSql = true),
+      ],
       durableObjectStorage = (localDisk = "state"),
     )),
     (name = "kv", worker = (

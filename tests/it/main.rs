@@ -11,11 +11,13 @@
 mod admin;
 mod arrows;
 mod bridge;
+mod changing;
 mod server;
 mod world;
 
 mod client;
 mod eras;
+mod listen;
 mod lists;
 mod resume;
 mod rules;

@@ -75,7 +75,7 @@ fn names_come_from_the_body_and_headers_must_agree() {
 #[test]
 fn methods_that_a_revision_lacks_are_unknown_there() {
     let world = world();
-    for method in ["ping", "logging/setLevel", "resources/subscribe", "subscriptions/listen", "no/such"] {
+    for method in ["ping", "logging/setLevel", "resources/subscribe", "no/such"] {
         assert_eq!(world.modern("/mcp", method, json!({})).brief(), "404 -32601", "{method}");
     }
     let (session, _) = world.initialize("/mcp");
@@ -172,8 +172,10 @@ fn places_and_methods_that_are_not_here_are_named() {
     };
     assert_eq!(get("/nowhere").status, 404);
     assert_eq!(get("/nowhere").header("content-type"), "application/problem+json");
-    assert_eq!(get("/mcp").status, 405);
-    assert_eq!(get("/mcp").header("allow"), "POST, DELETE");
+    assert_eq!(get("/mcp").brief(), "400 -32600", "a stream belongs to a session");
+    let put = http::Request::put("/mcp").header("host", "localhost").body(bytes::Bytes::new()).unwrap();
+    let put = world.send(put);
+    assert_eq!((put.status, put.header("allow")), (405, "POST, GET, DELETE"));
     assert_eq!(get("/mcp/none").status, 404);
     assert_eq!(get("/health").json(), json!({"status": "ok"}));
     assert_eq!(get("/ready").json(), json!({"status": "ready"}));

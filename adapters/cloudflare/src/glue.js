@@ -37,6 +37,10 @@ export function ask(namespace, key, method, head, body) {
   return namespace.get(namespace.idFromName(key)).fetch("http://state/", { method, headers: headers(head), body });
 }
 
+export function post(namespace, key, body, signal) {
+  return namespace.get(namespace.idFromName(key)).fetch("http://mailbox/", { method: "POST", body, signal });
+}
+
 // Calls back when whoever sent the request has gone.
 export function listen(signal, callback) {
   signal.addEventListener("abort", callback);

@@ -27,6 +27,13 @@ extern "C" {
         head: &str,
         body: Option<Uint8Array>,
     ) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(catch)]
+    pub(crate) fn post(
+        namespace: &JsValue,
+        key: &str,
+        body: Uint8Array,
+        signal: &AbortSignal,
+    ) -> Result<Promise, JsValue>;
     pub(crate) fn listen(signal: &AbortSignal, callback: &Function);
     pub(crate) fn unlisten(signal: &AbortSignal, callback: &Function);
     pub(crate) fn drop_reader(reader: &ReadableStreamDefaultReader);

@@ -8,6 +8,7 @@ use worker::Env;
 use crate::glue;
 use crate::http::Fetch;
 use crate::key_value::Kv;
+use crate::mailbox::Namespace;
 use crate::store::Objects;
 use crate::time::Time;
 
@@ -29,6 +30,7 @@ pub(crate) struct Worker(Rc<Parts>);
 struct Parts {
     store: Objects,
     key_value: Kv,
+    mailboxes: Namespace,
     settings: Settings,
 }
 
@@ -36,7 +38,8 @@ impl Worker {
     pub(crate) fn new(env: Env) -> Self {
         let store = Objects::new(env.clone());
         let key_value = Kv::new(env.clone());
-        Self(Rc::new(Parts { store, key_value, settings: Settings(env) }))
+        let mailboxes = Namespace::new(env.clone());
+        Self(Rc::new(Parts { store, key_value, mailboxes, settings: Settings(env) }))
     }
 }
 
@@ -44,6 +47,7 @@ impl Platform for Worker {
     type Http = Fetch;
     type Store = Objects;
     type KeyValue = Kv;
+    type Mailboxes = Namespace;
     type Secrets = Settings;
     type Clock = Time;
     type Entropy = Crypto;
@@ -57,6 +61,9 @@ impl Platform for Worker {
     }
     fn key_value(&self) -> &Kv {
         &self.0.key_value
+    }
+    fn mailboxes(&self) -> &Namespace {
+        &self.0.mailboxes
     }
     fn secrets(&self) -> &Settings {
         &self.0.settings

@@ -5,6 +5,7 @@
 //! | [`platform`] | the host's half of the seam, put together from [`http`], [`store`], [`secrets`] and [`log`] |
 //! | [`running`] | a gateway that runs: its listener, its plan, and what keeps them up to date |
 //! | [`server`] | connections in, requests to the core, replies out |
+//! | [`stdio`] | a gateway for clients that only speak stdio |
 //! | [`source`] | plans from files and from what was pushed |
 //! | [`workers`] | the threads that serve connections, one for each core |
 //! | [`watch`] | sees when a file has changed |
@@ -22,6 +23,7 @@ pub mod running;
 pub mod secrets;
 pub mod server;
 pub mod source;
+pub mod stdio;
 pub mod store;
 pub mod watch;
 pub mod workers;

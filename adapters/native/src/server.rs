@@ -70,7 +70,7 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     // Every connection and every piece of work behind a reply holds one; `idle` ends when the last is gone.
     let (busy, mut idle) = mpsc::channel::<()>(1);
-    let mut stop = std::pin::pin!(stop);
+    let (closing, mut stop) = (instance.clone(), std::pin::pin!(stop));
     loop {
         let accepted = async {
             let slot = slots.clone().acquire_owned().await;
@@ -107,6 +107,8 @@ pub async fn serve(
     }
     // New connections are refused from here on, not left waiting.
     drop((listener, busy));
+    // What has no end of its own would use up the whole grace.
+    closing.close();
     let ended = async {
         graceful.shutdown().await;
         _ = idle.recv().await;

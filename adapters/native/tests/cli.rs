@@ -47,7 +47,7 @@ const BAD: &str = "mcpServers:\n  docs:\n    url: ftp://127.0.0.1/mcp\n";
 #[test]
 fn wrong_usage_is_2_and_help_is_0() {
     assert!(out(&check(GOOD, &["--help"], 0)).contains("Exit codes"));
-    for command in ["serve", "validate", "schema", "keys", "push", "status", "call", "version"] {
+    for command in ["serve", "validate", "schema", "keys", "push", "status", "call", "stdio", "version"] {
         assert!(out(&check(GOOD, &[command, "--help"], 0)).contains("Usage: causeway"), "{command}");
     }
     check(GOOD, &[], 2);
@@ -55,6 +55,9 @@ fn wrong_usage_is_2_and_help_is_0() {
     check(GOOD, &["push", "http://127.0.0.1:1"], 2);
     check(GOOD, &["status", "ftp://127.0.0.1"], 2);
     check(GOOD, &["call", "http://127.0.0.1:1", "t", "[1]"], 2);
+    check(GOOD, &["stdio"], 2);
+    check(GOOD, &["stdio", "--url", "http://127.0.0.1:1", "--header", "nonsense"], 2);
+    check(GOOD, &["stdio", "--url", "http://me:pw@127.0.0.1:1"], 2);
     check(GOOD, &["serve", "--listen", "nonsense", "--config", "g.yaml"], 2);
 }
 

@@ -165,6 +165,12 @@ impl Gateway {
         self.base.trim_start_matches("http://")
     }
 
+    /// The key of callers that have none of their own, where one is needed.
+    #[must_use]
+    pub fn key(&self) -> Option<&'static str> {
+        self.keyed.then_some(KEY)
+    }
+
     /// Where it runs.
     #[must_use]
     pub fn host(&self) -> Host {
@@ -276,7 +282,11 @@ fn written(config: &Value, keyed: bool) -> String {
 }
 
 /// The program under test: `CAUSEWAY_BIN`, or what was built next to this test.
-fn program() -> PathBuf {
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn program() -> PathBuf {
     if let Some(program) = std::env::var_os("CAUSEWAY_BIN") {
         return program.into();
     }

@@ -9,9 +9,8 @@ use futures_util::StreamExt;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Map, Value, json};
-use url::Url;
 
-use super::remote::Remote;
+use super::remote::{Remote, endpoint};
 use super::{Failure, Outcome, complain, print, print_json};
 use crate::http::Answer;
 
@@ -195,15 +194,6 @@ impl Call {
             }
         }
     }
-}
-
-/// The MCP endpoint: the URL itself where it has a path, else `/mcp`.
-fn endpoint(url: &Url) -> Url {
-    let mut url = url.clone();
-    if url.path() == "/" {
-        url.set_path("/mcp");
-    }
-    url
 }
 
 fn arguments(given: Option<&str>) -> Result<Value, Failure> {

@@ -10,7 +10,7 @@ use super::{Failure, Outcome, complain, print, print_json};
 use crate::secrets::Secrets;
 use crate::source;
 
-/// Check a configuration file.
+/// Check a configuration file and list every problem in it.
 #[derive(Debug, clap::Args)]
 #[command(
     long_about = "Check a configuration file and list every problem in it, as file:line:column: key: problem: fix.\n\n\
@@ -85,7 +85,7 @@ impl Validate {
     }
 }
 
-/// Print the JSON Schema of the configuration.
+/// Print the JSON Schema of the configuration, for editors.
 #[derive(Debug, clap::Args)]
 #[command(long_about = "Print the JSON Schema (draft 7) of the configuration, for editors.\n\n\
     In YAML, name it in the first line: # yaml-language-server: $schema=causeway.schema.json")]

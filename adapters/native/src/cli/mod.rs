@@ -7,6 +7,7 @@ mod push;
 mod remote;
 mod serve;
 mod status;
+mod stdio;
 mod table;
 
 use std::process::ExitCode;
@@ -23,22 +24,17 @@ struct Cli {
     command: Command,
 }
 
+// A comment on a command here would take the place of the long help that the command brings itself.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the gateway on this machine
     Serve(serve::Serve),
-    /// Check a configuration file and list every problem in it
     Validate(config::Validate),
-    /// Print the JSON Schema of the configuration, for editors
     Schema(config::Schema),
-    /// Make keys for callers, or hash them for the configuration
     Keys(keys::Keys),
-    /// Send a configuration to a running gateway, list its versions, or roll back
     Push(push::Push),
-    /// Show the servers of a running gateway and how they do
     Status(status::Status),
-    /// Call one tool and print what it answers
     Call(call::Call),
+    Stdio(stdio::Stdio),
     /// Print the version
     Version(Version),
 }
@@ -73,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Push(push) => wait(push.run()),
         Command::Status(status) => wait(status.run()),
         Command::Call(call) => wait(call.run()),
+        Command::Stdio(stdio) => stdio.run(),
         Command::Version(version) => version.run(),
     };
     let (code, message) = match outcome {

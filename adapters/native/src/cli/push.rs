@@ -12,7 +12,7 @@ use crate::source;
 
 const PATH: &str = "/admin/v1/config";
 
-/// Send a configuration to a running gateway.
+/// Send a configuration to a running gateway, list its versions, or roll back.
 #[derive(Debug, clap::Args)]
 #[command(
     long_about = "Send a configuration to a running gateway, list its versions, or roll back.\n\n\

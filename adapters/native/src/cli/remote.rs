@@ -26,17 +26,53 @@ pub(super) struct Remote {
     #[arg(value_name = "URL", value_parser = gateway)]
     url: Url,
 
+    #[command(flatten)]
+    key: Key,
+}
+
+/// Who asks.
+#[derive(Args)]
+pub(super) struct Key {
     /// The key to present. Better in the environment, where other users of the machine cannot read it
     #[arg(long, value_name = "KEY", env = "CAUSEWAY_KEY", hide_env_values = true)]
     key: Option<String>,
 }
 
-fn gateway(text: &str) -> Result<Url, String> {
+impl Key {
+    /// The `Authorization` that presents the key, if there is one.
+    pub(super) fn bearer(&self) -> Result<Option<HeaderValue>, Failure> {
+        let Some(key) = self.key.as_deref().map(str::trim).filter(|key| !key.is_empty()) else {
+            return Ok(None);
+        };
+        let mut bearer = HeaderValue::from_str(&format!("Bearer {key}"))
+            .map_err(|_| Failure::Refused("the key has characters that no key has".to_owned()))?;
+        bearer.set_sensitive(true);
+        Ok(Some(bearer))
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.key.is_some() { "Key(…)" } else { "Key" })
+    }
+}
+
+/// Reads the URL of a gateway.
+pub(super) fn gateway(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("{error}: write it as https://host[:port]"))?;
     match url.scheme() {
         "http" | "https" => Ok(url),
         _ => Err("only http and https URLs can be asked".to_owned()),
     }
+}
+
+/// The MCP endpoint: the URL itself where it has a path, else `/mcp`.
+pub(super) fn endpoint(url: &Url) -> Url {
+    let mut url = url.clone();
+    if url.path() == "/" {
+        url.set_path("/mcp");
+    }
+    url
 }
 
 impl Remote {
@@ -66,10 +102,7 @@ impl Remote {
             .method(method)
             .uri(url.as_str())
             .header(USER_AGENT, concat!("causeway/", env!("CARGO_PKG_VERSION")));
-        if let Some(key) = &self.key {
-            let mut bearer = HeaderValue::from_str(&format!("Bearer {}", key.trim()))
-                .map_err(|_| Failure::Refused("the key has characters that no key has".to_owned()))?;
-            bearer.set_sensitive(true);
+        if let Some(bearer) = self.key.bearer()? {
             request = request.header(AUTHORIZATION, bearer);
         }
         Ok(request)
@@ -149,7 +182,7 @@ impl Remote {
             message.push_str("\n  ");
             message.push_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(": "));
         }
-        if status == StatusCode::UNAUTHORIZED && self.key.is_none() {
+        if status == StatusCode::UNAUTHORIZED && self.key.key.is_none() {
             message.push_str(": set CAUSEWAY_KEY to a key of yours");
         }
         // A configuration that the gateway refuses is as wrong as one that is refused here.
@@ -166,7 +199,7 @@ mod tests {
     use super::*;
 
     fn check(given: &str, expect: &str) {
-        let remote = Remote { url: gateway(given).unwrap(), key: None };
+        let remote = Remote { url: gateway(given).unwrap(), key: Key { key: None } };
         assert_eq!(remote.at("/status").as_str(), expect, "{given}");
     }
 

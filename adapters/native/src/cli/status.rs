@@ -7,7 +7,7 @@ use super::remote::Remote;
 use super::table::table;
 use super::{Outcome, print, print_json};
 
-/// Show the servers of a running gateway.
+/// Show the servers of a running gateway and how they do.
 #[derive(Debug, clap::Args)]
 #[command(
     long_about = "Show the servers of a running gateway: whether each answers, how it speaks, what it offers, \

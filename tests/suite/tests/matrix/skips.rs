@@ -19,6 +19,8 @@ enum To {
     Modern,
     /// On the HTTP+SSE transport.
     Sse,
+    /// server-everything.
+    Everything,
 }
 
 use To as T;
@@ -82,6 +84,12 @@ const SKIPS: &[(&[&str], From, To, &str)] = &[
     (&["roots_that_change"], From::Modern, T::Any, "2026-07-28 has no notifications/roots/list_changed"),
     // Of the rows of server-everything.
     (&["a_page_to_visit", "a_page_to_visit_first"], From::Before("2025-11-25"), T::Any, NO_URLS),
+    (
+        &["a_resource_updated"],
+        From::Modern,
+        T::Everything,
+        "it updates what the session has subscribed to that calls the tool; a subscription has a session of its own",
+    ),
     (&["logs_without_a_call"], From::Modern, T::Any, "logs of 2026-07-28 belong to a call"),
 ];
 
@@ -106,6 +114,7 @@ pub fn reason(row: &str, cell: &Cell) -> Option<&'static str> {
             To::Any => true,
             To::Modern => cell.serves_modern(),
             To::Sse => cell.server == Server::Sse,
+            To::Everything => matches!(cell.server, Server::Everything | Server::EverythingSse),
         };
         names.contains(&row) && from && to
     });

@@ -1,0 +1,429 @@
+//! The stream of a legacy client's session: what no call brings, told as it happens.
+//!
+//! It lives in the session's mailbox. Servers are heard over a [`Feed`](super::feed): legacy ones over the sessions that
+//! are held with them for this client, so that what they ask reaches it, modern ones by listening. What is told is
+//! kept for a client whose connection breaks; one that does not come back for a while is not waited for.
+//!
+//! A stream of a legacy server at `/mcp/{server}` is **never** here: that one is the server's own, passed on as it is.
+//!
+//! Source: 2025-11-25 transports, "Listening for Messages from the Server", "Resumability and Redelivery".
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use serde::{Deserialize, Serialize};
+
+use super::Mcp;
+use super::feed::{Leases, Notice, Over, Source, Topic, UPDATED, Wanted, What, feed};
+use super::listen::{Subscribed, given, renamed, uri_of};
+use super::mailbox::{Mailbox, Said, Work};
+use super::memory::lock;
+use super::revision::Era;
+use super::rounds::OWN;
+use super::serve::Client;
+use super::session::{Holder, Session};
+use super::stream::{Rewrite, Rewritten};
+use super::tail::{Log, Tail};
+use crate::config::plan::{Caller, Server};
+use crate::platform::{Clock as _, Entropy as _, Platform};
+use crate::wire::jsonrpc::Message;
+use crate::wire::sse::Event;
+
+/// How long a stream that nobody reads is kept up.
+const KEPT: Duration = Duration::from_secs(60);
+/// How often it is looked whether somebody reads.
+const LOOK: Duration = Duration::from_secs(15);
+/// How long the head of a stream, or the answer to a subscription, waits until the servers are heard.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Streams that one session may have open.
+const STREAMS: usize = 4;
+/// Pause before a server that failed is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+/// How the names of these streams begin.
+const MARK: char = 'g';
+
+/// The letter of a client that wants the stream of its session.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Stand {
+    /// The caller's name.
+    pub caller: String,
+    /// The session id.
+    pub token: String,
+    /// The server, on `/mcp/{server}`.
+    pub target: Option<String>,
+    /// The last event that the client has seen, if it comes back.
+    pub last: Option<String>,
+}
+
+/// The streams of one session.
+#[derive(Debug, Default)]
+pub struct Desk(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    streams: Vec<(String, Log)>,
+    /// Who keeps them up, if anybody does.
+    teller: Option<UnboundedSender<Told>>,
+    /// The servers are heard.
+    ready: bool,
+}
+
+/// What is told to who keeps the streams up.
+#[derive(Debug)]
+enum Told {
+    /// The subscriptions are others now; the log ends when the servers have been told.
+    Subscriptions(Log),
+    End,
+}
+
+/// Streams that are to be kept up.
+pub struct Started {
+    stand: Stand,
+    told: UnboundedReceiver<Told>,
+    /// What was told before is lost, so that everything may have changed.
+    announce: bool,
+}
+
+/// Whether `id` is that of an event on a stream of a session.
+#[must_use]
+pub fn is_own(id: &str) -> bool {
+    id.strip_prefix(OWN).is_some_and(|rest| rest.starts_with(MARK))
+}
+
+impl Desk {
+    /// Whether there is no stream.
+    pub fn is_idle(&self) -> bool {
+        lock(&self.0).teller.is_none()
+    }
+
+    /// The subscriptions of the session have changed: ends when the servers that matter have been told.
+    pub fn subscribed(&self) -> Said {
+        let inner = lock(&self.0);
+        let log = Log::once();
+        let told =
+            inner.teller.as_ref().map(|teller| teller.unbounded_send(Told::Subscriptions(log.clone())));
+        match (told, log.tail(0)) {
+            (Some(Ok(())), Some(tail)) => Said::Tail(false, tail),
+            _ => Said::nothing(),
+        }
+    }
+
+    /// The session is over.
+    pub fn end(&self) {
+        let mut inner = lock(&self.0);
+        if let Some(teller) = inner.teller.take() {
+            let _ = teller.unbounded_send(Told::End);
+        }
+        inner.streams.drain(..).for_each(|(_, log)| log.end());
+    }
+
+    /// Says `message` on one stream: one that is read, if there is one ("the server MUST send each of its JSON-RPC
+    /// messages on only one of the connected streams").
+    fn say(&self, message: &Bytes) {
+        let inner = lock(&self.0);
+        let read = inner.streams.iter().rev().find(|(_, log)| log.is_read());
+        if let Some((name, log)) = read.or_else(|| inner.streams.last()) {
+            log.write(|number| {
+                let id = Some(format!("{OWN}{name}-{number}"));
+                Event { id, ..Event::message(message.clone()) }.encode()
+            });
+        }
+    }
+
+    fn ready(&self) {
+        let mut inner = lock(&self.0);
+        if !std::mem::replace(&mut inner.ready, true) {
+            for (_, log) in &inner.streams {
+                log.push(Bytes::from_static(b":\n"));
+            }
+        }
+    }
+
+    fn is_read(&self) -> bool {
+        lock(&self.0).streams.iter().any(|(_, log)| log.is_read())
+    }
+}
+
+/// A place in a stream that the client knows; `None` if that is not kept.
+fn place(inner: &Inner, id: &str) -> Option<Tail> {
+    let (name, after) = id.strip_prefix(OWN)?.split_once('-')?;
+    let after = after.parse().ok()?;
+    let (_, log) = inner.streams.iter().find(|(known, _)| known == name)?;
+    log.tail(after)
+}
+
+/// Gives a client the stream of its session, and keeps it up if nobody does. The answer begins with a comment when the
+/// servers are heard; without any, the place that the client knows is not kept.
+pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, stand: Stand) -> (Said, Work) {
+    let mut inner = lock(&mailbox.standing.0);
+    let runs = inner.teller.is_some();
+    let announce = stand.last.is_some();
+    if let Some(last) = stand.last.as_deref().filter(|_| runs) {
+        return (place(&inner, last).map_or(Said::nothing(), |tail| Said::Tail(true, tail)), Work::None);
+    }
+    let unread = inner.streams.iter().find_map(|(_, log)| if log.is_read() { None } else { log.rest() });
+    let tail = match unread {
+        Some(tail) => tail,
+        None => {
+            if inner.streams.len() >= STREAMS {
+                inner.streams.remove(0).1.end();
+            }
+            let mut name = [0; 9];
+            mcp.platform.entropy().fill(&mut name);
+            let log = Log::new(mcp.plan.limits.replay);
+            let Some(tail) = log.tail(0) else { return (Said::nothing(), Work::None) };
+            inner.streams.push((format!("{MARK}{}", super::hex(&name)), log));
+            tail
+        }
+    };
+    if runs {
+        return (Said::Tail(inner.ready, tail), Work::None);
+    }
+    let (teller, told) = unbounded();
+    inner.teller = Some(teller);
+    inner.ready = false;
+    (Said::Tail(false, tail), Work::Stand(Started { stand, told, announce }))
+}
+
+/// Keeps the streams of a session up until it ends or nobody wants them any more.
+pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: Started) {
+    let Started { stand, mut told, announce } = started;
+    let leases = Leases::default();
+    let server = stand.target.as_ref().and_then(|name| mcp.plan.server(name)).cloned();
+    if let Some(caller) = caller_of(&mcp, &stand.caller)
+        && let Ok(session) = mcp.session(&caller, server.as_deref(), &stand.token).await
+    {
+        mcp.recheck(&session).await;
+        let servers = match server {
+            Some(server) => vec![server],
+            None => mcp.plan.servers.iter().filter(|s| caller.servers.admits(&s.name)).cloned().collect(),
+        };
+        let merged = stand.target.is_none();
+        let client = Client::of_session(caller, session.clone());
+        let keeper = Keeper { mcp: &mcp, desk: &mailbox.standing, client, session, merged, announce };
+        keeper.keep(servers, &mut told, leases.clone()).await;
+    }
+    mailbox.standing.end();
+    for (server, session) in leases.take() {
+        mcp.end(&server, &session).await;
+    }
+}
+
+/// The caller called `name` in the plan in force.
+pub fn caller_of<P: Platform>(mcp: &Mcp<P>, name: &str) -> Option<Arc<Caller>> {
+    let known = mcp.plan.keys.iter().map(|key| &key.caller).find(|caller| caller.name == name);
+    let anyone = mcp.plan.keys.is_empty() && name.is_empty();
+    known.cloned().or_else(|| anyone.then(|| Arc::new(Caller::anyone(false))))
+}
+
+struct Keeper<'a, P: Platform> {
+    mcp: &'a Mcp<P>,
+    desk: &'a Desk,
+    client: Client,
+    session: Session,
+    merged: bool,
+    announce: bool,
+}
+
+impl<P: Platform> Keeper<'_, P> {
+    fn subscriptions(&self) -> Vec<Subscribed> {
+        lock(&self.session.memory.record).0.subscriptions.clone()
+    }
+
+    fn wanted(&self, server: &Server) -> Wanted {
+        let own = self.subscriptions().into_iter().filter(|subscribed| subscribed.server == server.name);
+        let mut uris: Vec<String> = own.map(|subscribed| subscribed.own).collect();
+        uris.sort();
+        uris.dedup();
+        Wanted { lists: Topic::ALL.into(), uris }
+    }
+
+    async fn keep(&self, servers: Vec<Arc<Server>>, told: &mut UnboundedReceiver<Told>, leases: Leases) {
+        let mut feed = feed(self.mcp.clone(), leases);
+        let mut preparing = FuturesUnordered::new();
+        // Servers that have not been heard yet, and who waits for that.
+        let mut unheard: Vec<String> = servers.iter().map(|server| server.name.clone()).collect();
+        let mut waiting: Vec<(Log, Vec<String>)> = Vec::new();
+        let mut over: HashMap<String, (Arc<Server>, Over, Wanted)> = HashMap::new();
+        for server in servers {
+            preparing.push(self.prepare(server, Duration::ZERO));
+        }
+        let mut hush = false;
+        let mut unread = Duration::ZERO;
+        let began = self.mcp.platform.clock().now();
+        loop {
+            let patience = began.after(PATIENCE).since(self.mcp.platform.clock().now());
+            if unheard.is_empty() || patience.is_zero() {
+                self.desk.ready();
+            }
+            waiting.retain(|(log, servers)| {
+                let waits = !servers.is_empty();
+                if !waits {
+                    log.end();
+                }
+                waits
+            });
+            let look = if lock(&self.desk.0).ready { LOOK } else { patience.min(LOOK) };
+            let next = {
+                let mut looks = pin!(self.mcp.platform.clock().sleep(look));
+                let mut news =
+                    pin!(async { if hush { std::future::pending().await } else { feed.next().await } });
+                std::future::poll_fn(|context| {
+                    if let Poll::Ready(told) = told.poll_next_unpin(context) {
+                        return Poll::Ready(Next::Told(told));
+                    }
+                    if let Poll::Ready(Some(ready)) = preparing.poll_next_unpin(context) {
+                        return Poll::Ready(Next::Prepared(ready));
+                    }
+                    if let Poll::Ready(news) = news.as_mut().poll(context) {
+                        return Poll::Ready(Next::News(news));
+                    }
+                    looks.as_mut().poll(context).map(|()| Next::Look)
+                })
+                .await
+            };
+            match next {
+                Next::Told(None | Some(Told::End)) => return,
+                Next::Told(Some(Told::Subscriptions(log))) => {
+                    self.mcp.recheck(&self.session).await;
+                    let mut changed = Vec::new();
+                    for (server, over, wanted) in over.values_mut() {
+                        let now = self.wanted(server);
+                        let listens = matches!(over, Over::Dedicated);
+                        if now != *wanted && listens {
+                            changed.push(server.name.clone());
+                            feed.add(Source {
+                                server: server.clone(),
+                                wanted: now.clone(),
+                                over: over.clone(),
+                            });
+                            hush = false;
+                        }
+                        *wanted = now;
+                    }
+                    waiting.push((log, changed));
+                }
+                Next::Prepared((server, Some(how))) => {
+                    let wanted = self.wanted(&server);
+                    over.insert(server.name.clone(), (server.clone(), how.clone(), wanted.clone()));
+                    feed.add(Source { server, wanted, over: how });
+                    hush = false;
+                }
+                Next::Prepared((server, None)) => heard(&mut unheard, &mut waiting, &server),
+                Next::News(None) => hush = true,
+                Next::News(Some(Notice { server, what })) => match what {
+                    What::Agreed(told) => {
+                        if self.announce && unheard.contains(&server.name) {
+                            for message in told.changes() {
+                                self.tell(&server, message);
+                            }
+                        }
+                        heard(&mut unheard, &mut waiting, &server);
+                    }
+                    What::Message(data) => self.tell(&server, data),
+                    What::Down(_) | What::Silent => heard(&mut unheard, &mut waiting, &server),
+                    What::Lost => {
+                        heard(&mut unheard, &mut waiting, &server);
+                        if let Some((server, Over::Own(lost), _)) = over.remove(&server.name) {
+                            let holder = Holder::Client(self.session.clone());
+                            let _ = self.mcp.drop_held(&server, &holder, &lost).await;
+                            preparing.push(self.prepare(server, AGAIN));
+                        }
+                    }
+                },
+                Next::Look => {
+                    unread = if self.desk.is_read() { Duration::ZERO } else { unread + look };
+                    if unread >= KEPT || lock(&self.session.memory.record).0.ended {
+                        return;
+                    }
+                    if self.mcp.recheck_due(&self.session) {
+                        self.mcp.recheck(&self.session).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Finds out how `server` is to be heard; `None` if it has nothing to say but in answers.
+    async fn prepare(&self, server: Arc<Server>, after: Duration) -> (Arc<Server>, Option<Over>) {
+        if !after.is_zero() {
+            self.mcp.platform.clock().sleep(after).await;
+        }
+        loop {
+            match self.over(&server).await {
+                Some(over) => return (server, over),
+                None => self.mcp.platform.clock().sleep(AGAIN).await,
+            }
+        }
+    }
+
+    /// `None` if the server cannot be asked now.
+    async fn over(&self, server: &Arc<Server>) -> Option<Option<Over>> {
+        let profile = self.mcp.profile(server).await.ok()?;
+        if profile.revision_for(Era::Legacy).era() == Era::Modern {
+            return Some(Some(Over::Dedicated));
+        }
+        match self.mcp.holder(server, &self.client, profile.sessions) {
+            Holder::Pool(..) if profile.sessions => Some(Some(Over::Dedicated)),
+            Holder::Pool(..) => Some(None),
+            holder @ Holder::Client(_) => {
+                let session = self.mcp.held(server, &holder).await.ok()?;
+                Some(session.id.is_some().then_some(Over::Own(session)))
+            }
+        }
+    }
+
+    /// Passes on what a server says, if it is for this client.
+    fn tell(&self, server: &Server, data: Bytes) {
+        match Message::decode(&data) {
+            Ok(Message::Notification { method, params }) if method == UPDATED => {
+                let Some(uri) = params.and_then(uri_of) else { return };
+                if !server.resources.admits(&uri) {
+                    return;
+                }
+                for name in given(&self.subscriptions(), &server.name, &uri) {
+                    if let Some(message) = renamed(&data, &name) {
+                        self.desk.say(&message);
+                    }
+                }
+            }
+            Ok(Message::Notification { method, .. }) => {
+                if Topic::of(&method).is_some() {
+                    self.mcp.outdated(server, &method);
+                }
+                self.pass(server, data);
+            }
+            Ok(Message::Request { .. }) => self.pass(server, data),
+            _ => {}
+        }
+    }
+
+    fn pass(&self, server: &Server, data: Bytes) {
+        let rewrite = Rewrite::routed_from(self.merged.then_some(server));
+        if let Rewritten::Pass(message) = rewrite.apply(data, &server.name) {
+            self.desk.say(&message);
+        }
+    }
+}
+
+enum Next {
+    Told(Option<Told>),
+    Prepared((Arc<Server>, Option<Over>)),
+    News(Option<Notice>),
+    Look,
+}
+
+/// `server` is heard, or will not be for now: nobody need wait for it.
+fn heard(unheard: &mut Vec<String>, waiting: &mut [(Log, Vec<String>)], server: &Server) {
+    unheard.retain(|name| *name != server.name);
+    for (_, servers) in waiting {
+        servers.retain(|name| *name != server.name);
+    }
+}
