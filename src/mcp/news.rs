@@ -75,7 +75,9 @@ impl<P: Platform> Mcp<P> {
             }
             _ => {}
         }
-        let Some(server) = &inbound.target else { return self.stand(inbound, session).await };
+        let Some(server) = &inbound.target else {
+            return if last.is_none() { self.stand(inbound, session).await } else { Err(gone()) };
+        };
         let profile = self.profile(server).await?;
         let own = profile.revision_for(Era::Legacy).era() == Era::Legacy
             && !profile.http_sse
@@ -134,6 +136,7 @@ impl<P: Platform> Mcp<P> {
         let letter = Letter::Stand(Stand {
             caller: inbound.caller.name.clone(),
             token: inbound.header(&headers::SESSION).unwrap_or_default().to_owned(),
+            session: session.facts.id.clone(),
             target: inbound.target.as_ref().map(|server| server.name.clone()),
             last: inbound.header(&resume::LAST_EVENT_ID).map(str::to_owned),
         });

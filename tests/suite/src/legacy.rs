@@ -575,9 +575,16 @@ async fn read(inner: Arc<Inner>, mut source: Source, on: String, call: Option<St
             return give_up(&inner, call.as_deref(), 200, &format!("the stream {why} without the answer"));
         }
         tokio::time::sleep(retry).await;
-        let reply = match inner.get(last.as_deref()).try_send().await {
-            Ok(reply) => reply,
-            Err(problem) => return give_up(&inner, call.as_deref(), 0, &problem),
+        let began = std::time::Instant::now();
+        let reply = loop {
+            match inner.get(last.as_deref()).try_send().await {
+                Ok(reply) => break reply,
+                // Whoever restarts is away for a moment.
+                Err(problem) if problem.contains("Connect") && began.elapsed() < PATIENCE / 2 => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Err(problem) => return give_up(&inner, call.as_deref(), 0, &problem),
+            }
         };
         let status = reply.status;
         if call.is_none() {
