@@ -17,9 +17,9 @@ use serde_json::value::RawValue;
 
 use super::content::adapted;
 use super::headers::{Mirrored, annotations};
-use super::memory::{Health, Merged, MergedKey};
+use super::memory::{Health, Merged, MergedKey, Profile};
 use super::revision::{Era, Revision};
-use super::upstream::{Asked, EVERYTHING, GATEWAY};
+use super::upstream::{Asked, EVERYTHING, GATEWAY, IMPLEMENTATION};
 use super::{Mcp, names};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind as FaultKind};
@@ -342,7 +342,7 @@ impl<P: Platform> Mcp<P> {
             offered: HashMap::new(),
         };
         if profile.has(kind.capability()) {
-            self.read_pages(server, kind, &mut list).await?;
+            self.read_pages(server, &profile, kind, &mut list).await?;
         }
         let mut seen = HashSet::new();
         for (index, item) in list.items.iter().enumerate() {
@@ -399,7 +399,17 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
-    async fn read_pages(&self, server: &Arc<Server>, kind: Kind, list: &mut List) -> Result<(), Fault> {
+    async fn read_pages(
+        &self,
+        server: &Arc<Server>,
+        profile: &Profile,
+        kind: Kind,
+        list: &mut List,
+    ) -> Result<(), Fault> {
+        let mut line = match profile.http_sse {
+            true => Some(self.open_old(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await?),
+            false => None,
+        };
         let mut cursor: Option<String> = None;
         let mut ttl: Option<Duration> = None;
         for page in 0..PAGES {
@@ -407,7 +417,12 @@ impl<P: Platform> Mcp<P> {
                 None => "{}".to_owned(),
                 Some(cursor) => format!("{{\"cursor\":{}}}", String::from_utf8_lossy(&quote(cursor))),
             };
-            let result = match self.ask_in_era(server, kind.method(), &params).await {
+            let asked = match &mut line {
+                // A cursor means something to the session that it was given in.
+                Some((line, session, _)) => self.ask_old(line, session, kind.method(), &params).await,
+                None => self.ask_in_era(server, kind.method(), &params).await,
+            };
+            let result = match asked {
                 Ok(result) => result,
                 // Servers that declare `resources` often have no templates: an empty list, not a failure.
                 Err(Asked::Refused { code: -32601, .. }) if page == 0 => return Ok(()),

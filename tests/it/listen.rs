@@ -25,7 +25,7 @@ struct Open<S> {
     fake: Fake,
     gateway: Gateway<Fake>,
     body: S,
-    after: Option<After>,
+    after: Option<After<Fake>>,
     ready: VecDeque<Value>,
     comments: usize,
 }
