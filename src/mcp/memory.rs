@@ -498,6 +498,11 @@ impl SessionMemory {
         Running { memory: self.clone(), id: id.get().to_owned(), cancelled }
     }
 
+    /// The client has given up every call.
+    pub fn cancel_all(&self) {
+        lock(&self.running).values().for_each(|cancelled| cancelled.store(true, Ordering::Relaxed));
+    }
+
     /// The client has given up the call with this id.
     pub fn cancel(&self, id: &RawValue) {
         if let Some(cancelled) = lock(&self.running).get(id.get()) {

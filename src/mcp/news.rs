@@ -119,6 +119,8 @@ impl<P: Platform> Mcp<P> {
                 Ok(Answer::Stream(Box::new(stream), None))
             }
             (StatusCode::METHOD_NOT_ALLOWED, _) => Err(none()),
+            // Whether it does not know the event or the session is not always said; the next request will tell.
+            (status, _) if forgotten(status) && last.is_some() => Err(gone()),
             (status, _) if forgotten(status) => {
                 self.drop_held(server, &holder, &upstream).await?;
                 Err(Fault::new(Kind::UnknownSession, "the server has ended this session; start a new one"))

@@ -34,7 +34,7 @@ use super::tail::Log;
 use super::upstream::{Answered, Content, Outgoing, content, error_of, no_answer, refused, standard_headers};
 use super::{Mcp, forgets};
 use crate::config::plan::Server;
-use crate::fault::{Fault, Kind};
+use crate::fault::{Fault, Kind, Who};
 use crate::platform::{Clock as _, Entropy as _, Platform, Timestamp};
 use crate::relay::{Reader, too_large};
 use crate::wire::jsonrpc::{self, Message, Splice, string};
@@ -178,7 +178,9 @@ impl<P: Platform> Desk<P> {
         let mut inner = lock(&self.0);
         let Some(running) = inner.running.get_mut(&call) else { return refuse(GONE) };
         if running.round != round {
-            return refuse("params.requestState: has been used already; send the request anew, without it");
+            return refuse(
+                "params.requestState: has been used already; start again: send the request without it",
+            );
         }
         let log = Log::once();
         let Some(tail) = log.tail(0) else { return refuse(GONE) };
@@ -193,7 +195,7 @@ impl<P: Platform> Desk<P> {
 
 /// The call that a `requestState` speaks of is not there.
 pub const GONE: &str = "params.requestState: the call it belongs to has ended: its time was up, or the gateway or the \
-                        connection to the server was restarted; send the request anew, without it";
+                        connection to the server was restarted; start again: send the request without it";
 
 /// Takes on a call.
 pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, call: Call) -> (Said, Work) {
@@ -706,7 +708,12 @@ impl<P: Platform> Run<'_, P> {
         }
         let last = match done {
             Ok(data) => self.last(data, &attached.leg).await,
-            Err(fault) => fault.into_error(&attached.leg.id),
+            Err(mut fault) => {
+                if self.asked > 0 && fault.kind.row().who == Who::Upstream {
+                    fault.message.push_str("; the call is lost: start again, without requestState");
+                }
+                fault.into_error(&attached.leg.id)
+            }
         };
         attached.say(&last);
         attached.log.end();

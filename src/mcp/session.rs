@@ -230,6 +230,7 @@ impl<P: Platform> Mcp<P> {
     pub async fn end_session(&self, session: &Session) -> Result<HashMap<String, UpstreamSession>, Fault> {
         let upstreams = lock(&session.memory.record).0.upstreams.clone();
         self.record(session, |record| *record = Record { ended: true, ..Record::default() }).await?;
+        session.memory.cancel_all();
         Ok(upstreams)
     }
 

@@ -527,7 +527,7 @@ impl<P: Platform> Stream<P> {
             return Err(cannot_ask(&self.reader.server.name));
         };
         let (key, rounds) = *handover;
-        let letter = Letter::Rounds(Rounds { result, ..rounds });
+        let letter = Letter::Rounds(Rounds { result: Some(result), ..rounds });
         self.reader = self.mcp.answer_of(&self.reader.server, &key, &letter).await?;
         self.mode = Mode::Events(Decoder::new(self.reader.server.max_response), BytesMut::new());
         self.answered = true;
