@@ -184,11 +184,17 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Compares a session with the store, where another instance may have ended it; for behind a reply.
+    ///
+    /// What comes from the store may be older than what was written here while it was on its way: then it is read again.
     pub async fn recheck(&self, session: &Session) {
-        if let Ok(fresh) = self.load_session(&session.facts.id).await {
+        for _ in 0..RACES {
+            let seen = lock(&session.memory.record).1;
+            let Ok(fresh) = self.load_session(&session.facts.id).await else { return };
             let fresh = std::mem::take(&mut *lock(&fresh.record));
-            *lock(&session.memory.record) = fresh;
-            session.memory.checked.store(self.platform.clock().now().0, Ordering::Relaxed);
+            if session.memory.replace(seen, fresh) {
+                session.memory.checked.store(self.platform.clock().now().0, Ordering::Relaxed);
+                return;
+            }
         }
     }
 
@@ -208,7 +214,8 @@ impl<P: Platform> Mcp<P> {
             let key = key(&session.facts.id);
             match self.platform.store().swap(&key, seen, value, age).await.map_err(host)? {
                 Swap::Done(version) => {
-                    *lock(&session.memory.record) = (record, Some(version));
+                    // If it is not what it was, somebody has read or written a later one meanwhile.
+                    session.memory.replace(seen, (record, Some(version)));
                     return Ok(());
                 }
                 Swap::Stale => self.recheck(session).await,

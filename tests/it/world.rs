@@ -121,17 +121,7 @@ impl World {
     }
 
     pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Got {
-        let mut request = Request::post(path)
-            .header("host", "localhost")
-            .header("content-type", "application/json")
-            .header("accept", "application/json, text/event-stream");
-        for (name, value) in headers {
-            request
-                .headers_mut()
-                .unwrap()
-                .insert(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
-        }
-        self.send(request.body(body.to_string().into()).unwrap())
+        self.send(request(path, headers, body))
     }
 
     /// A modern request, with every header and field that it must have.
@@ -162,9 +152,26 @@ impl World {
     }
 
     pub fn legacy(&self, path: &str, session: &str, method: &str, params: Value) -> Got {
-        let headers = [("mcp-session-id", session), ("mcp-protocol-version", "2025-06-18")];
-        self.post(path, &headers, &json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
+        self.send(self.in_session(path, session, method, params))
     }
+
+    /// A request in a legacy session.
+    pub fn in_session(&self, path: &str, session: &str, method: &str, params: Value) -> Request<Bytes> {
+        let headers = [("mcp-session-id", session), ("mcp-protocol-version", "2025-06-18")];
+        request(path, &headers, &json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
+    }
+}
+
+/// A POST as clients send it.
+fn request(path: &str, headers: &[(&str, &str)], body: &Value) -> Request<Bytes> {
+    let mut request = Request::post(path)
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .header("accept", "application/json, text/event-stream");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(body.to_string().into()).unwrap()
 }
 
 pub fn meta() -> Value {
