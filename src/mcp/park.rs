@@ -35,7 +35,7 @@ use super::upstream::{Answered, Content, Outgoing, content, error_of, no_answer,
 use super::{Mcp, forgets};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind, Who};
-use crate::platform::{Clock as _, Entropy as _, Platform, Timestamp};
+use crate::platform::{Clock as _, Entropy as _, Log as _, Platform, Timestamp};
 use crate::relay::{Reader, too_large};
 use crate::wire::jsonrpc::{self, Message, Splice, string};
 use crate::wire::sse::{Decoder, Event};
@@ -44,8 +44,9 @@ use crate::wire::sse::{Decoder, Event};
 const GATHER: Duration = Duration::from_millis(25);
 /// What a leg may be behind before the server's answer is read no further.
 const BACKLOG: usize = 256 * 1024;
-/// Messages kept for the next leg while the client is away.
+/// Messages kept for the next leg while the client is away, and their bytes.
 const HELD: usize = 256;
+const HELD_BYTES: usize = 1024 * 1024;
 /// An upstream session that nobody has used for so long is ended.
 const IDLE: Duration = Duration::from_secs(60);
 /// An HTTP error's body is read no further than this.
@@ -243,6 +244,7 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: St
         due: None,
         until: Timestamp(u64::MAX),
         held: VecDeque::new(),
+        dropped: 0,
         done: None,
     };
     let slot = ran.slot().await;
@@ -339,6 +341,8 @@ struct Run<'a, P: Platform> {
     until: Timestamp,
     /// What has come while the client was away.
     held: VecDeque<Bytes>,
+    /// How many messages of those were not kept.
+    dropped: usize,
     /// How it ended.
     done: Option<Result<Bytes, Fault>>,
 }
@@ -612,10 +616,42 @@ impl<P: Platform> Run<'_, P> {
         match &self.leg {
             Some(attached) => attached.tell(data, self.call.leg.token.as_deref()),
             None => {
-                if self.held.len() >= HELD {
-                    self.held.pop_front();
-                }
                 self.held.push_back(data);
+                while self.held.len() > HELD || self.held.iter().map(Bytes::len).sum::<usize>() > HELD_BYTES {
+                    self.held.pop_front();
+                    self.dropped += 1;
+                }
+            }
+        }
+    }
+
+    /// Gives a client that is back what came while it was away, and says in the log what was not kept.
+    fn catch_up(&mut self, attached: &Attached) {
+        for data in self.held.drain(..) {
+            attached.tell(data, self.call.leg.token.as_deref());
+        }
+        let dropped = std::mem::take(&mut self.dropped);
+        if dropped > 0 {
+            #[derive(Serialize)]
+            struct Dropped<'a> {
+                ts: u64,
+                level: &'static str,
+                event: &'static str,
+                server: &'a str,
+                caller: &'a str,
+                messages: usize,
+            }
+            let (server, caller) = (self.server.name.as_str(), self.call.caller.as_str());
+            let record = Dropped {
+                ts: self.now().0,
+                level: "warn",
+                event: "park.dropped",
+                server,
+                caller,
+                messages: dropped,
+            };
+            if let Ok(line) = serde_json::to_string(&record) {
+                self.mcp.platform.log().write(&line);
             }
         }
     }
@@ -672,9 +708,7 @@ impl<P: Platform> Run<'_, P> {
             }
         }
         self.open = open;
-        for data in self.held.drain(..) {
-            attached.tell(data, self.call.leg.token.as_deref());
-        }
+        self.catch_up(&attached);
         self.leg = Some(attached);
         self.due = (!self.open.is_empty()).then(|| self.now().after(GATHER));
         self.extend();
@@ -703,9 +737,7 @@ impl<P: Platform> Run<'_, P> {
             }
         }
         let Some(attached) = self.leg.take() else { return };
-        for data in self.held.drain(..) {
-            attached.tell(data, self.call.leg.token.as_deref());
-        }
+        self.catch_up(&attached);
         let last = match done {
             Ok(data) => self.last(data, &attached.leg).await,
             Err(mut fault) => {

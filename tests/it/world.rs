@@ -169,7 +169,8 @@ fn request(path: &str, headers: &[(&str, &str)], body: &Value) -> Request<Bytes>
         .header("content-type", "application/json")
         .header("accept", "application/json, text/event-stream");
     for (name, value) in headers {
-        request = request.header(*name, *value);
+        let headers = request.headers_mut().unwrap();
+        headers.insert(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
     }
     request.body(body.to_string().into()).unwrap()
 }
