@@ -322,6 +322,7 @@ impl<P: Platform> Mcp<P> {
             }
             Content::Events => {
                 let decoder = Decoder::new(server.max_response);
+                let modern = rewrite.as_ref().is_some_and(|rewrite| rewrite.modern);
                 let mode = match rewrite {
                     Some(rewrite) => Mode::Rewritten(decoder, rewrite, way.session.clone()),
                     None => Mode::Events(decoder, BytesMut::new()),
@@ -333,6 +334,18 @@ impl<P: Platform> Mcp<P> {
                 let stream = Stream::new(self.clone(), reader, mode, Some(call.id), None);
                 let mut stream = stream.with_handover(end.handover).of(end.running);
                 stream.resume = way.session.filter(|session| session.endpoint.is_none()).map(Resume::new);
+                if modern {
+                    // Some errors have an HTTP status that the client goes by (2026-07-28 basic, "Capabilities";
+                    // Streamable HTTP, "Protocol Version Header"); a legacy server that streams has given 200 to all.
+                    inbound.ticket.set(cancel.clone());
+                    let refusal = Box::pin(stream.refusal()).await;
+                    inbound.ticket.set(None);
+                    if let Some((code, body)) = refusal
+                        && modern_status(Some(code)) != StatusCode::OK
+                    {
+                        return Ok(Answer::Json(modern_status(Some(code)), body));
+                    }
+                }
                 Ok(Answer::Stream(Box::new(stream), cancel))
             }
             Content::Other => Err(no_answer(&server)),

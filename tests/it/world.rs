@@ -129,15 +129,8 @@ impl World {
         self.modern_with(path, &[], method, params)
     }
 
-    pub fn modern_with(&self, path: &str, extra: &[(&str, &str)], method: &str, mut params: Value) -> Got {
-        params["_meta"] = meta();
-        let name = params["name"].as_str().or_else(|| params["uri"].as_str()).unwrap_or_default().to_owned();
-        let mut headers = vec![("mcp-protocol-version", "2026-07-28"), ("mcp-method", method)];
-        if !name.is_empty() {
-            headers.push(("mcp-name", &name));
-        }
-        headers.extend_from_slice(extra);
-        self.post(path, &headers, &json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
+    pub fn modern_with(&self, path: &str, extra: &[(&str, &str)], method: &str, params: Value) -> Got {
+        self.send(modern(path, extra, method, params))
     }
 
     /// Opens a legacy session.
@@ -169,10 +162,22 @@ fn request(path: &str, headers: &[(&str, &str)], body: &Value) -> Request<Bytes>
         .header("content-type", "application/json")
         .header("accept", "application/json, text/event-stream");
     for (name, value) in headers {
-        let headers = request.headers_mut().unwrap();
-        headers.insert(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
+        let name = http::HeaderName::try_from(*name).unwrap();
+        request.headers_mut().unwrap().insert(name, value.parse().unwrap());
     }
     request.body(body.to_string().into()).unwrap()
+}
+
+/// A modern request, with every header and field that it must have, and `extra` ones.
+pub fn modern(path: &str, extra: &[(&str, &str)], method: &str, mut params: Value) -> Request<Bytes> {
+    params["_meta"] = meta();
+    let name = params["name"].as_str().or_else(|| params["uri"].as_str()).unwrap_or_default().to_owned();
+    let mut headers = vec![("mcp-protocol-version", "2026-07-28"), ("mcp-method", method)];
+    if !name.is_empty() {
+        headers.push(("mcp-name", &name));
+    }
+    headers.extend_from_slice(extra);
+    request(path, &headers, &json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
 }
 
 pub fn meta() -> Value {
