@@ -1,7 +1,7 @@
 //! What a legacy client is told outside of calls: the GET stream of its session, and its subscriptions.
 //!
 //! At `/mcp/{server}` of a legacy server both are the server's own and passed on as they are. Everywhere else the
-//! session's mailbox holds the stream ([`standing`](super::standing)), and subscriptions are kept with the session.
+//! session's mailbox holds the stream ([`standing`]), and subscriptions are kept with the session.
 
 use std::pin::pin;
 use std::sync::Arc;
