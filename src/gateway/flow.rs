@@ -110,13 +110,14 @@ enum Came<T> {
 
 /// The next thing that happens to a body: something comes, nothing comes for long, or, to one that carries news, the
 /// host is going to stop.
+///
+/// Both are pinned by the caller: moved in, each would take its room twice.
 async fn came<T>(
-    next: impl Future<Output = T>,
-    silence: impl Future<Output = ()>,
+    next: Pin<&mut impl Future<Output = T>>,
+    silence: Pin<&mut impl Future<Output = ()>>,
     watch: &Watch,
     news: bool,
 ) -> Came<T> {
-    let (next, silence) = (pin!(next), pin!(silence));
     let next = select(next, silence);
     if !news {
         return match next.await {
@@ -151,13 +152,14 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                     // Boxed: other bodies need not make room for it.
                     *listening = Some(Box::new(listen.start()));
                 }
-                let silence = platform.clock().sleep(keep_alive);
+                let mut silence = pin!(platform.clock().sleep(keep_alive));
                 let comment = || Some(Ok(Bytes::from_static(b":\n")));
                 let item = match (&mut *source, listening) {
-                    (Source::Waiting(work), _) => match select(work, pin!(silence)).await {
+                    (Source::Waiting(work), _) => match select(work, silence.as_mut()).await {
                         Either::Right(_) => comment(),
                         Either::Left(((answer, mut note), _)) => {
-                            let (next, item, cancel) = arrived(answer, &mut note).await;
+                            // Boxed: most answers come before the head.
+                            let (next, item, cancel) = Box::pin(arrived(answer, &mut note)).await;
                             witness.ended.late = Some((note, cancel));
                             witness.ended.complete = item.is_some();
                             *source = next;
@@ -172,7 +174,8 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                         let next = if news && watch.has_moved() {
                             stream.leave().map(Ok)
                         } else {
-                            match came(stream.next(), silence, &watch, news).await {
+                            let came = came(pin!(stream.next()), silence.as_mut(), &watch, news).await;
+                            match came {
                                 Came::Next(item) => item,
                                 Came::Silence if stream.may_comment() => comment(),
                                 Came::Silence => continue,
@@ -188,7 +191,8 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                         let next = if watch.has_moved() {
                             listening.leave(true)
                         } else {
-                            match came(listening.next(), silence, &watch, true).await {
+                            let came = came(pin!(listening.next()), silence.as_mut(), &watch, true).await;
+                            match came {
                                 Came::Next(next) => next,
                                 Came::Silence => Some(Bytes::from_static(b":\n")),
                                 Came::Closing => listening.leave(false),

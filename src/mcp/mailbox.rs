@@ -157,9 +157,9 @@ pub fn deliver<P: Platform>(
     (said, async move {
         match work {
             Work::None => {}
-            Work::Park(work) => park::run(mcp, mailbox, work).await,
-            Work::Rounds(work) => rounds::run(mcp, mailbox, work).await,
-            // Boxed: it lives for long, and calls need not make room for it.
+            // Boxed, each by itself: what lives for long need not make room for the largest of them.
+            Work::Park(work) => Box::pin(park::run(mcp, mailbox, work)).await,
+            Work::Rounds(work) => Box::pin(rounds::run(mcp, mailbox, work)).await,
             Work::Front(work) => Box::pin(front::run(mcp, mailbox, work)).await,
             Work::Stand(work) => Box::pin(standing::run(mcp, mailbox, work)).await,
         }

@@ -357,7 +357,8 @@ impl<P: Platform> Run<'_, P> {
         let idle = lock(&self.mailbox.parked.0).idle.pop();
         let mut slot = match idle {
             Some(slot) => slot,
-            None => self.new_slot().await?,
+            // Boxed, here and below: calls wait for long and open sessions seldom.
+            None => Box::pin(self.new_slot()).await?,
         };
         let wanted = self.leg.as_ref().and_then(|attached| attached.leg.level.clone());
         if let Some(level) = wanted.filter(|level| slot.level.as_ref() != Some(level)) {
@@ -437,7 +438,7 @@ impl<P: Platform> Run<'_, P> {
                         self.hear(data, &slot.session).await;
                     }
                     Next::Answer(Some(Ok(Heard::Forgotten))) if std::mem::take(&mut again) => {
-                        match self.new_slot().await {
+                        match Box::pin(self.new_slot()).await {
                             Ok(fresh) => slot = fresh,
                             Err(fault) => {
                                 self.done = Some(Err(fault));
@@ -842,16 +843,19 @@ fn answers<P: Platform>(
             loop {
                 at = match at {
                     At::End => return None,
-                    At::Head(outgoing, line) => match first(&mcp, &server, &session, *outgoing, line).await {
-                        Ok(First::Events(reader)) => At::Body(Box::new(Body {
-                            reader,
-                            decoder: Decoder::new(server.max_response),
-                            resume: Resume::new(session.clone()),
-                            waiting: VecDeque::new(),
-                        })),
-                        Ok(First::Heard(heard)) => return Some((Ok(heard), At::End)),
-                        Err(fault) => return Some((Err(fault), At::End)),
-                    },
+                    // Boxed: the body is waited for much longer than the head.
+                    At::Head(outgoing, line) => {
+                        match Box::pin(first(&mcp, &server, &session, *outgoing, line)).await {
+                            Ok(First::Events(reader)) => At::Body(Box::new(Body {
+                                reader,
+                                decoder: Decoder::new(server.max_response),
+                                resume: Resume::new(session.clone()),
+                                waiting: VecDeque::new(),
+                            })),
+                            Ok(First::Heard(heard)) => return Some((Ok(heard), At::End)),
+                            Err(fault) => return Some((Err(fault), At::End)),
+                        }
+                    }
                     At::Body(mut body) => {
                         if let Some(data) = body.waiting.pop_front() {
                             return Some((Ok(Heard::Message(data)), At::Body(body)));

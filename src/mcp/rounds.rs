@@ -257,7 +257,8 @@ impl<P: Platform> Run<'_, P> {
             else {
                 return Ok(None);
             };
-            match self.again(&server, Some(&responses), required.request_state.as_deref()).await? {
+            // Boxed: it is not there while the client is waited for, which is most of the time.
+            match Box::pin(self.again(&server, Some(&responses), required.request_state.as_deref())).await? {
                 Came::Required(next) => result = next,
                 Came::Response(last) => return Ok(Some(last)),
                 Came::Nothing => return Ok(None),

@@ -261,7 +261,8 @@ impl<P: Platform> Mcp<P> {
     pub async fn tell(&self, server: &Arc<Server>, body: Bytes, session: &UpstreamSession) {
         let headers = standard_headers(session.revision, session.id.as_deref(), "", None);
         let outgoing = Outgoing { http: Method::POST, to: session.endpoint.clone(), body, headers };
-        let _ = self.exchange(server, outgoing).await;
+        // Boxed: whatever now and then has to say something need not always make room for it.
+        let _ = Box::pin(self.exchange(server, outgoing)).await;
     }
 
     /// Ends a session with a legacy server; what it answers does not matter.
@@ -269,7 +270,7 @@ impl<P: Platform> Mcp<P> {
         if session.id.is_some() {
             let headers = standard_headers(session.revision, session.id.as_deref(), "", None);
             let outgoing = Outgoing { http: Method::DELETE, to: None, body: Bytes::new(), headers };
-            let _ = self.exchange(server, outgoing).await;
+            let _ = Box::pin(self.exchange(server, outgoing)).await;
         }
     }
 

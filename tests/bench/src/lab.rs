@@ -17,6 +17,8 @@ use crate::{Arguments, Outcome};
 const KEY: &str = "cw_benchmark_benchmark_benchmark_benchmark_b";
 const MODERN: &str = "2026-07-28";
 const LEGACY: &str = "2025-11-25";
+/// The capabilities of a client that can be asked everything.
+const ABLE: &str = "{\"elicitation\":{},\"roots\":{},\"sampling\":{}}";
 
 /// A gateway that can be measured.
 #[derive(Debug)]
@@ -111,6 +113,16 @@ impl Lab {
 
     /// Writes a configuration with these servers.
     pub(crate) fn config(&self, name: &str, servers: &[(String, SocketAddr)]) -> Outcome<PathBuf> {
+        self.config_with(name, servers, json!({}))
+    }
+
+    /// The same, with these limits.
+    pub(crate) fn config_with(
+        &self,
+        name: &str,
+        servers: &[(String, SocketAddr)],
+        limits: serde_json::Value,
+    ) -> Outcome<PathBuf> {
         let servers: serde_json::Map<_, _> = servers
             .iter()
             .map(|(name, address)| (name.clone(), json!({ "url": format!("http://{address}/mcp") })))
@@ -119,6 +131,7 @@ impl Lab {
         let config = json!({
             "mcpServers": servers,
             "keys": { "bench": { "hash": format!("sha256:{hash}") } },
+            "limits": limits,
         });
         let file = self.folder.path().join(format!("{name}.json"));
         std::fs::write(&file, config.to_string()).map_err(|error| error.to_string())?;
@@ -146,9 +159,14 @@ fn nginx_at(
 
 /// Starts the fixture in `mode`.
 pub(crate) fn fixture(binary: &Path, mode: &str) -> Outcome<Process> {
+    fixture_of(binary, mode, "dual")
+}
+
+/// Starts the fixture in `mode` as a server of the eras that `era` names.
+pub(crate) fn fixture_of(binary: &Path, mode: &str, era: &str) -> Outcome<Process> {
     let address = free_address()?;
     let mut command = Command::new(binary);
-    command.args(["--mode", mode, "--listen", &address.to_string()]);
+    command.args(["--mode", mode, "--era", era, "--listen", &address.to_string()]);
     Process::start(command, address)
 }
 
@@ -179,24 +197,45 @@ pub(crate) fn start(host: &Host, config: &Path) -> Outcome<Process> {
     Process::start(command, address)
 }
 
-/// One way to the stub.
+/// One way to the stub, and how it is taken.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
     /// Where.
     pub(crate) address: SocketAddr,
-    /// It is a gateway, which prefixes names and wants a key.
+    /// It is a gateway, which wants a key.
     pub(crate) gateway: bool,
+    /// The endpoint.
+    pub(crate) path: &'static str,
+    /// What stands before the names of tools.
+    pub(crate) prefix: &'static str,
+    /// A modern client can be asked something.
+    pub(crate) able: bool,
 }
 
 impl Place {
     /// The stub itself, or nginx.
     pub(crate) fn plain(address: SocketAddr) -> Self {
-        Self { address, gateway: false }
+        Self { address, gateway: false, path: "/mcp", prefix: "", able: false }
     }
 
-    /// A gateway.
+    /// A gateway, which gives the names of the stub's tools a prefix.
     pub(crate) fn gateway(process: &Process) -> Self {
-        Self { address: process.address, gateway: true }
+        Self { gateway: true, prefix: "stub__", ..Self::plain(process.address) }
+    }
+
+    /// The same with another prefix, that of another server.
+    pub(crate) fn prefix(self, prefix: &'static str) -> Self {
+        Self { prefix, ..self }
+    }
+
+    /// The endpoint of one server on a gateway.
+    pub(crate) fn at(self, path: &'static str) -> Self {
+        Self { path, prefix: "", ..self }
+    }
+
+    /// The same for a client that can be asked something.
+    pub(crate) fn able(self) -> Self {
+        Self { able: true, ..self }
     }
 
     fn headers(self, more: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -207,39 +246,93 @@ impl Place {
 
     /// A modern `tools/call`.
     pub(crate) fn modern_call(self, tool: &str, arguments: &str, expect: &Expect) -> Request {
-        let name = if self.gateway { format!("stub__{tool}") } else { tool.to_owned() };
+        self.modern(tool, &format!("\"arguments\":{arguments}"), expect)
+    }
+
+    fn modern(self, tool: &str, params: &str, expect: &Expect) -> Request {
+        let name = format!("{}{tool}", self.prefix);
         let headers = self.headers(&[
             ("mcp-protocol-version", MODERN),
             ("mcp-method", "tools/call"),
             ("mcp-name", &name),
         ]);
-        let body =
-            request("tools/call", &format!("\"name\":\"{name}\",\"arguments\":{arguments},{}", meta()));
-        Request::post(self.address, "/mcp", &headers, &body, expect)
+        let body = request("tools/call", &format!("\"name\":\"{name}\",{params},{}", self.meta()));
+        Request::post(self.address, self.path, &headers, &body, expect)
+    }
+
+    /// A modern call of a tool that asks for a name.
+    pub(crate) fn modern_ask(self) -> Request {
+        let expect = Expect { texts: vec![answer_id(), "\"input_required\"".to_owned()], least: 0 };
+        self.modern_call("ask", "{}", &expect)
+    }
+
+    /// The same call again, with the name.
+    pub(crate) fn retry(self, key: &str, state: &str) -> Request {
+        let expect = Expect { texts: vec![answer_id(), format!("\"hello {ID}\"")], least: 0 };
+        let said = format!("{{\"action\":\"accept\",\"content\":{{\"name\":\"{ID}\"}}}}");
+        let params = format!(
+            "\"arguments\":{{}},\"inputResponses\":{{\"{key}\":{said}}},\"requestState\":\"{state}\""
+        );
+        self.modern("ask", &params, &expect)
     }
 
     /// A modern `tools/list`.
     pub(crate) fn modern_list(self, expect: &Expect) -> Request {
         let headers = self.headers(&[("mcp-protocol-version", MODERN), ("mcp-method", "tools/list")]);
-        Request::post(self.address, "/mcp", &headers, &request("tools/list", &meta()), expect)
+        Request::post(self.address, self.path, &headers, &request("tools/list", &self.meta()), expect)
     }
 
     /// A legacy `tools/call` in `session`.
     pub(crate) fn legacy_call(self, session: &str, tool: &str, arguments: &str, expect: &Expect) -> Request {
-        let name = if self.gateway { format!("stub__{tool}") } else { tool.to_owned() };
-        let headers = self.headers(&[("mcp-protocol-version", LEGACY), ("mcp-session-id", session)]);
-        let body = request("tools/call", &format!("\"name\":\"{name}\",\"arguments\":{arguments}"));
-        Request::post(self.address, "/mcp", &headers, &body, expect)
+        let body =
+            request("tools/call", &format!("\"name\":\"{}{tool}\",\"arguments\":{arguments}", self.prefix));
+        Request::post(self.address, self.path, &self.in_session(session), &body, expect)
     }
 
-    /// `initialize` of the legacy era.
+    /// A legacy call of a tool that asks for a name.
+    pub(crate) fn legacy_ask(self, session: &str) -> Request {
+        let expect = Expect { texts: vec![answer_id(), format!("\"hello {ID}\"")], least: 0 };
+        self.legacy_call(session, "ask", "{}", &expect)
+    }
+
+    /// The answer to the server's question `own` in the call `id`: the name.
+    pub(crate) fn answer(self, session: &str, own: &str, id: [u8; 8]) -> Request {
+        let name = String::from_utf8_lossy(&id);
+        let body = format!(
+            "{{\"jsonrpc\":\"2.0\",\"id\":{own},\"result\":{{\"action\":\"accept\",\"content\":{{\"name\":\
+             \"{name}\"}}}}}}"
+        );
+        let expect = Expect { texts: Vec::new(), least: 0 };
+        Request::post(self.address, self.path, &self.in_session(session), &body, &expect).status(202)
+    }
+
+    fn in_session(self, session: &str) -> Vec<(String, String)> {
+        self.headers(&[("mcp-protocol-version", LEGACY), ("mcp-session-id", session)])
+    }
+
+    /// A GET of the stream of `session`.
+    pub(crate) fn listen(self, session: &str) -> Request {
+        let expect = Expect { texts: Vec::new(), least: 0 };
+        let line = format!("GET {}", self.path);
+        Request::new(&line, self.address, &self.in_session(session), "", &expect)
+    }
+
+    /// The end of `session`.
+    pub(crate) fn delete(self, session: &str) -> Request {
+        let expect = Expect { texts: Vec::new(), least: 0 };
+        let line = format!("DELETE {}", self.path);
+        Request::new(&line, self.address, &self.in_session(session), "", &expect).status(204)
+    }
+
+    /// `initialize` of the legacy era, of a client that can be asked everything.
     pub(crate) fn initialize(self) -> Request {
         let params = format!(
-            "\"protocolVersion\":\"{LEGACY}\",\"capabilities\":{{\"roots\":{{}},\"sampling\":{{}}}},\
+            "\"protocolVersion\":\"{LEGACY}\",\"capabilities\":{ABLE},\
              \"clientInfo\":{{\"name\":\"bench\",\"version\":\"1\"}}"
         );
         let expect = Expect { texts: vec![answer_id(), LEGACY.to_owned()], least: 0 };
-        Request::post(self.address, "/mcp", &self.headers(&[]), &request("initialize", &params), &expect)
+        let body = request("initialize", &params);
+        Request::post(self.address, self.path, &self.headers(&[]), &body, &expect)
     }
 
     /// Opens a session.
@@ -247,18 +340,19 @@ impl Place {
         connection.call(&mut self.initialize())?;
         connection.answer.header("mcp-session-id").ok_or_else(|| "no Mcp-Session-Id".to_owned())
     }
+
+    fn meta(self) -> String {
+        let capabilities = if self.able { ABLE } else { "{}" };
+        format!(
+            "\"_meta\":{{\"io.modelcontextprotocol/protocolVersion\":\"{MODERN}\",\
+             \"io.modelcontextprotocol/clientInfo\":{{\"name\":\"bench\",\"version\":\"1\"}},\
+             \"io.modelcontextprotocol/clientCapabilities\":{capabilities}}}"
+        )
+    }
 }
 
 fn request(method: &str, params: &str) -> String {
     format!("{{\"jsonrpc\":\"2.0\",\"id\":{ID},\"method\":\"{method}\",\"params\":{{{params}}}}}")
-}
-
-fn meta() -> String {
-    format!(
-        "\"_meta\":{{\"io.modelcontextprotocol/protocolVersion\":\"{MODERN}\",\
-         \"io.modelcontextprotocol/clientInfo\":{{\"name\":\"bench\",\"version\":\"1\"}},\
-         \"io.modelcontextprotocol/clientCapabilities\":{{}}}}"
-    )
 }
 
 /// Every answer has it.

@@ -9,10 +9,13 @@
     reason = "a program that measures: it needs the clock, and what cannot happen may end it"
 )]
 
+mod bridge;
+mod exchange;
 mod lab;
 mod process;
 mod report;
 mod rows;
+mod sessions;
 mod wire;
 
 use std::path::PathBuf;
@@ -59,7 +62,7 @@ struct Arguments {
     /// The date, for the report
     #[arg(long, default_value = "unknown")]
     date: String,
-    /// The rows to measure: call legacy many large list stream memory start wasm asks. All of them if none is named
+    /// The rows to measure, as the report calls them. All of them if none is named
     rows: Vec<String>,
 }
 

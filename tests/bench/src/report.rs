@@ -98,10 +98,10 @@ impl Row {
     /// For people.
     pub(crate) fn text(&self) -> String {
         let mut out = format!("\n{}: {}\n", self.name, self.what);
+        let wide = self.lines.iter().map(|line| line.way.chars().count()).max().unwrap_or(0).max(12);
         if !self.lines.is_empty() {
-            out.push_str(
-                "                 p50 ms   p99 ms  added p50  added p99   calls/s   ratio  CPU µs\n",
-            );
+            let head = "p50 ms   p99 ms  added p50  added p99   calls/s   ratio  CPU µs";
+            _ = writeln!(out, "  {:wide$}   {head}", "");
         }
         for line in &self.lines {
             let direct = line.way == "direct";
@@ -110,7 +110,7 @@ impl Row {
             let ratio = if direct { "-".to_owned() } else { format!("{:.3}", line.ratio) };
             _ = writeln!(
                 out,
-                "  {:<12} {:>8.3} {:>8.3} {:>10} {:>10} {:>9.0} {ratio:>7} {cpu:>7}",
+                "  {:<wide$} {:>8.3} {:>8.3} {:>10} {:>10} {:>9.0} {ratio:>7} {cpu:>7}",
                 line.way,
                 line.p50,
                 line.p99,

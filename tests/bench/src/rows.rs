@@ -7,19 +7,34 @@ use std::time::{Duration, Instant};
 
 use causeway_fixture::{Fixture, Options};
 
+use crate::exchange::{Client, Exchange};
 use crate::lab::{Host, Lab, Place, answer_id, command, fixture, settle, start};
 use crate::process::Process;
 use crate::report::{Budget, Line, Row, median, ms, quantile};
 use crate::wire::{Connection, Crowd, Expect, ID, Request, Took};
-use crate::{Arguments, Outcome};
+use crate::{Arguments, Outcome, bridge, sessions};
 
 /// Every row, in the order of the report.
-pub(crate) const ALL: [&str; 9] =
-    ["call", "legacy", "many", "large", "list", "stream", "memory", "start", "wasm"];
+pub(crate) const ALL: [&str; 14] = [
+    "call",
+    "legacy",
+    "many",
+    "large",
+    "list",
+    "stream",
+    "bridge",
+    "bridge-legacy",
+    "round",
+    "round-legacy",
+    "memory",
+    "sessions",
+    "start",
+    "wasm",
+];
 /// The last row; it stands apart because it measures nothing.
 pub(crate) const ASKS: &str = "asks";
 
-const ECHO: &str = "{\"text\":\"ping #_id_of_\"}";
+pub(crate) const ECHO: &str = "{\"text\":\"ping #_id_of_\"}";
 const CLIENTS: usize = 64;
 const SLICE: Duration = Duration::from_millis(250);
 
@@ -33,6 +48,11 @@ pub(crate) fn run(name: &str, lab: &Lab, arguments: &Arguments) -> Outcome<Row> 
         "large" => large(lab, rounds(40)),
         "list" => list(lab, arguments, rounds(40)),
         "stream" => stream(lab, rounds(40)),
+        "bridge" => bridge::modern(lab, arguments, rounds(80)),
+        "bridge-legacy" => bridge::legacy(lab, arguments, rounds(80)),
+        "round" => bridge::modern_round(lab, arguments, rounds(40)),
+        "round-legacy" => bridge::legacy_round(lab, arguments, rounds(40)),
+        "sessions" => sessions::sessions(lab, arguments),
         "memory" => memory(lab, arguments),
         "start" => starts(lab, arguments),
         "wasm" => wasm(arguments),
@@ -42,9 +62,9 @@ pub(crate) fn run(name: &str, lab: &Lab, arguments: &Arguments) -> Outcome<Row> 
 }
 
 /// A way to the stub, with its connection and what it has shown so far.
-struct Way<'a> {
+pub(crate) struct Way<'a> {
     name: String,
-    request: Request,
+    exchange: Exchange,
     process: Option<&'a Process>,
     address: SocketAddr,
     took: Vec<Duration>,
@@ -56,12 +76,17 @@ struct Way<'a> {
 }
 
 impl<'a> Way<'a> {
-    fn new(name: &str, place: Place, request: Request, process: Option<&'a Process>) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        address: SocketAddr,
+        exchange: impl Into<Exchange>,
+        process: Option<&'a Process>,
+    ) -> Self {
         Self {
             name: name.to_owned(),
-            request,
+            exchange: exchange.into(),
             process,
-            address: place.address,
+            address,
             took: Vec::new(),
             medians: Vec::new(),
             rates: Vec::new(),
@@ -118,27 +143,27 @@ fn lines(mut ways: Vec<Way<'_>>) -> Vec<Line> {
 type Pick = fn(Took) -> Duration;
 
 /// One client: the ways take turns, `calls` calls at a time.
-fn one(mut ways: Vec<Way<'_>>, rounds: usize, calls: usize, pick: Pick) -> Outcome<Vec<Line>> {
-    let mut connections = Vec::new();
+pub(crate) fn one(mut ways: Vec<Way<'_>>, rounds: usize, calls: usize, pick: Pick) -> Outcome<Vec<Line>> {
+    let mut clients = Vec::new();
     for way in &mut ways {
-        let mut connection = Connection::open(way.address)?;
+        let mut client = way.exchange.client(way.address)?;
         for _ in 0..calls.max(50) {
-            call_once(way, &mut connection)?;
+            call_once(way, &mut client)?;
         }
-        connections.push(connection);
+        clients.push(client);
     }
     let count = ways.len();
     for round in 0..rounds {
         for turn in 0..count {
             // Another one begins each round: what follows the slowest way may find cold caches.
             let index = (round + turn) % count;
-            let (way, connection) = (&mut ways[index], &mut connections[index]);
+            let (way, client) = (&mut ways[index], &mut clients[index]);
             for _ in 0..5 {
-                call_once(way, connection)?;
+                call_once(way, client)?;
             }
             let (mut took, cpu, began) = (Vec::with_capacity(calls), way.used(), Instant::now());
             for _ in 0..calls {
-                took.push(pick(call_once(way, connection)?));
+                took.push(pick(call_once(way, client)?));
             }
             let span = began.elapsed();
             let cpu = way.used().saturating_sub(cpu);
@@ -148,8 +173,8 @@ fn one(mut ways: Vec<Way<'_>>, rounds: usize, calls: usize, pick: Pick) -> Outco
     Ok(lines(ways))
 }
 
-fn call_once(way: &mut Way<'_>, connection: &mut Connection) -> Outcome<Took> {
-    connection.call(&mut way.request).map_err(|error| format!("{}: {error}", way.name))
+fn call_once(way: &mut Way<'_>, client: &mut Client) -> Outcome<Took> {
+    way.exchange.run(client).map_err(|error| format!("{}: {error}", way.name))
 }
 
 /// The ways to the stub: direct, nginx (its `port`th address), every gateway.
@@ -159,19 +184,19 @@ fn ways<'a>(
     mut request: impl FnMut(Place) -> Outcome<Request>,
 ) -> Outcome<Vec<Way<'a>>> {
     let direct = Place::plain(lab.stub.address);
-    let mut ways = vec![Way::new("direct", direct, request(direct)?, None)];
+    let mut ways = vec![Way::new("direct", direct.address, request(direct)?, None)];
     if let Some((process, ports)) = &lab.nginx {
         let place = Place::plain(ports[port]);
-        ways.push(Way::new("nginx", place, request(place)?, Some(process)));
+        ways.push(Way::new("nginx", place.address, request(place)?, Some(process)));
     }
     for gateway in &lab.gateways {
         let place = Place::gateway(&gateway.process);
-        ways.push(Way::new(&gateway.name, place, request(place)?, Some(&gateway.process)));
+        ways.push(Way::new(&gateway.name, place.address, request(place)?, Some(&gateway.process)));
     }
     Ok(ways)
 }
 
-fn echoed() -> Expect {
+pub(crate) fn echoed() -> Expect {
     Expect { texts: vec![answer_id(), format!("\"text\":\"ping {ID}\"")], least: 0 }
 }
 
@@ -180,7 +205,7 @@ fn of<'a>(lines: &'a [Line], way: &str) -> Option<&'a Line> {
 }
 
 /// A budget on the added median of one way.
-fn added(lines: &[Line], way: &str, limit: f64) -> Option<Budget> {
+pub(crate) fn added(lines: &[Line], way: &str, limit: f64) -> Option<Budget> {
     of(lines, way).map(|line| Budget::most(&format!("{way}, added p50"), line.added_p50, limit, "ms"))
 }
 
@@ -218,7 +243,7 @@ fn many(lab: &Lab, rounds: usize) -> Outcome<Row> {
     let mut crowds = Vec::new();
     for way in &ways {
         let told = |error| format!("{}: {error}", way.name);
-        let mut crowd = Crowd::open(way.address, &way.request, CLIENTS).map_err(told)?;
+        let mut crowd = Crowd::open(way.address, way.exchange.request(), CLIENTS).map_err(told)?;
         crowd.run(SLICE).map_err(told)?;
         crowds.push(crowd);
     }
@@ -309,15 +334,15 @@ fn two_hundred(place: Place) -> Outcome<Request> {
 fn list(lab: &Lab, arguments: &Arguments, rounds: usize) -> Outcome<Row> {
     let ten = ten(lab, arguments, &[])?;
     let direct = Place::plain(lab.long.address);
-    let mut ways = vec![Way::new("direct", direct, two_hundred(direct)?, None)];
+    let mut ways = vec![Way::new("direct", direct.address, two_hundred(direct)?, None)];
     if let Some((process, ports)) = &lab.nginx {
         let place = Place::plain(ports[2]);
-        ways.push(Way::new("nginx", place, two_hundred(place)?, Some(process)));
+        ways.push(Way::new("nginx", place.address, two_hundred(place)?, Some(process)));
     }
     for (name, process) in &ten.gateways {
         let place = Place::gateway(process);
         let request = two_hundred(place).map_err(|error| format!("{name}: {error}"))?;
-        ways.push(Way::new(name, place, request, Some(process)));
+        ways.push(Way::new(name, place.address, request, Some(process)));
     }
     let lines = one(ways, rounds, 50, |took| took.all)?;
     let budgets = added(&lines, "causeway", 0.6).into_iter().collect();
@@ -327,7 +352,7 @@ fn list(lab: &Lab, arguments: &Arguments, rounds: usize) -> Outcome<Row> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes of memory")]
-fn mib(bytes: u64) -> f64 {
+pub(crate) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
@@ -385,7 +410,8 @@ fn memory(lab: &Lab, arguments: &Arguments) -> Outcome<Row> {
 
 /// From starting `command` to its first right answer; and from when it takes connections.
 fn first_answer(command: Command, address: SocketAddr, gateway: bool) -> Outcome<(Duration, Duration)> {
-    let place = Place { address, gateway };
+    let plain = Place::plain(address);
+    let place = if gateway { Place { gateway, prefix: "stub__", ..plain } } else { plain };
     let mut request = place.modern_call("echo", ECHO, &echoed());
     let began = Instant::now();
     let mut process = Process::spawn(command, address)?;

@@ -33,6 +33,7 @@ pub(crate) struct Request {
     ids: Vec<usize>,
     expect: Vec<Vec<u8>>,
     least: usize,
+    status: u16,
 }
 
 impl Request {
@@ -44,11 +45,23 @@ impl Request {
         body: &str,
         expect: &Expect,
     ) -> Self {
-        let mut text = format!(
-            "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n\
-             accept: application/json, text/event-stream\r\ncontent-length: {}\r\n",
-            body.len()
-        );
+        Self::new(&format!("POST {path}"), address, headers, body, expect)
+    }
+
+    /// A request with `line`, the method and the path; `body` may be empty.
+    pub(crate) fn new(
+        line: &str,
+        address: SocketAddr,
+        headers: &[(String, String)],
+        body: &str,
+        expect: &Expect,
+    ) -> Self {
+        let mut text = format!("{line} HTTP/1.1\r\nhost: {address}\r\n");
+        text.push_str("accept: application/json, text/event-stream\r\n");
+        if !body.is_empty() {
+            let length = body.len();
+            text.push_str(&format!("content-type: application/json\r\ncontent-length: {length}\r\n"));
+        }
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -56,7 +69,13 @@ impl Request {
         text.push_str(body);
         let ids = text.match_indices(ID).map(|(at, _)| at).collect();
         let expect_texts = expect.texts.iter().map(|text| text.as_bytes().to_vec()).collect();
-        Self { bytes: text.into_bytes(), ids, expect: expect_texts, least: expect.least }
+        Self { bytes: text.into_bytes(), ids, expect: expect_texts, least: expect.least, status: 200 }
+    }
+
+    /// The same, and the answer has this HTTP status.
+    pub(crate) fn status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
     }
 
     /// Puts a new id in; gives its digits.
@@ -80,7 +99,7 @@ impl Request {
             let shown = String::from_utf8_lossy(&body[..body.len().min(300)]).into_owned();
             Err(format!("wrong answer ({why}): HTTP {}: {shown}", answer.status))
         };
-        if answer.status != 200 {
+        if answer.status != self.status {
             return wrong("status");
         }
         if body.len() < self.least {
@@ -102,6 +121,11 @@ impl Request {
         }
         Ok(())
     }
+}
+
+/// What stands in `text` between `before` and `after`.
+pub(crate) fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    text.split_once(before)?.1.split_once(after).map(|(found, _)| found)
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
@@ -194,6 +218,8 @@ impl Answer {
                 length = Some(Length::Chunked);
             }
         }
+        // RFC 9110, "204 No Content": it ends with its head.
+        length = length.or((self.status == 204).then_some(Length::Known(0)));
         length.ok_or_else(|| "an answer without a length".to_owned())
     }
 
@@ -259,14 +285,11 @@ impl Connection {
 
     /// Sends `request` with a new id and reads and checks the answer.
     pub(crate) fn call(&mut self, request: &mut Request) -> Outcome<Took> {
-        let id = request.renew();
         let began = Instant::now();
+        let id = self.send(request)?;
         let mut first = None;
-        self.answer.reset();
-        self.socket.write_all(&request.bytes).map_err(|error| error.to_string())?;
         loop {
-            let count = self.socket.read(self.answer.room()).map_err(|error| error.to_string())?;
-            let whole = self.answer.more(count)?;
+            let whole = self.read()?;
             if first.is_none() && matches!(self.answer.head, Some((_, Length::Chunked))) {
                 first = find(self.answer.body(), b"\n\n").map(|_| began.elapsed());
             }
@@ -277,6 +300,51 @@ impl Connection {
         let all = began.elapsed();
         request.check(&self.answer, id)?;
         Ok(Took { first: first.unwrap_or(all), all })
+    }
+
+    /// Sends `request` with a new id, and gives that.
+    pub(crate) fn send(&mut self, request: &mut Request) -> Outcome<[u8; 8]> {
+        let id = request.renew();
+        self.answer.reset();
+        self.socket.write_all(&request.bytes).map_err(|error| error.to_string())?;
+        Ok(id)
+    }
+
+    /// Reads the head of a stream, and checks that it is one.
+    pub(crate) fn head(&mut self) -> Outcome<()> {
+        while self.answer.head.is_none() {
+            self.read()?;
+        }
+        match (self.answer.status, self.answer.header("content-type").as_deref()) {
+            (200, Some("text/event-stream")) => Ok(()),
+            (status, kind) => Err(format!("no stream: HTTP {status}, {kind:?}")),
+        }
+    }
+
+    /// Reads a stream until an event with `text` in it has come whole.
+    pub(crate) fn read_past(&mut self, text: &str) -> Outcome<()> {
+        loop {
+            let at = find(self.answer.body(), text.as_bytes());
+            if at.is_some_and(|at| find(&self.answer.body()[at..], b"\n\n").is_some()) {
+                return Ok(());
+            }
+            if self.read()? {
+                let body = String::from_utf8_lossy(self.answer.body()).into_owned();
+                return Err(format!("an answer without {text}: HTTP {}: {body}", self.answer.status));
+            }
+        }
+    }
+
+    /// Reads the answer to `request`, which was sent with this id, to its end, and checks it.
+    pub(crate) fn finish(&mut self, request: &Request, id: [u8; 8]) -> Outcome<()> {
+        while !self.read()? {}
+        request.check(&self.answer, id)
+    }
+
+    /// Reads once; says whether the answer is whole.
+    fn read(&mut self) -> Outcome<bool> {
+        let count = self.socket.read(self.answer.room()).map_err(|error| error.to_string())?;
+        self.answer.more(count)
     }
 }
 
