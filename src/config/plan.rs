@@ -81,6 +81,8 @@ pub struct Server {
     pub overrides: BTreeMap<String, Override>,
     /// Whether callers share one upstream session. `None`: isolated if the server issues session ids.
     pub session: Option<SessionMode>,
+    /// Who answers it when it asks for a model's words.
+    pub sampling: Sampling,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// How many bytes one answer (or one event of a stream) may have.
@@ -103,6 +105,7 @@ impl Server {
             resources: Filter::default(),
             overrides: BTreeMap::new(),
             session: None,
+            sampling: Sampling::Client,
             timeouts: Timeouts::default(),
             max_response: 16 * 1024 * 1024,
             list_ttl: Duration::from_secs(60),
@@ -117,6 +120,15 @@ pub enum SessionMode {
     Shared,
     /// One upstream session for each client session, or for each caller of stateless clients.
     Isolated,
+}
+
+/// Who answers a server that asks for a model's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sampling {
+    /// The client that made the call, if it can.
+    Client,
+    /// Nobody.
+    Deny,
 }
 
 /// How one tool is presented.

@@ -101,6 +101,10 @@ pub struct Server {
     /// Whether callers share one session with the server. Default: `isolated` if the server issues session ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,
+    /// Who answers the server when it asks for a model's words (`sampling/createMessage`).
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub sampling: Sampling,
     /// How long things may take.
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
@@ -186,6 +190,20 @@ pub enum Session {
     Shared,
     /// One for each client session, or for each caller of stateless clients.
     Isolated,
+}
+
+/// Who answers a server that asks for a model's words.
+///
+/// `gateway` is a word of the file as well, and refused: what would answer is not part of this version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Sampling {
+    /// The client that made the call, if it can.
+    #[default]
+    Client,
+    /// Nobody: the server is told that its clients cannot do it, and refused if it asks all the same.
+    Deny,
 }
 
 /// Time limits of one server.

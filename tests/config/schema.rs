@@ -47,6 +47,7 @@ fn what_the_schema_refuses_is_refused() {
         "timeouts: { connect: soon }",
         "max_response: 16M",
         "session: share",
+        "sampling: gateway",
         "type: htpp",
         "prefix: a__b",
         "tools: { overrides: { x: { rename: \"a b\" } } }",
