@@ -28,6 +28,7 @@ pub fn compile(config: &Config, secrets: &impl Secrets, abilities: Abilities) ->
         keys: Vec::new(),
         origins: Vec::new(),
         limits: limits(&config.limits),
+        lenient: config.sessions.lenient,
     };
     for (name, entry) in config.servers.iter() {
         match server(name, entry, secrets, abilities) {

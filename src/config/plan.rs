@@ -28,6 +28,8 @@ pub struct Plan {
     pub origins: Vec<String>,
     /// Limits on what callers may send and how long things may take.
     pub limits: Limits,
+    /// Legacy clients that never send back the session id that they were given are served all the same.
+    pub lenient: bool,
 }
 
 impl Plan {
@@ -41,6 +43,7 @@ impl Plan {
             keys: Vec::new(),
             origins: Vec::new(),
             limits: Limits::default(),
+            lenient: false,
         }
     }
 

@@ -34,6 +34,10 @@ pub struct Config {
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
     pub limits: Limits,
+    /// How sessions of clients of revisions before 2026-07-28 are taken.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub sessions: Sessions,
 }
 
 /// One MCP server: `url` for one that is reached over HTTP, `command` for one that is a program.
@@ -307,6 +311,17 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 10000), extend("default" = 64)))]
     pub subscriptions: Option<u32>,
+}
+
+/// How sessions of clients of revisions before 2026-07-28 are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+pub struct Sessions {
+    /// Serve clients that never send back the session id that they were given, as well as that goes. Without it they
+    /// are told what is missing.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub lenient: bool,
 }
 
 /// A map that keeps the order of the file. Names are unique.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{EDGE, LAPTOP, Vars};
 
-const KEYS: &str = "mcpServers|servers|keys|origins|limits|inputs|llm|a|b|A b|x/y|type|url|headers|command|args|env|\
+const KEYS: &str = "mcpServers|servers|keys|origins|limits|sessions|lenient|inputs|llm|a|b|A b|x/y|type|url|headers|command|args|env|\
     via|disabled|enabled|prefix|tools|prompts|resources|session|sampling|timeouts|max_response|list_ttl|allow|deny|\
     overrides|rename|description|hide|hash|hashes|admin|connect|total|body|batch|page|keep_alive|é|";
 
