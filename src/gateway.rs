@@ -30,6 +30,7 @@ use crate::mcp::Mcp;
 use crate::mcp::mailbox::{self, Mailbox, Said};
 use crate::mcp::memory::UpstreamSession;
 use crate::mcp::serve::{Answer, Cancel, Inbound, Note, Ticket};
+use crate::mcp::stream::Stream as Relayed;
 use crate::platform::{Clock as _, Entropy as _, Log as _, Platform, SeamError, Timestamp};
 use crate::wire::accept::{Accepts, accepts};
 use crate::{admin, auth};
@@ -47,12 +48,11 @@ pub struct Gateway<P> {
 }
 
 /// What the caller gets, and what is left to do behind it.
-#[derive(Debug)]
-pub struct Reply<S> {
+pub struct Reply<S, P: Platform> {
     /// The HTTP response.
     pub response: Response<Body<S>>,
     /// Hand this to [`Gateway::finish`] once the response is on its way.
-    pub after: After,
+    pub after: After<P>,
 }
 
 /// A response body: all there already, or coming.
@@ -65,8 +65,7 @@ pub enum Body<S> {
 }
 
 /// Work for behind the reply: logging, cancelling, renewing what has passed its time.
-#[derive(Debug)]
-pub struct After {
+pub struct After<P: Platform> {
     plan: Option<Arc<Plan>>,
     request_id: String,
     http: Method,
@@ -78,7 +77,7 @@ pub struct After {
     note: Note,
     cancel: Option<Cancel>,
     ticket: Ticket,
-    ended: Option<oneshot::Receiver<Ended>>,
+    ended: Option<oneshot::Receiver<Ended<P>>>,
     release: Vec<(Arc<Server>, UpstreamSession)>,
 }
 
@@ -117,7 +116,7 @@ impl<P: Platform> Gateway<P> {
     pub async fn handle<B>(
         self,
         request: Request<B>,
-    ) -> Reply<impl Stream<Item = Result<Bytes, SeamError>> + Unpin + use<P, B>>
+    ) -> Reply<impl Stream<Item = Result<Bytes, SeamError>> + Unpin + use<P, B>, P>
     where
         B: Stream<Item = Result<Bytes, SeamError>> + Unpin,
     {
@@ -134,7 +133,7 @@ impl<P: Platform> Gateway<P> {
         };
         let (http, browser) = (head.method.clone(), Browser::of(&head.headers));
         let answered = self.answer(head, body, plan.clone(), &mut asked).await;
-        let mcp = matches!(asked.endpoint, Some(Endpoint::Mcp(_)));
+        let mcp = matches!(asked.endpoint, Some(Endpoint::Mcp(_) | Endpoint::Sse(_) | Endpoint::Messages));
         let answered = answered.unwrap_or_else(|fault| {
             let refusal = if mcp { rpc_refusal(&fault) } else { problem(&fault, &asked.request_id) };
             asked.note.fault = Some(fault);
@@ -244,7 +243,21 @@ impl<P: Platform> Gateway<P> {
         }
         let caller = auth::admit(&plan, &head.headers, abilities)?;
         asked.caller = Some(caller.clone());
-        let Endpoint::Mcp(target) = endpoint else {
+        if endpoint == Endpoint::Messages {
+            only(&head.method, &[Method::POST])?;
+            inbound::check_json(&head.headers)?;
+            let token = session_of(&head.uri).ok_or_else(|| {
+                Fault::new(
+                    Kind::SessionRequired,
+                    "session: post to the place that the endpoint event of GET /sse names",
+                )
+            })?;
+            let body = inbound::body(&head.headers, body, plan.limits.body).await?;
+            let (answer, note) = mcp.message(&caller, token, &body).await;
+            asked.note = note;
+            return Ok(headed(answer, Accepts { json: true, events: true }));
+        }
+        let (Endpoint::Mcp(target) | Endpoint::Sse(target)) = endpoint.clone() else {
             only(&head.method, &[Method::GET, Method::HEAD])?;
             mcp.survey(&caller, SURVEY).await;
             return Ok(Head::full(StatusCode::OK, "application/json", self.status(&mcp, &caller)));
@@ -256,6 +269,18 @@ impl<P: Platform> Gateway<P> {
                 Some(known.ok_or_else(|| unserved(&plan, &caller, &name))?)
             }
         };
+        if let Endpoint::Sse(_) = endpoint {
+            // A client that tries the newer transport first is told to GET (2025-11-25 transports, "Backwards
+            // Compatibility").
+            only(&head.method, &[Method::GET])?;
+            if !accepts(&head.headers).events {
+                let message = "a GET must accept text/event-stream";
+                return Err(Fault::new(Kind::NotAcceptable, message));
+            }
+            let (answer, note) = mcp.front(caller, target).await;
+            asked.note = note;
+            return Ok(headed(answer, Accepts { json: true, events: true }));
+        }
         only(&head.method, &[Method::POST, Method::GET, Method::DELETE])?;
         let mut inbound = Inbound {
             target,
@@ -419,9 +444,9 @@ impl<P: Platform> Gateway<P> {
     }
 
     /// Does what is left to do: resolves when the body has ended or was dropped and the rest is done.
-    pub async fn finish(self, after: After) {
+    pub async fn finish(self, after: After<P>) {
         let mut after = after;
-        let ended = match after.ended.take() {
+        let mut ended = match after.ended.take() {
             Some(ended) => ended.await.unwrap_or_default(),
             None => Ended { complete: true, ..Ended::default() },
         };
@@ -443,16 +468,17 @@ impl<P: Platform> Gateway<P> {
         let quiet = after.cancel.is_none() && after.release.is_empty() && after.note.recheck.is_none();
         if !quiet || after.caller.is_some() {
             // Boxed: most requests leave nothing to ask, and need not make room for it.
-            Box::pin(asks_behind(mcp, after)).await;
+            Box::pin(asks_behind(mcp, after, ended.left.take())).await;
         }
     }
 }
 
 /// What a request leaves to be asked of servers and the store behind its reply.
-async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: After) {
+async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: After<P>, left: Option<Box<Relayed<P>>>) {
     if let Some(cancel) = &after.cancel {
         mcp.cancel(cancel).await;
     }
+    drop(left);
     for (server, session) in &after.release {
         mcp.end(server, session).await;
     }
@@ -462,6 +488,11 @@ async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: After) {
     if let Some(caller) = &after.caller {
         mcp.refresh(caller).await;
     }
+}
+
+/// The session that a message of the HTTP+SSE transport belongs to.
+fn session_of(uri: &http::Uri) -> Option<&str> {
+    uri.query()?.split('&').find_map(|part| part.strip_prefix("session="))
 }
 
 /// Whether a body may be an `initialize`: told without reading it, since a wrong guess only costs patience.
@@ -481,7 +512,7 @@ fn allowed(endpoint: Option<&Endpoint>) -> &'static str {
     match endpoint {
         Some(Endpoint::Mcp(_)) => "POST, GET, DELETE",
         Some(Endpoint::Config) => "GET, PUT",
-        Some(Endpoint::Rollback) => "POST",
+        Some(Endpoint::Rollback | Endpoint::Messages) => "POST",
         _ => "GET",
     }
 }

@@ -14,6 +14,10 @@ use crate::platform::{Abilities, SeamError};
 pub enum Endpoint {
     /// `/mcp`, or `/mcp/{server}`
     Mcp(Option<String>),
+    /// `/sse`, or `/sse/{server}`
+    Sse(Option<String>),
+    /// `/messages`
+    Messages,
     /// `/health`
     Health,
     /// `/ready`
@@ -33,15 +37,22 @@ impl Endpoint {
         let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(path);
         Some(match path {
             "/mcp" => Self::Mcp(None),
+            "/sse" => Self::Sse(None),
+            "/messages" => Self::Messages,
             "/health" => Self::Health,
             "/ready" => Self::Ready,
             "/status" => Self::Status,
             "/admin/v1/config" => Self::Config,
             "/admin/v1/config/rollback" => Self::Rollback,
             _ => {
-                let server =
-                    path.strip_prefix("/mcp/").filter(|rest| !rest.is_empty() && !rest.contains('/'))?;
-                Self::Mcp(Some(server.to_owned()))
+                let server = |prefix| {
+                    let rest = path.strip_prefix(prefix);
+                    rest.filter(|rest: &&str| !rest.is_empty() && !rest.contains('/')).map(str::to_owned)
+                };
+                match server("/mcp/") {
+                    Some(server) => Self::Mcp(Some(server)),
+                    None => Self::Sse(Some(server("/sse/")?)),
+                }
             }
         })
     }
@@ -52,6 +63,9 @@ impl Endpoint {
         match self {
             Self::Mcp(None) => "/mcp",
             Self::Mcp(Some(_)) => "/mcp/{server}",
+            Self::Sse(None) => "/sse",
+            Self::Sse(Some(_)) => "/sse/{server}",
+            Self::Messages => "/messages",
             Self::Health => "/health",
             Self::Ready => "/ready",
             Self::Status => "/status",

@@ -39,11 +39,17 @@ pub trait HttpClient {
     /// The response body: chunks as they arrive.
     type Body: Stream<Item = Result<Bytes, SeamError>> + Unpin + 'static;
 
+    /// A request on its way, as a value: it can be held while other things are waited for, and moved.
+    type Sent: Future<Output = Result<http::Response<Self::Body>, SeamError>> + Unpin + 'static;
+
     /// Sends `request` and resolves with the response head.
     fn send(
         &self,
         request: http::Request<Bytes>,
     ) -> impl Future<Output = Result<http::Response<Self::Body>, SeamError>>;
+
+    /// [`HttpClient::send`] as a value. It is sent when first polled; dropping it cancels the exchange.
+    fn begin(&self, request: http::Request<Bytes>) -> Self::Sent;
 }
 
 /// Request extension: how long setting up a connection may take.
@@ -226,3 +232,6 @@ pub trait Platform: Clone + 'static {
 
 /// The response body type of a platform's HTTP client.
 pub type UpstreamBody<P> = <<P as Platform>::Http as HttpClient>::Body;
+
+/// A request on its way by a platform's HTTP client.
+pub type Sent<P> = <<P as Platform>::Http as HttpClient>::Sent;

@@ -1,5 +1,7 @@
 //! Upstream bytes in, caller bytes out: pulled, never pushed, with every limit applied on the way.
 
+mod duplex;
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +9,15 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::future::{Either, select};
+use http::Response;
+use http::header::LOCATION;
+use url::Url;
 
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform, SeamError, Timestamp, UpstreamBody};
+use crate::wire::sse::Event;
+use duplex::Duplex;
 
 /// Silence after which even a stream of news is given up: the other side may have gone without a word.
 const OPEN_ENDED: Duration = Duration::from_secs(60 * 60);
@@ -24,6 +31,7 @@ pub struct Reader<P: Platform> {
     deadline: Timestamp,
     idle: Duration,
     heard_at: Timestamp,
+    duplex: Option<Box<Duplex<P>>>,
 }
 
 impl<P: Platform> Reader<P> {
@@ -31,7 +39,7 @@ impl<P: Platform> Reader<P> {
     pub fn new(platform: P, server: Arc<Server>, body: UpstreamBody<P>, deadline: Timestamp) -> Self {
         let heard_at = platform.clock().now();
         let idle = server.timeouts.idle;
-        Self { platform, server, body, deadline, idle, heard_at }
+        Self { platform, server, body, deadline, idle, heard_at, duplex: None }
     }
 
     /// For a stream that carries news as they come, not the answer to a call: it may be silent, and has no end.
@@ -66,14 +74,12 @@ impl<P: Platform> Reader<P> {
     /// # Errors
     /// When the answer is cut or takes too long.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Fault> {
-        let now = self.platform.clock().now();
-        let left = self.left();
-        if left.is_zero() {
-            // A server that never pauses would never let the timer speak.
-            return Err(timed_out(&self.server, true));
+        if self.duplex.is_some() {
+            // Boxed: only the oldest servers need it, and every call would have to make room for it.
+            return Ok(Box::pin(self.message()).await?.map(|message| Event::message(message).encode()));
         }
-        let idle = self.heard_at.after(self.idle).since(now);
-        let wait = pin!(self.platform.clock().sleep(left.min(idle)));
+        let (patience, total) = self.patience()?;
+        let wait = pin!(self.platform.clock().sleep(patience));
         match select(self.body.next(), wait).await {
             Either::Left((Some(Ok(chunk)), _)) => {
                 self.heard_at = self.platform.clock().now();
@@ -81,8 +87,22 @@ impl<P: Platform> Reader<P> {
             }
             Either::Left((Some(Err(error)), _)) => Err(seam(&self.server.name, &error)),
             Either::Left((None, _)) => Ok(None),
-            Either::Right(((), _)) => Err(timed_out(&self.server, left <= idle)),
+            Either::Right(((), _)) => Err(timed_out(&self.server, total)),
         }
+    }
+
+    /// How long to wait for more, and whether that is all the time there is.
+    fn patience(&self) -> Result<(Duration, bool), Fault> {
+        let left = self.left();
+        if left.is_zero() {
+            // A server that never pauses would never let the timer speak.
+            return Err(timed_out(&self.server, true));
+        }
+        if self.duplex.as_ref().is_some_and(|duplex| duplex.opening()) {
+            return Ok((left, true));
+        }
+        let idle = self.heard_at.after(self.idle).since(self.platform.clock().now());
+        Ok((left.min(idle), left <= idle))
     }
 
     /// Everything that is left, up to `limit` bytes.
@@ -126,6 +146,27 @@ fn timed_out(server: &Server, total: bool) -> Fault {
 pub fn too_large(server: &Server, limit: usize) -> Fault {
     let message = format!("server {:?}: its answer is larger than {limit} bytes (max_response)", server.name);
     Fault::new(Kind::UpstreamTooLarge, message)
+}
+
+/// Where a redirect leads: within the same origin, and with the method kept unless it is a GET (`get`).
+///
+/// # Errors
+/// When it leads elsewhere.
+pub fn redirect<B>(server: &Server, from: &Url, response: &Response<B>, get: bool) -> Result<Url, Fault> {
+    let refused = |why: &str| {
+        let message = format!("server {:?}: redirects {why}; set url to where it really is", server.name);
+        Fault::new(Kind::UpstreamRefused, message)
+    };
+    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+    let to = location.and_then(|location| from.join(location).ok()).ok_or_else(|| refused("to nowhere"))?;
+    if to.origin() != from.origin() {
+        return Err(refused("to another origin, where its credentials must not go"));
+    }
+    // 301 to 303 let a client turn POST into GET, which would lose the message (RFC 9110 section 15.4).
+    if !get && !matches!(response.status().as_u16(), 307 | 308) {
+        return Err(refused("without keeping the method"));
+    }
+    Ok(to)
 }
 
 /// What an adapter reported, told of `server`.

@@ -12,7 +12,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::fill::fill;
 use super::glob::{Filter, Glob};
 use super::keys::parse_hash;
-use super::plan::{Caller, Key, Limits, Override, Plan, Sampling, Server, SessionMode, Skipped, Timeouts};
+use super::plan::{
+    Caller, Key, Limits, Override, Plan, Sampling, Server, SessionMode, Skipped, Timeouts, Transport,
+};
 use super::problem::Problem;
 use super::read::{endpoint, is_ours, origin};
 use super::types::{self, Choice, Config, Kind, Session, Size, Span};
@@ -74,11 +76,6 @@ fn server(
         }
         (_, Some(url)) => url,
     };
-    if entry.kind == Some(Kind::Sse) {
-        return Err("it speaks the HTTP+SSE transport of 2024-11-05, which this version does not: give the \
-                    `url` of its Streamable HTTP endpoint and remove `type`"
-            .into());
-    }
     let because = |key: &str, what: &str, fix: &str| format!("{key}: {what}: {fix}");
     let url = fill(url, secrets).map_err(|(what, fix)| because("url", &what, &fix))?;
     let url = endpoint(&url).map_err(|(what, fix)| because("url", what, fix))?;
@@ -98,6 +95,7 @@ fn server(
     }
     let plain = Server::new(name, url);
     Ok(Server {
+        transport: if entry.kind == Some(Kind::Sse) { Transport::HttpSse } else { Transport::Http },
         prefix: entry.prefix.clone().unwrap_or_else(|| name.to_owned()),
         headers,
         tools: Filter { allow: globs(&entry.tools.allow), deny: globs(&entry.tools.deny) },

@@ -70,8 +70,10 @@ pub struct Server {
     pub name: String,
     /// What its merged tools and prompts are prefixed with, before `__`. The name unless configured.
     pub prefix: String,
-    /// Its MCP endpoint.
+    /// Its MCP endpoint; with HTTP+SSE, where its stream of events is.
     pub url: Url,
+    /// How it is spoken to.
+    pub transport: Transport,
     /// Headers to send with each request. Values are marked sensitive.
     pub headers: HeaderMap,
     /// Which tools are offered (by the server's own names).
@@ -102,6 +104,7 @@ impl Server {
             name: name.to_owned(),
             prefix: name.to_owned(),
             url,
+            transport: Transport::Http,
             headers: HeaderMap::new(),
             tools: Filter::default(),
             prompts: Filter::default(),
@@ -114,6 +117,15 @@ impl Server {
             list_ttl: Duration::from_secs(60),
         }
     }
+}
+
+/// How a server is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Streamable HTTP; HTTP+SSE if the server turns out to speak nothing newer.
+    Http,
+    /// The HTTP+SSE of revision 2024-11-05.
+    HttpSse,
 }
 
 /// How upstream sessions of a legacy server are given out.

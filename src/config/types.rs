@@ -130,7 +130,7 @@ pub struct Server {
 pub enum Kind {
     /// Streamable HTTP.
     Http,
-    /// The older HTTP with a separate event stream (revision 2024-11-05). Left out by name.
+    /// The older HTTP+SSE, with a separate stream of events (revision 2024-11-05).
     Sse,
     /// A program's standard input and output.
     Stdio,

@@ -20,22 +20,29 @@ use crate::mcp::stream::Stream as Relayed;
 use crate::platform::{Clock as _, Platform, SeamError};
 
 /// How a streamed body ended.
-#[derive(Debug, Default)]
-pub(super) struct Ended {
+pub(super) struct Ended<P: Platform> {
     pub(super) bytes: u64,
     pub(super) complete: bool,
     pub(super) resumable: bool,
     pub(super) fault: Option<Kind>,
     pub(super) late: Option<(Note, Option<Cancel>)>,
+    /// What must not be let go before the call has been cancelled.
+    pub(super) left: Option<Box<Relayed<P>>>,
+}
+
+impl<P: Platform> Default for Ended<P> {
+    fn default() -> Self {
+        Self { bytes: 0, complete: false, resumable: false, fault: None, late: None, left: None }
+    }
 }
 
 /// Tells how a body ended, also when it is dropped half-way.
-pub(super) struct Witness {
-    pub(super) ended: Ended,
-    pub(super) sender: Option<oneshot::Sender<Ended>>,
+pub(super) struct Witness<P: Platform> {
+    pub(super) ended: Ended<P>,
+    pub(super) sender: Option<oneshot::Sender<Ended<P>>>,
 }
 
-impl Drop for Witness {
+impl<P: Platform> Drop for Witness<P> {
     fn drop(&mut self) {
         if let Some(sender) = self.sender.take() {
             let _ = sender.send(std::mem::take(&mut self.ended));
@@ -55,6 +62,24 @@ pub(super) enum Source<P: Platform, F> {
     Listening,
     /// Nothing comes any more.
     Over,
+}
+
+/// A body on its way, and who tells of its end.
+struct Flowing<P: Platform, F, L> {
+    source: Source<P, F>,
+    /// The subscription of [`Source::Listening`].
+    listening: Option<Box<L>>,
+    witness: Witness<P>,
+}
+
+impl<P: Platform, F, L> Drop for Flowing<P, F, L> {
+    fn drop(&mut self) {
+        if let Source::Relayed(stream) = std::mem::replace(&mut self.source, Source::Over)
+            && stream.ends_session()
+        {
+            self.witness.ended.left = Some(stream);
+        }
+    }
 }
 
 /// Tells the streams that have no end of their own when to end all the same.
@@ -112,31 +137,30 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
     watch: Watch,
     source: Source<P, F>,
     keep_alive: Duration,
-    witness: Witness,
+    witness: Witness<P>,
 ) -> impl Stream<Item = Result<Bytes, SeamError>> {
     let watch = Arc::new(watch);
-    unfold((source, None, witness), move |(mut source, mut listening, mut witness)| {
+    unfold(Flowing { source, listening: None, witness }, move |mut flowing| {
         let (platform, watch) = (platform.clone(), watch.clone());
         async move {
             loop {
-                source = match source {
-                    Source::Listen(listen) => {
-                        // Boxed: other bodies need not make room for it.
-                        listening = Some(Box::new(listen.start()));
-                        Source::Listening
-                    }
-                    source => source,
-                };
+                let Flowing { source, listening, witness } = &mut flowing;
+                if matches!(source, Source::Listen(_))
+                    && let Source::Listen(listen) = std::mem::replace(source, Source::Listening)
+                {
+                    // Boxed: other bodies need not make room for it.
+                    *listening = Some(Box::new(listen.start()));
+                }
                 let silence = platform.clock().sleep(keep_alive);
                 let comment = || Some(Ok(Bytes::from_static(b":\n")));
-                let item = match (&mut source, &mut listening) {
+                let item = match (&mut *source, listening) {
                     (Source::Waiting(work), _) => match select(work, pin!(silence)).await {
                         Either::Right(_) => comment(),
                         Either::Left(((answer, mut note), _)) => {
                             let (next, item, cancel) = arrived(answer, &mut note).await;
                             witness.ended.late = Some((note, cancel));
                             witness.ended.complete = item.is_some();
-                            source = next;
+                            *source = next;
                             match item {
                                 Some(bytes) => Some(Ok(bytes)),
                                 None => continue,
@@ -179,7 +203,7 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                 if let Some(Ok(bytes)) = &item {
                     witness.ended.bytes += bytes.len() as u64;
                 }
-                return item.map(|item| (item, (source, listening, witness)));
+                return item.map(|item| (item, flowing));
             }
         }
     })

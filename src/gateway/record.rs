@@ -4,8 +4,9 @@ use serde::Serialize;
 
 use super::After;
 use crate::fault::{Kind, Who};
+use crate::platform::Platform;
 
-impl After {
+impl<P: Platform> After<P> {
     /// The record as one line of JSON. `micros` is how long it took, `fault` what ended a stream, `cut` whether
     /// the caller went away.
     pub(super) fn record(&self, micros: u64, bytes: u64, fault: Option<Kind>, cut: bool) -> Option<String> {

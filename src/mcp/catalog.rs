@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,9 +17,9 @@ use serde_json::value::RawValue;
 
 use super::content::adapted;
 use super::headers::{Mirrored, annotations};
-use super::memory::{Health, Merged, MergedKey};
+use super::memory::{Health, Merged, MergedKey, Profile};
 use super::revision::{Era, Revision};
-use super::upstream::{Asked, EVERYTHING, GATEWAY};
+use super::upstream::{Asked, EVERYTHING, GATEWAY, IMPLEMENTATION};
 use super::{Mcp, names};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind as FaultKind};
@@ -106,6 +107,8 @@ pub struct List {
     pub reduced: bool,
     /// What the server calls those of them that have a name.
     refused: HashSet<String>,
+    /// The server has said that it has changed.
+    outdated: AtomicBool,
     /// Items by the name they are offered under.
     offered: HashMap<String, usize>,
 }
@@ -114,7 +117,24 @@ impl List {
     /// Whether it is as new as the server wants it to be.
     #[must_use]
     pub fn is_fresh(&self, now: Timestamp) -> bool {
-        now < self.read_at.after(self.ttl)
+        now < self.fresh_until()
+    }
+
+    /// Until when it is as new as the server wants it to be.
+    #[must_use]
+    pub fn fresh_until(&self) -> Timestamp {
+        if self.is_outdated() { self.read_at } else { self.read_at.after(self.ttl) }
+    }
+
+    /// Notes that the server has said that it has changed. It still tells where things are, but is given to nobody.
+    pub fn outdate(&self) {
+        self.outdated.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the server has said that it has changed.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.outdated.load(Ordering::Relaxed)
     }
 
     /// The item that is offered as `name` in the merged list.
@@ -283,14 +303,19 @@ impl<P: Platform> Mcp<P> {
         let memory = self.memory.server(server);
         let usable = |list: &Arc<List>| {
             let now = self.platform.clock().now();
-            list.is_fresh(now) || (!list.ttl.is_zero() && now < list.read_at.after(STALE))
+            let kept = !list.ttl.is_zero() && now < list.read_at.after(STALE);
+            !list.is_outdated() && (list.is_fresh(now) || kept)
         };
         if let Some(list) = memory.list(kind, &caller.name).filter(usable) {
             return Ok(list);
         }
         let key = format!("{} {} {}", kind.method(), server.name, caller.name);
         let began = self.platform.clock().now();
-        let newer = || memory.list(kind, &caller.name).filter(|list| usable(list) || list.read_at > began);
+        let newer = || {
+            memory
+                .list(kind, &caller.name)
+                .filter(|list| usable(list) || !list.is_outdated() && list.read_at > began)
+        };
         // Boxed: it is seldom read, and every call would have to make room for it.
         self.once(&key, newer, || Box::pin(self.read_list(server, kind, caller))).await
     }
@@ -312,11 +337,12 @@ impl<P: Platform> Mcp<P> {
             public: true,
             warnings: Vec::new(),
             reduced: false,
+            outdated: AtomicBool::new(false),
             refused: HashSet::new(),
             offered: HashMap::new(),
         };
         if profile.has(kind.capability()) {
-            self.read_pages(server, kind, &mut list).await?;
+            self.read_pages(server, &profile, kind, &mut list).await?;
         }
         let mut seen = HashSet::new();
         for (index, item) in list.items.iter().enumerate() {
@@ -333,7 +359,7 @@ impl<P: Platform> Mcp<P> {
         let memory = self.memory.server(server);
         if memory.changes() != changes {
             // It may be the list from before the change.
-            list.ttl = Duration::ZERO;
+            list.outdate();
         }
         let before = memory.list(kind, &caller.name);
         let same = before.as_ref().is_some_and(|before| {
@@ -373,7 +399,17 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
-    async fn read_pages(&self, server: &Arc<Server>, kind: Kind, list: &mut List) -> Result<(), Fault> {
+    async fn read_pages(
+        &self,
+        server: &Arc<Server>,
+        profile: &Profile,
+        kind: Kind,
+        list: &mut List,
+    ) -> Result<(), Fault> {
+        let mut line = match profile.http_sse {
+            true => Some(self.open_old(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await?),
+            false => None,
+        };
         let mut cursor: Option<String> = None;
         let mut ttl: Option<Duration> = None;
         for page in 0..PAGES {
@@ -381,7 +417,12 @@ impl<P: Platform> Mcp<P> {
                 None => "{}".to_owned(),
                 Some(cursor) => format!("{{\"cursor\":{}}}", String::from_utf8_lossy(&quote(cursor))),
             };
-            let result = match self.ask_in_era(server, kind.method(), &params).await {
+            let asked = match &mut line {
+                // A cursor means something to the session that it was given in.
+                Some((line, session, _)) => self.ask_old(line, session, kind.method(), &params).await,
+                None => self.ask_in_era(server, kind.method(), &params).await,
+            };
+            let result = match asked {
                 Ok(result) => result,
                 // Servers that declare `resources` often have no templates: an empty list, not a failure.
                 Err(Asked::Refused { code: -32601, .. }) if page == 0 => return Ok(()),
@@ -488,7 +529,7 @@ impl<P: Platform> Mcp<P> {
                 }
             };
             public &= list.public;
-            fresh_until = fresh_until.min(list.read_at.after(list.ttl));
+            fresh_until = fresh_until.min(list.fresh_until());
             for item in &list.items {
                 if kind != Kind::Tools || caller.tools.admits(&item.offered) {
                     page.add(server, item);

@@ -317,8 +317,8 @@ impl<P: Platform, W: Future<Output = Stepped<P>>> Feed<P, W> {
 }
 
 impl<P: Platform> Mcp<P> {
-    /// Forgets the lists of `server` that the notification `method` says have changed, so that whoever asks next is
-    /// given the new ones.
+    /// Notes that the lists of `server` have changed that the notification `method` is about: whoever asks next is given
+    /// the new ones.
     pub(super) fn outdated(&self, server: &Server, method: &str) {
         if let Some(topic) = Topic::of(method) {
             let memory = self.memory.server(server);

@@ -28,7 +28,7 @@ use super::upstream::{
     standard_headers,
 };
 use super::{Mcp, catalog, forgets, headers, park};
-use crate::config::plan::{Server, SessionMode};
+use crate::config::plan::{Server, SessionMode, Transport};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform};
 use crate::relay::{Reader, too_large};
@@ -75,6 +75,8 @@ struct Way {
     holder: Option<Holder>,
     /// The id it has upstream, if the session is shared and ids could meet.
     id: Option<String>,
+    /// What tells the session's questions from those of others, if that is not the server's name.
+    asks: Option<String>,
 }
 
 impl<P: Platform> Mcp<P> {
@@ -98,14 +100,12 @@ impl<P: Platform> Mcp<P> {
                 && ask::BRIDGED.contains(&call.method)
             {
                 // Boxed: calls that cannot be asked back need not make room for it.
-                if let Some(answer) = Box::pin(self.bridge(inbound, client, call, route)).await? {
+                if let Some(answer) = Box::pin(self.bridge(inbound, client, call, route, &profile)).await? {
                     return Ok(answer);
                 }
             }
-            let way = match self.way(server, client, &profile).await {
-                Err(fault)
-                    if !tried.era && fault.kind == Kind::UpstreamRefused && profile.legacy.is_some() =>
-                {
+            let (way, line) = match self.way(server, client, call, &profile).await {
+                Err(fault) if !tried.era && is_otherwise(server, &profile, &fault) => {
                     // It does not open sessions (any more): perhaps it has become a modern server.
                     tried.era = true;
                     self.memory.server(server).forget();
@@ -116,20 +116,31 @@ impl<P: Platform> Mcp<P> {
             };
             let outgoing = self.outgoing(inbound, client, call, route, &way).await?;
             let handover = self.handover(client, call, server, &way, &outgoing);
-            inbound.ticket.set(cancel(client, call, &way, server));
             let running = client.session.as_ref().map(|session| session.memory.begin(call.id));
-            let answered = match &running {
-                Some(running) if way.session.is_none() => {
+            let answered = match (line, &way.session, &running) {
+                // Hanging up ends the session, and with it the call.
+                (Some(line), Some(session), _) => {
+                    Box::pin(self.send_old(*line, session, outgoing, call.id.get())).await
+                }
+                (_, None, Some(running)) => {
                     let cancelled = pin!(running.cancelled(self.platform.clock()));
                     match select(pin!(self.exchange(server, outgoing)), cancelled).await {
                         Either::Left((answered, _)) => answered,
                         Either::Right(_) => return Ok(Answer::Empty(StatusCode::ACCEPTED)),
                     }
                 }
-                _ => self.exchange(server, outgoing).await,
+                _ => {
+                    inbound.ticket.set(cancel(client, call, &way, server));
+                    let answered = self.exchange(server, outgoing).await;
+                    inbound.ticket.set(None);
+                    answered
+                }
             };
-            inbound.ticket.set(None);
             if running.as_ref().is_some_and(Running::is_cancelled) {
+                let cancel = cancel(client, call, &way, server);
+                if let Some(cancel) = cancel.filter(|cancel| cancel.session.endpoint.is_some()) {
+                    self.cancel(&cancel).await;
+                }
                 return Ok(Answer::Empty(StatusCode::ACCEPTED));
             }
             let answered = answered?;
@@ -155,16 +166,34 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
-    async fn way(&self, server: &Arc<Server>, client: &Client, profile: &Profile) -> Result<Way, Fault> {
+    /// How the call travels, and the stream that its answer will come on if it is there already.
+    async fn way(
+        &self,
+        server: &Arc<Server>,
+        client: &Client,
+        call: &Call<'_>,
+        profile: &Profile,
+    ) -> Result<(Way, Option<Box<Answered<P>>>), Fault> {
         let revision = profile.revision_for(client.era());
         if revision.era() == Era::Modern {
-            return Ok(Way { revision, session: None, holder: None, id: None });
+            let way = Way { revision, session: None, holder: None, id: None, asks: None };
+            return Ok((way, None));
+        }
+        if profile.http_sse {
+            // Boxed: only the oldest servers need it, and every call would have to make room for it.
+            let (line, session) = Box::pin(self.session_of_call(server, client, call, profile)).await?;
+            let asks = self.seal_asks(server, client, &session).await?;
+            let revision = session.revision;
+            let way = Way { revision, session: Some(session), holder: None, id: None, asks };
+            return Ok((way, Some(line)));
         }
         let holder = self.holder(server, client, profile.sessions);
         let session = self.held(server, &holder).await?;
         let shared = matches!(holder, Holder::Pool(..)) && session.id.is_some();
         let id = shared.then(|| self.memory.server(server).next_id().to_string());
-        Ok(Way { revision: session.revision, session: Some(session), holder: Some(holder), id })
+        let revision = session.revision;
+        let (session, holder) = (Some(session), Some(holder));
+        Ok((Way { revision, session, holder, id, asks: None }, None))
     }
 
     /// The request as it goes upstream.
@@ -209,7 +238,7 @@ impl<P: Platform> Mcp<P> {
         if upstream == Era::Modern && call.method == "tools/call" {
             self.mirror(inbound, client, call, route, &mut out).await?;
         }
-        Ok(Outgoing { http: Method::POST, body, headers: out })
+        Ok(Outgoing { http: Method::POST, to: None, body, headers: out })
     }
 
     /// Writes what a modern server must know of a legacy client into the request.
@@ -274,8 +303,13 @@ impl<P: Platform> Mcp<P> {
                 let rewrite = rewrite.filter(|rewrite| !rewrite.only_routes());
                 self.deliver_json(call, answered, rewrite, cancel, end.handover).await
             }
-            Content::Events if !inbound.accepts.events => {
+            Content::Events if !inbound.accepts.events || is_brief(client, call, &way) => {
                 let upstream_id = rewrite.as_ref().map_or_else(|| call.id.get(), |r| r.upstream_id.as_str());
+                if let Some(cancel) = cancel.filter(|cancel| cancel.session.endpoint.is_some()) {
+                    let body = self.whole_old(answered, call.method, &cancel, end.running.as_ref()).await?;
+                    let cancelled = || Ok(Answer::Empty(StatusCode::ACCEPTED));
+                    return body.map_or_else(cancelled, |body| json(&server.name, body, rewrite.as_ref()));
+                }
                 let body = self.single(answered, upstream_id, way.session.as_ref()).await?;
                 json(&server.name, body, rewrite.as_ref())
             }
@@ -291,7 +325,7 @@ impl<P: Platform> Mcp<P> {
                 }
                 let stream = Stream::new(self.clone(), reader, mode, Some(call.id), None);
                 let mut stream = stream.with_handover(end.handover).of(end.running);
-                stream.resume = way.session.map(Resume::new);
+                stream.resume = way.session.filter(|session| session.endpoint.is_none()).map(Resume::new);
                 Ok(Answer::Stream(Box::new(stream), cancel))
             }
             Content::Other => Err(no_answer(&server)),
@@ -442,6 +476,7 @@ impl<P: Platform> Mcp<P> {
         client: &Client,
         call: &Call<'_>,
         route: &Route<'_>,
+        profile: &Profile,
     ) -> Result<Option<Answer<P>>, Fault> {
         let server = &route.server;
         let digest = park::digest(&server.name, call.method, call.params);
@@ -463,7 +498,8 @@ impl<P: Platform> Mcp<P> {
             return self.spoken(call, server, &state.key, &Letter::Retry(retry)).await.map(Some);
         }
         let Some(capabilities) = &client.capabilities else { return Ok(None) };
-        if server.session == Some(SessionMode::Shared) || !self.platform.abilities().mailboxes {
+        let shared = server.session == Some(SessionMode::Shared) && !profile.http_sse;
+        if shared || !self.platform.abilities().mailboxes {
             return Ok(None);
         }
         let hash = sha2::Sha256::digest(format!("{}\0{}\0{capabilities}", client.caller.name, server.name));
@@ -587,13 +623,29 @@ enum Refusal<P: Platform> {
     OtherEra,
 }
 
+/// Whether an answer over HTTP+SSE is waited for whole, so that its HTTP status can tell a modern client what it is.
+fn is_brief(client: &Client, call: &Call<'_>, way: &Way) -> bool {
+    way.session.as_ref().is_some_and(|session| session.endpoint.is_some())
+        && client.era() == Era::Modern
+        && !ask::BRIDGED.contains(&call.method)
+}
+
+/// Whether `fault`, met when a session was to be opened, may mean that the server speaks otherwise than it did.
+fn is_otherwise(server: &Server, profile: &Profile, fault: &Fault) -> bool {
+    match fault.kind {
+        Kind::UpstreamRefused => profile.legacy.is_some() && server.transport == Transport::Http,
+        Kind::UpstreamInvalid => profile.http_sse && server.transport == Transport::Http,
+        _ => false,
+    }
+}
+
 /// How to cancel the call, where the server would not take a lost connection for that.
 fn cancel(client: &Client, call: &Call<'_>, way: &Way, server: &Arc<Server>) -> Option<Cancel> {
     way.session.clone().map(|session| Cancel {
         server: server.clone(),
-        session,
         id: way.id.clone().unwrap_or_else(|| call.id.get().to_owned()),
-        resumable: client.era() == Era::Legacy,
+        resumable: client.era() == Era::Legacy && session.endpoint.is_none(),
+        session,
     })
 }
 
@@ -615,7 +667,7 @@ fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Opti
     // On the merged endpoint a server's questions must be known from those of the others when they are answered.
     let own = matches!(way.holder, Some(Holder::Client(_)));
     let route = client.session.as_ref().filter(|session| own && session.facts.server.is_none());
-    let route = route.map(|_| server.name.clone());
+    let route = way.asks.clone().or_else(|| route.map(|_| server.name.clone()));
     if !modern && way.id.is_none() && route.is_none() {
         return None;
     }

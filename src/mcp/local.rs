@@ -74,7 +74,7 @@ impl<P: Platform> Mcp<P> {
         note.server = Some(server.name.clone());
         let profile = self.profile(server).await?;
         if profile.revision_for(Era::Legacy).era() == Era::Modern || !profile.sessions {
-            let heard = profile.modern.is_some() && self.platform.abilities().mailboxes;
+            let heard = (profile.modern.is_some() || profile.http_sse) && self.platform.abilities().mailboxes;
             let result = one_handshake(&profile, revision, heard);
             let opened =
                 self.open_session(&inbound.caller, Some(server), revision, info, capabilities).await?;
@@ -449,7 +449,7 @@ impl<P: Platform> Mcp<P> {
             .join(",");
         let hints = if client.era() == Era::Modern {
             let now = self.platform.clock().now();
-            let ttl = list.read_at.after(list.ttl).since(now).as_millis();
+            let ttl = list.fresh_until().since(now).as_millis();
             format!(",\"resultType\":\"complete\",\"ttlMs\":{ttl},\"cacheScope\":\"private\"")
         } else {
             String::new()
@@ -634,6 +634,9 @@ pub struct ServerStatus {
     pub eras: Vec<Era>,
     /// The newest revision of them.
     pub revision: Option<Revision>,
+    /// `http+sse` if it speaks nothing newer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<&'static str>,
     /// Tools known.
     pub tools: Option<usize>,
     /// Answered exchanges.
@@ -677,6 +680,7 @@ impl<P: Platform> Mcp<P> {
             },
             eras: revisions.iter().map(|revision| revision.era()).collect(),
             revision: revisions.iter().copied().max(),
+            transport: profile.is_some_and(|profile| profile.http_sse).then_some("http+sse"),
             tools: memory.count(ListKind::Tools),
             answered: health.answered,
             failed: health.failed,

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::tail::Tail;
-use super::{Mcp, park, rounds, standing};
+use super::{Mcp, front, park, rounds, standing};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::platform::{Mailboxes as _, Platform, SeamError, Timestamp, UpstreamBody};
@@ -43,6 +43,10 @@ pub enum Letter {
     Resume(String),
     /// A legacy client wants the stream of its session.
     Stand(standing::Stand),
+    /// A client of HTTP+SSE begins. The answer is its stream.
+    Front(front::Begin),
+    /// It has posted a message. Nothing is answered if there is no stream for it.
+    Posted(front::Posted),
     /// The resources that a session is subscribed to are others now. The answer ends when their servers know.
     Subscribed,
     /// The session is over. Nothing is answered.
@@ -57,6 +61,8 @@ pub struct Mailbox<P: Platform> {
     pub rounds: rounds::Desk,
     /// The streams of a session.
     pub standing: standing::Desk,
+    /// The stream of a client of HTTP+SSE.
+    pub front: front::Desk,
 }
 
 impl<P: Platform> Default for Mailbox<P> {
@@ -65,6 +71,7 @@ impl<P: Platform> Default for Mailbox<P> {
             parked: park::Desk::default(),
             rounds: rounds::Desk::default(),
             standing: standing::Desk::default(),
+            front: front::Desk::default(),
         }
     }
 }
@@ -72,7 +79,7 @@ impl<P: Platform> Default for Mailbox<P> {
 impl<P: Platform> Mailbox<P> {
     /// Whether nothing is kept: the next letter may as well be taken by a new mailbox.
     pub fn is_idle(&self) -> bool {
-        self.parked.is_idle() && self.rounds.is_idle() && self.standing.is_idle()
+        self.parked.is_idle() && self.rounds.is_idle() && self.standing.is_idle() && self.front.is_idle()
     }
 }
 
@@ -137,6 +144,8 @@ pub fn deliver<P: Platform>(
             (mailbox.rounds.resume(&last).map_or(Said::nothing(), |tail| Said::Tail(true, tail)), Work::None)
         }
         Ok(Letter::Stand(stand)) => standing::begin(&mcp, &mailbox, stand),
+        Ok(Letter::Front(begin)) => front::begin(&mailbox, begin),
+        Ok(Letter::Posted(posted)) => front::posted(&mailbox, posted),
         Ok(Letter::Subscribed) => (mailbox.standing.subscribed(), Work::None),
         Ok(Letter::End) => {
             mailbox.rounds.end();
@@ -151,6 +160,7 @@ pub fn deliver<P: Platform>(
             Work::Park(work) => park::run(mcp, mailbox, work).await,
             Work::Rounds(work) => rounds::run(mcp, mailbox, work).await,
             // Boxed: it lives for long, and calls need not make room for it.
+            Work::Front(work) => Box::pin(front::run(mcp, mailbox, work)).await,
             Work::Stand(work) => Box::pin(standing::run(mcp, mailbox, work)).await,
         }
     })
@@ -166,6 +176,8 @@ pub enum Work {
     Rounds(rounds::Started),
     /// The streams of a session.
     Stand(standing::Started),
+    /// What a client of HTTP+SSE wants.
+    Front(front::Started),
 }
 
 impl<P: Platform> Mcp<P> {

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::catalog::{Kind as ListKind, List};
 use super::listen::Subscribed;
 use super::revision::{Era, Revision};
-use crate::config::plan::{Plan, Server, SessionMode};
+use crate::config::plan::{Plan, Server, SessionMode, Transport};
 use crate::fault::Fault;
 use crate::platform::{Clock, Timestamp, Version};
 use crate::wire::sealed::Sealer;
@@ -245,6 +245,8 @@ pub struct Profile {
     pub legacy: Option<Revision>,
     /// Whether it issues session ids.
     pub sessions: bool,
+    /// Whether it speaks nothing newer than the HTTP+SSE of 2024-11-05.
+    pub http_sse: bool,
     /// Its capabilities.
     pub capabilities: Box<RawValue>,
     /// Its name and version.
@@ -279,6 +281,9 @@ pub struct UpstreamSession {
     pub id: Option<String>,
     /// The revision that was agreed.
     pub revision: Revision,
+    /// Where its messages go, if not to the server's URL: the endpoint of an HTTP+SSE session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<Box<url::Url>>,
 }
 
 impl ServerMemory {
@@ -288,8 +293,9 @@ impl ServerMemory {
     }
 
     fn fits(&self, server: &Server) -> bool {
-        let Identity { url, headers, session, list_ttl } = &self.of;
+        let Identity { url, transport, headers, session, list_ttl } = &self.of;
         *url == server.url
+            && *transport == server.transport
             && *session == server.session
             && *list_ttl == server.list_ttl
             && *headers == server.headers
@@ -344,10 +350,12 @@ impl ServerMemory {
         list
     }
 
-    /// Forgets the lists of `kind`: the server says that they have changed.
+    /// Notes that the lists of `kind` have changed, as the server says.
     pub fn outdate(&self, kind: ListKind) {
         self.changes.fetch_add(1, Ordering::Relaxed);
-        lock(&self.state).lists.retain(|(other, _), _| *other != kind);
+        let state = lock(&self.state);
+        let lists = state.lists.iter().filter(|((other, _), _)| *other == kind);
+        lists.for_each(|(_, list)| list.outdate());
     }
 
     /// Counts what [`Self::outdate`] was told: a list that was being read when it grew may be an old one.
@@ -441,6 +449,7 @@ fn scope(caller: &str) -> String {
 #[derive(Debug)]
 struct Identity {
     url: url::Url,
+    transport: Transport,
     headers: http::HeaderMap,
     session: Option<SessionMode>,
     list_ttl: Duration,
@@ -450,6 +459,7 @@ impl Identity {
     fn new(server: &Server) -> Self {
         Self {
             url: server.url.clone(),
+            transport: server.transport,
             headers: server.headers.clone(),
             session: server.session,
             list_ttl: server.list_ttl,

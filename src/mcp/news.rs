@@ -78,6 +78,7 @@ impl<P: Platform> Mcp<P> {
         let Some(server) = &inbound.target else { return self.stand(inbound, session).await };
         let profile = self.profile(server).await?;
         let own = profile.revision_for(Era::Legacy).era() == Era::Legacy
+            && !profile.http_sse
             && matches!(self.holder(server, &client, profile.sessions), Holder::Client(_));
         if own {
             self.relayed(server, &client, last, false).await
@@ -103,8 +104,9 @@ impl<P: Platform> Mcp<P> {
         if let Some(last) = last.and_then(|id| id.parse().ok()) {
             headers.insert(resume::LAST_EVENT_ID, last);
         }
-        let answered =
-            self.exchange(server, Outgoing { http: Method::GET, body: Bytes::new(), headers }).await?;
+        let answered = self
+            .exchange(server, Outgoing { http: Method::GET, to: None, body: Bytes::new(), headers })
+            .await?;
         match (answered.status, content(&answered.headers)) {
             (StatusCode::OK, Content::Events) => {
                 let mut reader = answered.reader;
@@ -183,7 +185,7 @@ impl<P: Platform> Mcp<P> {
         let profile = self.profile(&server).await?;
         let mut answer = Answer::Json(StatusCode::OK, jsonrpc::result(call.id, &Map::new()));
         let held = matches!(self.holder(&server, client, profile.sessions), Holder::Client(_));
-        if profile.revision_for(Era::Legacy).era() == Era::Legacy && held {
+        if profile.revision_for(Era::Legacy).era() == Era::Legacy && held && !profile.http_sse {
             // It goes over the session whose stream brings the updates.
             answer = self.forward(inbound, client, call, &route).await?;
             if let Answer::Json(_, body) = &answer

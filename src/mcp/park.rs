@@ -31,7 +31,7 @@ use super::resume::Resume;
 use super::revision::Revision;
 use super::stream::{Rewrite, Rewritten};
 use super::tail::Log;
-use super::upstream::{Content, Outgoing, content, error_of, no_answer, refused, standard_headers};
+use super::upstream::{Answered, Content, Outgoing, content, error_of, no_answer, refused, standard_headers};
 use super::{Mcp, forgets};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
@@ -136,6 +136,8 @@ struct Running {
 struct Slot<P: Platform> {
     session: UpstreamSession,
     level: Option<String>,
+    /// The stream of an HTTP+SSE session that has not had its call. It has one, and ends with it.
+    line: Option<Box<Answered<P>>>,
     /// The session's own stream, where some servers ask what belongs to a call.
     news: Option<(Reader<P>, Decoder)>,
     used: Timestamp,
@@ -244,10 +246,15 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: St
     let slot = ran.slot().await;
     let kept = match slot {
         Err(fault) => {
+            if fault.kind == Kind::UpstreamRefused {
+                // Perhaps it does not speak as it did; the next call finds out.
+                mcp.memory.server(&server).forget();
+            }
             ran.done = Some(Err(fault));
             None
         }
-        Ok(slot) => ran.converse(slot, &mut legs).await,
+        // A session of HTTP+SSE has ended with its call.
+        Ok(slot) => ran.converse(slot, &mut legs).await.filter(|slot| slot.session.endpoint.is_none()),
     };
     ran.close(&mut legs).await;
     let sweeps = {
@@ -348,7 +355,10 @@ impl<P: Platform> Run<'_, P> {
         };
         let wanted = self.leg.as_ref().and_then(|attached| attached.leg.level.clone());
         if let Some(level) = wanted.filter(|level| slot.level.as_ref() != Some(level)) {
-            self.mcp.set_level(self.server, &slot.session, &level).await;
+            match &mut slot.line {
+                Some(line) => self.mcp.set_level_old(line, &slot.session, &level).await,
+                None => self.mcp.set_level(self.server, &slot.session, &level).await,
+            }
             slot.level = Some(level);
         }
         Ok(slot)
@@ -356,18 +366,29 @@ impl<P: Platform> Run<'_, P> {
 
     async fn new_slot(&self) -> Result<Slot<P>, Fault> {
         let Call { capabilities, client_info, .. } = self.call;
-        let opened =
-            self.mcp.initialize(self.server, capabilities.get(), client_info.get(), Revision::LEGACY);
+        let (capabilities, client_info) = (capabilities.get(), client_info.get());
+        if self.mcp.profile(self.server).await?.http_sse {
+            let opened = self.mcp.open_old(self.server, capabilities, client_info, Revision::LEGACY);
+            let (line, session, _) = opened.await?;
+            return Ok(Slot {
+                session,
+                level: None,
+                line: Some(Box::new(line)),
+                news: None,
+                used: self.now(),
+            });
+        }
+        let opened = self.mcp.initialize(self.server, capabilities, client_info, Revision::LEGACY);
         let (session, _) = opened.await?;
         let news = self.news(&session).await;
-        Ok(Slot { session, level: None, news, used: self.now() })
+        Ok(Slot { session, level: None, line: None, news, used: self.now() })
     }
 
     /// The stream of a session, if the server has one.
     async fn news(&self, session: &UpstreamSession) -> Option<(Reader<P>, Decoder)> {
         session.id.as_ref()?;
         let headers = standard_headers(session.revision, session.id.as_deref(), "", None);
-        let outgoing = Outgoing { http: Method::GET, body: Bytes::new(), headers };
+        let outgoing = Outgoing { http: Method::GET, to: None, body: Bytes::new(), headers };
         let answered = self.mcp.exchange(self.server, outgoing).await.ok()?;
         let events = answered.status.is_success() && content(&answered.headers) == Content::Events;
         events.then(|| {
@@ -385,7 +406,8 @@ impl<P: Platform> Run<'_, P> {
         'call: loop {
             let (mcp, server) = (self.mcp.clone(), self.server.clone());
             let session = slot.session.clone();
-            let mut answer = pin!(answers(mcp, server, session, self.request(&slot.session)));
+            let line = slot.line.take().map(|line| (line, self.upstream_id.clone()));
+            let mut answer = pin!(answers(mcp, server, session, self.request(&slot.session), line));
             let mut waiting: VecDeque<Bytes> = VecDeque::new();
             self.extend();
             loop {
@@ -514,7 +536,7 @@ impl<P: Platform> Run<'_, P> {
         if let Ok(Message::Request { id, .. }) = Message::decode(text) {
             splice.replace(id, self.upstream_id.clone().into_bytes());
         }
-        Outgoing { http: Method::POST, body: splice.finish(), headers }
+        Outgoing { http: Method::POST, to: None, body: splice.finish(), headers }
     }
 
     /// Gives the server its whole time again: a client has come back, or there was a sign of life.
@@ -752,15 +774,19 @@ impl Attached {
     }
 }
 
+/// The stream of an HTTP+SSE session, and the id of the request that is sent over it, as JSON.
+type Line<P> = Option<(Box<Answered<P>>, String)>;
+
 /// The answer to `outgoing`, message by message: its head is waited for when it is first polled.
 fn answers<P: Platform>(
     mcp: Mcp<P>,
     server: Arc<Server>,
     session: UpstreamSession,
     outgoing: Outgoing,
+    line: Line<P>,
 ) -> impl Stream<Item = Result<Heard, Fault>> {
     enum At<P: Platform> {
-        Head(Outgoing),
+        Head(Box<Outgoing>, Line<P>),
         Body(Box<Body<P>>),
         End,
     }
@@ -770,14 +796,14 @@ fn answers<P: Platform>(
         resume: Resume,
         waiting: VecDeque<Bytes>,
     }
-    unfold(At::Head(outgoing), move |at| {
+    unfold(At::Head(Box::new(outgoing), line), move |at| {
         let (mcp, server, session) = (mcp.clone(), server.clone(), session.clone());
         async move {
             let mut at = at;
             loop {
                 at = match at {
                     At::End => return None,
-                    At::Head(outgoing) => match first(&mcp, &server, outgoing).await {
+                    At::Head(outgoing, line) => match first(&mcp, &server, &session, *outgoing, line).await {
                         Ok(First::Events(reader)) => At::Body(Box::new(Body {
                             reader,
                             decoder: Decoder::new(server.max_response),
@@ -828,10 +854,15 @@ enum First<P: Platform> {
 async fn first<P: Platform>(
     mcp: &Mcp<P>,
     server: &Arc<Server>,
+    session: &UpstreamSession,
     outgoing: Outgoing,
+    line: Line<P>,
 ) -> Result<First<P>, Fault> {
     let in_session = outgoing.headers.contains_key(super::headers::SESSION);
-    let mut answered = mcp.exchange(server, outgoing).await?;
+    let mut answered = match line {
+        Some((line, id)) => mcp.send_old(*line, session, outgoing, &id).await?,
+        None => mcp.exchange(server, outgoing).await?,
+    };
     let status = answered.status;
     if !status.is_success() {
         let body = answered.reader.all(ERROR_BODY).await.unwrap_or_default();

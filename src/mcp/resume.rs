@@ -120,7 +120,7 @@ impl<P: Platform> Mcp<P> {
         let session = &resume.session;
         let mut headers = standard_headers(session.revision, session.id.as_deref(), "", None);
         headers.insert(LAST_EVENT_ID, last);
-        let outgoing = Outgoing { http: Method::GET, body: Bytes::new(), headers };
+        let outgoing = Outgoing { http: Method::GET, to: None, body: Bytes::new(), headers };
         let asked = pin!(self.exchange(&reader.server, outgoing));
         let end = pin!(self.platform.clock().sleep(reader.left()));
         let answered = match select(asked, end).await {
@@ -148,7 +148,8 @@ mod tests {
     use crate::mcp::revision::Revision;
 
     fn seen(events: &[Event]) -> Resume {
-        let mut resume = Resume::new(UpstreamSession { id: None, revision: Revision::LEGACY });
+        let mut resume =
+            Resume::new(UpstreamSession { id: None, revision: Revision::LEGACY, endpoint: None });
         events.iter().for_each(|event| resume.saw(event));
         resume
     }

@@ -350,7 +350,7 @@ impl<P: Platform> Run<'_, P> {
                 headers.append(name, value);
             }
         }
-        let outgoing = Outgoing { http: Method::POST, body: splice.finish(), headers };
+        let outgoing = Outgoing { http: Method::POST, to: None, body: splice.finish(), headers };
         let rewrite =
             Rewrite::to_legacy(id, self.rounds.id.clone(), &self.rounds.method, self.rounds.revision);
         let mut came = pin!(came(self.mcp, server, outgoing, &rewrite, &self.log, self.stream));

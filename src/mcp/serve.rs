@@ -190,7 +190,7 @@ impl<P: Platform> Mcp<P> {
         let mut note = Note::default();
         let body = inbound.body.clone();
         let answer = match decode_batch(&body) {
-            Ok(None) => self.message(&inbound, &body, false, &mut note).await,
+            Ok(None) => self.one(&inbound, &body, false, &mut note).await,
             Ok(Some(batch)) => self.batch(&inbound, &batch, &mut note).await,
             Err(invalid) => failed(None, &unreadable(&invalid), &mut note),
         };
@@ -212,7 +212,7 @@ impl<P: Platform> Mcp<P> {
         let single = inbound.with_accepts(Accepts { json: true, events: false });
         let mut responses: Vec<u8> = Vec::new();
         for text in batch {
-            let answer = Box::pin(self.message(&single, text.get().as_bytes(), true, note)).await;
+            let answer = Box::pin(self.one(&single, text.get().as_bytes(), true, note)).await;
             let body = match answer {
                 Answer::Json(_, body) | Answer::Opened(_, body) => body,
                 // Batches ended before there was anything to listen to.
@@ -233,7 +233,7 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Answers one message.
-    async fn message(&self, inbound: &Inbound, text: &[u8], batched: bool, note: &mut Note) -> Answer<P> {
+    async fn one(&self, inbound: &Inbound, text: &[u8], batched: bool, note: &mut Note) -> Answer<P> {
         match Message::decode(text) {
             Err(invalid) => failed(readable_id(text).as_deref(), &unreadable(&invalid), note),
             Ok(Message::Request { id, method, params }) => {
@@ -326,7 +326,7 @@ impl<P: Platform> Mcp<P> {
             revision,
             session: None,
             wants_logs: meta.log_level.is_some(),
-            log_level: level(&meta)?,
+            log_level: level(meta)?,
             capabilities,
             info,
         })
@@ -387,6 +387,8 @@ impl<P: Platform> Mcp<P> {
         note.server = Some(server.name.clone());
         let profile = self.profile(&server).await?;
         let modern_upstream = profile.revision_for(client.era()).era() == Era::Modern;
+        // Neither is told anything that would hold from one call to the next.
+        let forgetful = modern_upstream || profile.http_sse;
         match call.method {
             "server/discover" if !modern_upstream => {
                 return Ok(Answer::Json(StatusCode::OK, self.discover_one(call, &profile)));
@@ -396,15 +398,15 @@ impl<P: Platform> Mcp<P> {
             "subscriptions/listen" if !modern_upstream || !server.resources.admits_all() => {
                 return self.listen(inbound, client, call, Some(server)).await;
             }
-            "logging/setLevel" if modern_upstream => return self.keep_level(client, call).await,
+            "logging/setLevel" if forgetful => return self.keep_level(client, call).await,
             "logging/setLevel" => self.keep_level(client, call).await.map(drop)?,
-            "resources/subscribe" | "resources/unsubscribe" if modern_upstream => {
+            "resources/subscribe" | "resources/unsubscribe" if forgetful => {
                 if !server.resources.admits(&text_of(call.read.uri, "params.uri")?) {
                     return Err(unknown_name(call.method, &text_of(call.read.uri, "params.uri")?));
                 }
                 return self.subscribe(inbound, client, call, Some(server), note).await;
             }
-            method if LEGACY_ONLY.contains(&method) && modern_upstream => return Err(unknown_method(method)),
+            method if LEGACY_ONLY.contains(&method) && forgetful => return Err(unknown_method(method)),
             _ => {}
         }
         let filtered = self.filters(&server, &client.caller);
@@ -611,8 +613,11 @@ impl<P: Platform> Mcp<P> {
                     self.tell_mailbox(session, &Letter::Response(response)).await?;
                 }
             }
-            (Some(session), Some(_)) => self.tell_upstreams(session, &inbound.part(text)).await,
-            (Some(session), None) => self.answer_routed(session, text).await,
+            (Some(session), target) => {
+                if !self.answer_routed(inbound, session, text).await && target.is_some() {
+                    self.tell_upstreams(session, &inbound.part(text)).await;
+                }
+            }
             (None, _) => {
                 return Err(Fault::new(
                     Kind::InvalidRequest,
@@ -623,17 +628,25 @@ impl<P: Platform> Mcp<P> {
         Ok(())
     }
 
-    /// Takes what the client says to a question of one of the servers that it sees as one.
-    async fn answer_routed(&self, session: &Session, text: &[u8]) {
-        let Ok(Message::Response { id: Some(id), .. }) = Message::decode(text) else { return };
+    /// Takes what the client says to a question of one of the servers that it sees as one, or of one whose sessions
+    /// are not held for it; says whether it is such an answer.
+    async fn answer_routed(&self, inbound: &Inbound, session: &Session, text: &[u8]) -> bool {
+        let Ok(Message::Response { id: Some(id), .. }) = Message::decode(text) else { return false };
         let known = string(id);
-        let Some((server, own)) = known.as_deref().and_then(routed_question) else { return };
-        let upstream = lock(&session.memory.record).0.upstreams.get(server).cloned();
-        if let (Some(server), Some(upstream)) = (self.plan.server(server), upstream) {
-            let mut splice = jsonrpc::Splice::new(text);
-            splice.replace(id, own.get().as_bytes().to_vec());
-            self.tell(server, splice.finish(), &upstream).await;
-        }
+        let Some((server, own)) = known.as_deref().and_then(routed_question) else { return false };
+        let held = || {
+            if inbound.target.is_some() {
+                return None;
+            }
+            let upstream = lock(&session.memory.record).0.upstreams.get(server).cloned()?;
+            Some((self.plan.server(server)?.clone(), upstream))
+        };
+        let to = held().or_else(|| self.open_asks(&inbound.caller, server));
+        let Some((server, upstream)) = to else { return false };
+        let mut splice = jsonrpc::Splice::new(text);
+        splice.replace(id, own.get().as_bytes().to_vec());
+        self.tell(&server, splice.finish(), &upstream).await;
+        true
     }
 
     /// Answers a DELETE: the session ends, here and upstream.
@@ -725,7 +738,7 @@ pub fn failed<P: Platform>(id: Option<&RawValue>, fault: &Fault, note: &mut Note
     Answer::Json(StatusCode::from_u16(row.rpc_status).unwrap_or(StatusCode::OK), body)
 }
 
-fn unreadable(invalid: &Invalid) -> Fault {
+pub(super) fn unreadable(invalid: &Invalid) -> Fault {
     match invalid {
         Invalid::Json(_) => Fault::new(Kind::Malformed, format!("the body is {invalid}")),
         Invalid::Shape(_) => Fault::new(Kind::InvalidRequest, format!("the body is {invalid}")),

@@ -367,7 +367,7 @@ impl<P: Platform> Keeper<'_, P> {
     /// `None` if the server cannot be asked now.
     async fn over(&self, server: &Arc<Server>) -> Option<Option<Over>> {
         let profile = self.mcp.profile(server).await.ok()?;
-        if profile.revision_for(Era::Legacy).era() == Era::Modern {
+        if profile.revision_for(Era::Legacy).era() == Era::Modern || profile.http_sse {
             return Some(Some(Over::Dedicated));
         }
         match self.mcp.holder(server, &self.client, profile.sessions) {

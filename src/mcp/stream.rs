@@ -18,6 +18,7 @@ use super::memory::{Running, UpstreamSession};
 use super::resume::Resume;
 use super::revision::Revision;
 use super::rounds::Rounds;
+use super::serve::Cancel;
 use super::upstream::{field, no_answer};
 use super::{Mcp, ask, content};
 use crate::config::plan::Server;
@@ -392,6 +393,11 @@ impl<P: Platform> Stream<P> {
         stream
     }
 
+    /// Whether the server's session ends with this, so that it must hear first that nobody waits any more.
+    pub fn ends_session(&self) -> bool {
+        self.reader.is_session() && !self.over
+    }
+
     /// The same, and `handover` says who goes on if the server asks the caller for input.
     #[must_use]
     pub fn with_handover(mut self, handover: Option<Box<(String, Rounds)>>) -> Self {
@@ -466,6 +472,14 @@ impl<P: Platform> Stream<P> {
             }
             // A client that has given its call up is told nothing more about it.
             if !self.answered && self.running.as_ref().is_some_and(Running::is_cancelled) {
+                if let (Mode::Rewritten(_, rewrite, Some(session)), true) =
+                    (&self.mode, self.reader.is_session())
+                {
+                    // The session ends with the stream; its server must hear first why.
+                    let (server, session) = (self.reader.server.clone(), session.clone());
+                    let id = rewrite.upstream_id.clone();
+                    self.mcp.cancel(&Cancel { server, session, id, resumable: false }).await;
+                }
                 self.answered = true;
                 self.over = true;
                 return None;
@@ -521,9 +535,10 @@ impl<P: Platform> Stream<P> {
         Ok(())
     }
 
-    /// Whether hanging up is what cancels the call.
+    /// Whether hanging up is what cancels the call, or would end it.
     fn hangs_up(&self) -> bool {
-        matches!(&self.mode, Mode::Rewritten(_, rewrite, _) if rewrite.legacy.is_some())
+        self.reader.is_session()
+            || matches!(&self.mode, Mode::Rewritten(_, rewrite, _) if rewrite.legacy.is_some())
     }
 
     /// Forgets the event that was cut: it comes again.

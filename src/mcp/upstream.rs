@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use http::header::{ACCEPT, CONTENT_TYPE, LOCATION};
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -18,10 +18,10 @@ use super::memory::{Profile, ServerMemory, UpstreamSession};
 use super::resume::Resume;
 use super::revision::{Era, Revision};
 use super::{Mcp, headers, meta};
-use crate::config::plan::Server;
+use crate::config::plan::{Server, Transport};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, ConnectTimeout, HttpClient as _, Platform, Timestamp, UpstreamBody};
-use crate::relay::{Reader, seam, too_large};
+use crate::relay::{Reader, redirect, seam, too_large};
 use crate::wire::jsonrpc::{Message, string};
 use crate::wire::sse::Decoder;
 
@@ -38,6 +38,8 @@ pub const IMPLEMENTATION: &str =
 pub struct Outgoing {
     /// `POST`, or `GET` and `DELETE` on a legacy session.
     pub http: Method,
+    /// Where it goes, if not to the server's URL.
+    pub to: Option<Box<url::Url>>,
     /// The message.
     pub body: Bytes,
     /// Headers besides the ones that each request has.
@@ -132,7 +134,7 @@ impl<P: Platform> Mcp<P> {
         outgoing: Outgoing,
         started: Timestamp,
     ) -> Result<Answered<P>, Fault> {
-        let mut url = server.url.clone();
+        let mut url = outgoing.to.as_deref().unwrap_or(&server.url).clone();
         let wait = pin!(self.platform.clock().sleep(server.timeouts.first_byte));
         let mut wait = wait;
         for _ in 0..=REDIRECTS {
@@ -150,7 +152,7 @@ impl<P: Platform> Mcp<P> {
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(self.answered(server, response, started));
             }
-            url = redirect(server, &url, &response)?;
+            url = redirect(server, &url, &response, outgoing.http == Method::GET)?;
         }
         let message = format!("server {:?}: more than {REDIRECTS} redirects", server.name);
         Err(Fault::new(Kind::UpstreamRefused, message))
@@ -234,7 +236,7 @@ impl<P: Platform> Mcp<P> {
         let headers =
             standard_headers(revision, session.and_then(|session| session.id.as_deref()), method, None);
         let body = meta::request(&id, method, &params);
-        let outgoing = Outgoing { http: Method::POST, body, headers };
+        let outgoing = Outgoing { http: Method::POST, to: None, body, headers };
         let mut answered = self.exchange(server, outgoing).await.map_err(Asked::Fault)?;
         let status = answered.status;
         if !status.is_success() {
@@ -258,14 +260,15 @@ impl<P: Platform> Mcp<P> {
     /// Sends a notification or a response, for which a server has nothing to say.
     pub async fn tell(&self, server: &Arc<Server>, body: Bytes, session: &UpstreamSession) {
         let headers = standard_headers(session.revision, session.id.as_deref(), "", None);
-        let _ = self.exchange(server, Outgoing { http: Method::POST, body, headers }).await;
+        let outgoing = Outgoing { http: Method::POST, to: session.endpoint.clone(), body, headers };
+        let _ = self.exchange(server, outgoing).await;
     }
 
     /// Ends a session with a legacy server; what it answers does not matter.
     pub async fn end(&self, server: &Arc<Server>, session: &UpstreamSession) {
         if session.id.is_some() {
             let headers = standard_headers(session.revision, session.id.as_deref(), "", None);
-            let outgoing = Outgoing { http: Method::DELETE, body: Bytes::new(), headers };
+            let outgoing = Outgoing { http: Method::DELETE, to: None, body: Bytes::new(), headers };
             let _ = self.exchange(server, outgoing).await;
         }
     }
@@ -284,9 +287,21 @@ impl<P: Platform> Mcp<P> {
         self.once(&key, || memory.profile(), || Box::pin(self.probe(server, &memory))).await
     }
 
-    /// Asks the server what it is: `server/discover` first, `initialize` if that is no modern answer
-    /// (2026-07-28 Streamable HTTP, "Backward Compatibility").
+    /// Asks the server what it is: `server/discover` first, `initialize` if that is no modern answer, and if it
+    /// takes neither, for the stream of HTTP+SSE (2026-07-28 Streamable HTTP, "Backward Compatibility").
     async fn probe(&self, server: &Arc<Server>, memory: &ServerMemory) -> Result<Arc<Profile>, Fault> {
+        let kept = |(session, result): (UpstreamSession, Box<RawValue>)| {
+            let profile = initialized(&result, &session);
+            if session.endpoint.is_none() {
+                memory.pool(GATEWAY, session);
+            }
+            memory.set_profile(profile)
+        };
+        if server.transport == Transport::HttpSse {
+            let (_, session, result) =
+                self.open_old(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await?;
+            return Ok(kept((session, result)));
+        }
         let mut asked = self.ask(server, "server/discover", "{}", None).await;
         if supported(&asked).is_some_and(|all| all.contains(&Some(Revision::MODERN))) {
             // It refused a version that it lists (2026-07-28 versioning, "Protocol Version Negotiation").
@@ -317,10 +332,20 @@ impl<P: Platform> Mcp<P> {
         {
             return Ok(memory.set_profile(profile));
         }
-        let (session, result) = self.initialize(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await?;
-        let profile = initialized(&result, &session);
-        memory.pool(GATEWAY, session);
-        Ok(memory.set_profile(profile))
+        let (fault, refusal) =
+            match self.try_handshake(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await {
+                Ok((session, result)) => {
+                    self.confirm(server, &session).await;
+                    return Ok(kept((session, result)));
+                }
+                Err(refused) => refused,
+            };
+        if refusal.is_some_and(|(status, code)| may_be_old(status, code))
+            && let Some((_, session, result)) = self.detect_old(server).await?
+        {
+            return Ok(kept((session, result)));
+        }
+        Err(fault)
     }
 
     /// Opens a session with a legacy server. Gives the session and the whole `initialize` result.
@@ -341,8 +366,7 @@ impl<P: Platform> Mcp<P> {
 
     /// The second half of opening a session.
     pub(super) async fn confirm(&self, server: &Arc<Server>, session: &UpstreamSession) {
-        let ready = Bytes::from_static(b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}");
-        self.tell(server, ready, session).await;
+        self.tell(server, Bytes::from_static(READY), session).await;
     }
 
     /// The first half of opening a session: the server has one from here on, and is to be told that the gateway is
@@ -357,36 +381,39 @@ impl<P: Platform> Mcp<P> {
         client_info: &str,
         revision: Revision,
     ) -> Result<(UpstreamSession, Box<RawValue>), Fault> {
+        self.try_handshake(server, capabilities, client_info, revision).await.map_err(|(fault, _)| fault)
+    }
+
+    /// The same; a server that refuses by an HTTP error gives its status, and the code of its JSON-RPC error.
+    async fn try_handshake(
+        &self,
+        server: &Arc<Server>,
+        capabilities: &str,
+        client_info: &str,
+        revision: Revision,
+    ) -> Result<(UpstreamSession, Box<RawValue>), (Fault, Option<(StatusCode, Option<i64>)>)> {
+        let plain = |fault| (fault, None);
         let id = format!("causeway-{}", self.memory.server(server).next_id());
-        let params = format!(
-            "{{\"protocolVersion\":\"{}\",\"capabilities\":{capabilities},\"clientInfo\":{client_info}}}",
-            revision.as_str()
-        );
+        let params = introduction(capabilities, client_info, revision);
         // No version header: the version is not agreed yet (2025-11-25 transports, "Protocol Version Header").
         let body = meta::request(&id, "initialize", &params);
-        let outgoing = Outgoing { http: Method::POST, body, headers: HeaderMap::new() };
-        let mut answered = self.exchange(server, outgoing).await?;
+        let outgoing = Outgoing { http: Method::POST, to: None, body, headers: HeaderMap::new() };
+        let mut answered = self.exchange(server, outgoing).await.map_err(plain)?;
         if !answered.status.is_success() {
             let status = answered.status;
             let body = answered.reader.all(ERROR_BODY).await.unwrap_or_default();
-            return Err(match error_of(&body) {
-                Some((code, _)) => not_initialized(server, code),
-                None => refused(server, status),
-            });
+            let code = error_of(&body).map(|(code, _)| code);
+            let fault = code.map_or_else(|| refused(server, status), |code| not_initialized(server, code));
+            return Err((fault, Some((status, code))));
         }
         let issued = session_id(&answered.headers);
-        let body = self.single(answered, &format!("\"{id}\""), None).await?;
+        let body = self.single(answered, &format!("\"{id}\""), None).await.map_err(plain)?;
         let Ok(Message::Response { outcome: Ok(result), .. }) = Message::decode(&body) else {
-            return Err(not_initialized(server, error_of(&body).map_or(-32603, |(code, _)| code)));
+            let code = error_of(&body).map_or(-32603, |(code, _)| code);
+            return Err(plain(not_initialized(server, code)));
         };
-        let agreed =
-            field(result, "protocolVersion").as_deref().and_then(string).as_deref().map(Revision::parse);
-        let Some(Some(agreed)) = agreed.filter(|agreed| agreed.is_some_and(|r| r.era() == Era::Legacy))
-        else {
-            let message = format!("server {:?}: chose a protocol revision that nobody offered", server.name);
-            return Err(Fault::new(Kind::UpstreamInvalid, message));
-        };
-        Ok((UpstreamSession { id: issued, revision: agreed }, result.to_owned()))
+        let revision = agreed(server, result).map_err(plain)?;
+        Ok((UpstreamSession { id: issued, revision, endpoint: None }, result.to_owned()))
     }
 
     /// Does `make` once, however many ask at the same time: the first works, the others look again until
@@ -431,7 +458,39 @@ impl<P: Platform> Mcp<P> {
     }
 }
 
-fn http_request(server: &Server, url: &url::Url, outgoing: &Outgoing) -> Result<Request<Bytes>, Fault> {
+/// What opens the exchange of messages once a session is agreed.
+pub(super) const READY: &[u8] = b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}";
+
+/// The parameters of `initialize`.
+pub(super) fn introduction(capabilities: &str, client_info: &str, revision: Revision) -> String {
+    format!(
+        "{{\"protocolVersion\":\"{}\",\"capabilities\":{capabilities},\"clientInfo\":{client_info}}}",
+        revision.as_str()
+    )
+}
+
+/// The revision that an `initialize` result agrees on.
+pub(super) fn agreed(server: &Server, result: &RawValue) -> Result<Revision, Fault> {
+    let chosen = field(result, "protocolVersion").as_deref().and_then(string).as_deref().map(Revision::parse);
+    chosen.flatten().filter(|revision| revision.era() == Era::Legacy).ok_or_else(|| {
+        let message = format!("server {:?}: chose a protocol revision that nobody offered", server.name);
+        Fault::new(Kind::UpstreamInvalid, message)
+    })
+}
+
+/// Whether a server that refused `initialize` like this may be one of HTTP+SSE: one that has newer transports says
+/// what is wrong with the message (2026-07-28 Streamable HTTP, "HTTP+SSE Transport").
+fn may_be_old(status: StatusCode, code: Option<i64>) -> bool {
+    matches!(status.as_u16(), 400 | 404 | 405)
+        && !code.is_some_and(|code| matches!(code, -32022..=-32020 | -32601))
+}
+
+/// `outgoing` as it goes to `url`.
+pub(super) fn http_request(
+    server: &Server,
+    url: &url::Url,
+    outgoing: &Outgoing,
+) -> Result<Request<Bytes>, Fault> {
     let mut request = Request::new(outgoing.body.clone());
     *request.method_mut() = outgoing.http.clone();
     *request.uri_mut() = url.as_str().parse().map_err(|_| {
@@ -559,6 +618,7 @@ fn discovered(result: &RawValue) -> Option<Profile> {
         modern: newest(Era::Modern),
         legacy: newest(Era::Legacy),
         sessions: newest(Era::Legacy).is_some(),
+        http_sse: false,
         capabilities: described.capabilities.map_or_else(empty_object, RawValue::to_owned),
         info: described.meta.and_then(|meta| field(meta, "io.modelcontextprotocol/serverInfo")),
         instructions: described.instructions,
@@ -574,6 +634,7 @@ fn initialized(result: &RawValue, session: &UpstreamSession) -> Profile {
         modern: None,
         legacy: Some(session.revision),
         sessions: session.id.is_some(),
+        http_sse: session.endpoint.is_some(),
         capabilities: of(|d| d.capabilities.map(RawValue::to_owned)).unwrap_or_else(empty_object),
         info: of(|d| d.server_info.map(RawValue::to_owned)),
         instructions: described.as_ref().and_then(|d| d.instructions.clone()),
@@ -586,23 +647,6 @@ pub fn field(object: &RawValue, name: &str) -> Option<Box<RawValue>> {
     let mut members: std::collections::HashMap<String, Box<RawValue>> =
         serde_json::from_str(object.get()).ok()?;
     members.remove(name)
-}
-
-fn redirect<B>(server: &Server, from: &url::Url, response: &Response<B>) -> Result<url::Url, Fault> {
-    let refused = |why: &str| {
-        let message = format!("server {:?}: redirects {why}; set url to where it really is", server.name);
-        Fault::new(Kind::UpstreamRefused, message)
-    };
-    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-    let to = location.and_then(|location| from.join(location).ok()).ok_or_else(|| refused("to nowhere"))?;
-    if to.origin() != from.origin() {
-        return Err(refused("to another origin, where its credentials must not go"));
-    }
-    // 301 to 303 let a client turn POST into GET, which would lose the message (RFC 9110 section 15.4).
-    if !matches!(response.status().as_u16(), 307 | 308) {
-        return Err(refused("without keeping the method"));
-    }
-    Ok(to)
 }
 
 /// The session id that an `initialize` answer carries: visible ASCII of sane length.
@@ -654,7 +698,7 @@ pub fn refused(server: &Server, status: StatusCode) -> Fault {
     Fault::new(Kind::UpstreamRefused, message)
 }
 
-fn not_initialized(server: &Server, code: i64) -> Fault {
+pub(super) fn not_initialized(server: &Server, code: i64) -> Fault {
     let message = format!("server {:?}: refused initialize with error {code}", server.name);
     Fault::new(Kind::UpstreamRefused, message)
 }

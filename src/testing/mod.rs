@@ -4,6 +4,7 @@
 //! clock to the next moment that somebody waits for.
 
 use std::collections::{HashMap, VecDeque};
+use std::future::{Ready, ready};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -35,6 +36,10 @@ pub enum Step {
     Cut,
     /// Nothing comes any more, and no end either.
     Stall,
+    /// What comes is what [`Fake::say`] puts under this name, until it says [`Step::Over`].
+    Hear(String),
+    /// The end, for [`Step::Hear`].
+    Over,
 }
 
 /// An upstream's answer.
@@ -89,6 +94,8 @@ struct World {
     secrets: HashMap<String, String>,
     state: HashMap<String, (Held, u64)>,
     values: HashMap<String, Bytes>,
+    said: HashMap<String, VecDeque<Step>>,
+    hearers: Vec<Waker>,
     version: u64,
     random: u64,
     dropped: u64,
@@ -147,6 +154,12 @@ impl Fake {
         self.world().upstreams.insert(host.to_owned(), Arc::new(answer));
     }
 
+    /// What the upstream at `host` does with a request.
+    pub fn ask(&self, host: &str, request: &Request<Bytes>) -> Result<Script, SeamError> {
+        let upstream = self.world().upstreams.get(host).cloned();
+        upstream.ok_or_else(|| SeamError::Connect("connection refused".to_owned()))?(request)
+    }
+
     /// Sets a secret.
     pub fn set_secret(&self, name: &str, value: &str) {
         self.world().secrets.insert(name.to_owned(), value.to_owned());
@@ -192,6 +205,15 @@ impl Fake {
     /// Upstream bodies that were dropped before their end.
     pub fn dropped(&self) -> u64 {
         self.world().dropped
+    }
+
+    /// Puts `step` where a body hears it ([`Step::Hear`]).
+    pub fn say(&self, name: &str, step: Step) {
+        let mut world = self.world();
+        world.said.entry(name.to_owned()).or_default().push_back(step);
+        let hearers = std::mem::take(&mut world.hearers);
+        drop(world);
+        hearers.into_iter().for_each(Waker::wake);
     }
 
     /// Lets time pass.
@@ -310,16 +332,19 @@ impl Stream for FakeBody {
 impl Mailboxes for Fake {
     type Body = FakeBody;
 
-    async fn post(&self, key: &str, letter: Bytes) -> Result<FakeBody, SeamError> {
+    #[expect(refining_impl_trait, reason = "the type must be known without looking into what the owner does")]
+    fn post(&self, key: &str, letter: Bytes) -> Ready<Result<FakeBody, SeamError>> {
         let (mailbox, owner) = {
             let mut world = self.world();
             world.trace.push(format!("mailbox.post {}", kind_of(key)));
             (world.mailboxes.entry(key.to_owned()).or_default().clone(), world.owner.clone())
         };
-        let owner = owner.ok_or_else(|| SeamError::Denied("no instance to work with".to_owned()))?;
+        let Some(owner) = owner else {
+            return ready(Err(SeamError::Denied("no instance to work with".to_owned())));
+        };
         let (said, work) = Gateway::new(self.clone(), owner).deliver(mailbox, &letter);
         self.world().working.push(Box::pin(work));
-        Ok(FakeBody::Said(said))
+        ready(Ok(FakeBody::Said(said)))
     }
 }
 
@@ -348,8 +373,23 @@ impl Stream for ScriptBody {
                 }
                 self.wait = None;
             }
+            if let Some(Step::Hear(name)) = self.steps.front() {
+                let fake = self.fake.clone();
+                let mut world = fake.world();
+                match world.said.get_mut(name).and_then(VecDeque::pop_front) {
+                    Some(step) => self.steps.push_front(step),
+                    None => {
+                        world.hearers.push(cx.waker().clone());
+                        return Poll::Pending;
+                    }
+                }
+            }
             match self.steps.front() {
-                Some(Step::Stall) => return Poll::Pending,
+                Some(Step::Stall | Step::Hear(_)) => return Poll::Pending,
+                Some(Step::Over) => {
+                    self.steps.clear();
+                    return Poll::Ready(None);
+                }
                 Some(Step::Until(set)) => {
                     if set.load(Ordering::Relaxed) {
                         self.steps.pop_front();
@@ -378,6 +418,7 @@ impl Stream for ScriptBody {
 
 impl HttpClient for Fake {
     type Body = FakeBody;
+    type Sent = Pin<Box<dyn Future<Output = Result<Response<FakeBody>, SeamError>> + Send>>;
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<FakeBody>, SeamError> {
         let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
@@ -390,9 +431,7 @@ impl HttpClient for Fake {
             session.map(|id| format!(" [{id}]")).unwrap_or_default()
         );
         self.world().trace.push(line);
-        let upstream = self.world().upstreams.get(&host).cloned();
-        let upstream = upstream.ok_or_else(|| SeamError::Connect("connection refused".to_owned()))?;
-        let script = upstream(&request)?;
+        let script = self.ask(&host, &request)?;
         self.wait(script.delay).await;
         let body = ScriptBody { fake: self.clone(), steps: script.body.into(), wait: None };
         let body = FakeBody::Script(body);
@@ -405,6 +444,11 @@ impl HttpClient for Fake {
             .collect();
         *response.headers_mut() = headers;
         Ok(response)
+    }
+
+    fn begin(&self, request: Request<Bytes>) -> Self::Sent {
+        let fake = self.clone();
+        Box::pin(async move { fake.send(request).await })
     }
 }
 

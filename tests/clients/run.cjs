@@ -65,6 +65,14 @@ const servers = {
     },
 };
 
+// The same over the oldest transport; what it is, the gateway finds out.
+servers['everything-sse'] = {
+    ...servers.everything,
+    eras: [],
+    path: '/sse',
+    command: () => [...servers.everything.command().slice(0, -1), 'sse'],
+};
+
 const freePort = () =>
     new Promise(resolve => {
         const probe = net.createServer().listen(0, '127.0.0.1', () => {
@@ -101,7 +109,7 @@ async function startServers() {
         const port = await freePort();
         start(name, server.command(port), { PORT: `${port}` });
         await reachable(port);
-        urls[name] = `http://127.0.0.1:${port}/mcp`;
+        urls[name] = `http://127.0.0.1:${port}${server.path ?? '/mcp'}`;
     }
     return urls;
 }

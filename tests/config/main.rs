@@ -13,6 +13,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use causeway::config::plan::Transport;
 use causeway::config::{Config, Format, Plan, Problem, Reading, compile, load};
 use causeway::platform::{Abilities, Secrets};
 
@@ -130,7 +131,8 @@ fn summary(reading: &Reading) -> String {
     if let Some(config) = &reading.config {
         let plan: Plan = compile(config, &Vars, LAPTOP).unwrap();
         for server in &plan.servers {
-            writeln!(summary, "serves {} with {:?}", server.name, server.headers).unwrap();
+            let way = if server.transport == Transport::HttpSse { " over HTTP+SSE" } else { "" };
+            writeln!(summary, "serves {}{way} with {:?}", server.name, server.headers).unwrap();
         }
         for skipped in &plan.skipped {
             writeln!(summary, "skips {}: {}", skipped.name, skipped.reason).unwrap();

@@ -77,18 +77,18 @@ fn asking(fake: &Fake, host: &str, questions: Vec<(&'static str, Value)>) -> Ask
     state
 }
 
-const FORM: &str = "elicitation/create";
+pub const FORM: &str = "elicitation/create";
 
-fn form() -> (&'static str, Value) {
+pub fn form() -> (&'static str, Value) {
     (FORM, json!({"message": "Name?", "requestedSchema": {"type": "object", "properties": {}}}))
 }
 
-fn capable() -> Value {
+pub fn capable() -> Value {
     json!({"elicitation": {"form": {}, "url": {}}, "sampling": {}, "roots": {}})
 }
 
 /// A modern call with an id, capabilities and a progress token.
-fn request(path: &str, id: u64, params: &Value, capabilities: &Value, key: &str) -> Request<Bytes> {
+pub fn request(path: &str, id: u64, params: &Value, capabilities: &Value, key: &str) -> Request<Bytes> {
     let mut params = params.clone();
     params["_meta"] = json!({
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
@@ -115,11 +115,11 @@ fn call(world: &World, id: u64, params: &Value) -> Got {
 }
 
 /// The last message of an answer, be it JSON or an event stream.
-fn last(got: &Got) -> Value {
+pub fn last(got: &Got) -> Value {
     messages(&got.body).pop().unwrap_or_else(|| panic!("{} {}", got.status, got.body))
 }
 
-fn messages(body: &str) -> Vec<Value> {
+pub fn messages(body: &str) -> Vec<Value> {
     if body.starts_with('{') {
         return vec![serde_json::from_str(body).unwrap()];
     }
@@ -127,7 +127,7 @@ fn messages(body: &str) -> Vec<Value> {
     data.map(|data| serde_json::from_str(data).unwrap()).collect()
 }
 
-fn retry(params: &Value, asked: &Value, answers: Value) -> Value {
+pub fn retry(params: &Value, asked: &Value, answers: Value) -> Value {
     let mut params = params.clone();
     params["requestState"] = asked["result"]["requestState"].clone();
     params["inputResponses"] = answers;
@@ -304,13 +304,13 @@ fn modern_asking(fake: &Fake, host: &str, rounds: u64) {
     });
 }
 
-fn open(world: &World, path: &str, capabilities: &Value) -> String {
+pub fn open(world: &World, path: &str, capabilities: &Value) -> String {
     let params = json!({"protocolVersion": "2025-11-25", "capabilities": capabilities, "clientInfo": {"name": "c", "version": "1"}});
     let body = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params});
     world.post(path, &[], &body).header("mcp-session-id").to_owned()
 }
 
-fn in_session(path: &str, session: &str, body: &Value) -> Request<Bytes> {
+pub fn in_session(path: &str, session: &str, body: &Value) -> Request<Bytes> {
     Request::post(path)
         .header("host", "localhost")
         .header("content-type", "application/json")
@@ -321,13 +321,13 @@ fn in_session(path: &str, session: &str, body: &Value) -> Request<Bytes> {
         .unwrap()
 }
 
-fn legacy_call(path: &str, session: &str, id: u64, name: &str) -> Request<Bytes> {
+pub fn legacy_call(path: &str, session: &str, id: u64, name: &str) -> Request<Bytes> {
     let params = json!({"name": name});
     in_session(path, session, &json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params}))
 }
 
 /// Answers every question that has been seen and not been answered yet.
-async fn answer(world: &World, path: &str, session: &str, seen: &str, done: &mut Vec<Value>) {
+pub async fn answer(world: &World, path: &str, session: &str, seen: &str, done: &mut Vec<Value>) {
     for question in
         messages(seen).iter().filter(|message| message["method"].is_string() && !message["id"].is_null())
     {

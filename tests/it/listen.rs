@@ -25,7 +25,7 @@ struct Open<S> {
     fake: Fake,
     gateway: Gateway<Fake>,
     body: S,
-    after: Option<After>,
+    after: Option<After<Fake>>,
     ready: VecDeque<Value>,
     comments: usize,
 }
@@ -406,6 +406,21 @@ fn a_list_that_was_being_read_when_it_changed_is_read_again() {
         .await;
         assert!(list().await.contains("a__t1"));
     });
+}
+
+#[test]
+fn a_resource_stays_where_it_is_when_its_list_changes() {
+    let fake = Fake::default();
+    let a = Changing::new(true, vec![telling(&[wait(1000), says(&changed("resources"))])]).put(&fake, "a");
+    Changing::new(true, vec![telling(&[])]).put(&fake, "b");
+    let world = world(&fake, &["a", "b"]);
+    let mut open = fake.run(open(&world, "/mcp", json!({"resourcesListChanged": true})));
+    world.modern("/mcp", "resources/list", json!({}));
+    fake.run(open.acknowledged());
+    assert_eq!(fake.run(open.told()), "resources/list_changed");
+    let got = world.modern("/mcp", "resources/read", json!({"uri": "x://r"}));
+    assert_eq!(got.trace, ["http.send POST a resources/read"]);
+    assert_eq!(a.asked_for("resources/list").len(), 1);
 }
 
 #[test]

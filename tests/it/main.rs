@@ -12,11 +12,14 @@ mod admin;
 mod arrows;
 mod bridge;
 mod changing;
+mod old;
 mod server;
 mod world;
 
 mod client;
 mod eras;
+mod http_sse;
+mod http_sse_asks;
 mod listen;
 mod lists;
 mod resume;

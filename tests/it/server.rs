@@ -10,7 +10,7 @@ use http::Request;
 use serde_json::{Value, json};
 
 /// What a server does about sessions and eras.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Modern,
     Legacy,

@@ -1,6 +1,7 @@
 //! HTTP: heads between JavaScript and the `http` crate, and outbound requests over `fetch`.
 
 use std::fmt::Write as _;
+use std::pin::Pin;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use bytes::Bytes;
@@ -19,6 +20,7 @@ pub(crate) struct Fetch;
 
 impl HttpClient for Fetch {
     type Body = Chunks;
+    type Sent = Pin<Box<dyn Future<Output = Result<Response<Chunks>, SeamError>>>>;
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Chunks>, SeamError> {
         let (parts, body) = request.into_parts();
@@ -34,6 +36,10 @@ impl HttpClient for Fetch {
         };
         let answer: web_sys::Response = answer.map_err(|error| failure(&error))?.unchecked_into();
         read_response(&answer, exchange)
+    }
+
+    fn begin(&self, request: Request<Bytes>) -> Self::Sent {
+        Box::pin(async move { Self.send(request).await })
     }
 }
 

@@ -102,6 +102,7 @@ impl Default for Http {
 
 impl HttpClient for Http {
     type Body = Answer;
+    type Sent = Pin<Box<dyn Future<Output = Result<Response<Answer>, SeamError>> + Send>>;
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Answer>, SeamError> {
         let timeout = request.extensions().get().map_or(CONNECT_TIMEOUT, |ConnectTimeout(span)| *span);
@@ -109,6 +110,11 @@ impl HttpClient for Http {
         response
             .map(|response| response.map(|body| Answer::Http(Received(body))))
             .map_err(|error| sorted(&error))
+    }
+
+    fn begin(&self, request: Request<Bytes>) -> Self::Sent {
+        let http = self.clone();
+        Box::pin(async move { http.send(request).await })
     }
 }
 

@@ -225,7 +225,7 @@ mod tests {
     /// Never called: it compiles only while the core's futures are `Send` on the native platform, which they
     /// stop being as soon as the core boxes a `dyn Future` or keeps an `Rc` across a wait.
     #[expect(dead_code, reason = "compiling is the test")]
-    fn futures_are_send(gateway: Gateway<Native>, request: Request<Received>, after: gateway::After) {
+    fn futures_are_send(gateway: Gateway<Native>, request: Request<Received>, after: gateway::After<Native>) {
         fn send<T: Send>(_: T) {}
         send(gateway.clone().handle(request));
         send(gateway.finish(after));

@@ -92,8 +92,9 @@ pub(super) fn server(schema: &mut Schema) {
 
 pub(super) fn kind(schema: &mut Schema) {
     *schema = json_schema!({
-        "description": "How a server is spoken to. `http` is Streamable HTTP, as are its other spellings; `sse` is \
-                        the older HTTP with a separate event stream, and left out; `stdio` is a program's standard input and output.",
+        "description": "How a server is spoken to. `http` is Streamable HTTP, as are its other spellings, or \
+                        HTTP+SSE if the server turns out to speak nothing newer; `sse` is the HTTP+SSE of revision \
+                        2024-11-05; `stdio` is a program's standard input and output.",
         "type": "string",
         "enum": Kind::SPELLINGS.map(|(word, _)| word),
     });

@@ -222,6 +222,7 @@ impl<P: Platform> Line<P> {
         }
         match profile.revision_for(Era::Modern).era() {
             Era::Modern => self.listen(&wanted).await,
+            Era::Legacy if profile.http_sse => self.attend_old(&profile, wanted).await,
             Era::Legacy => self.attend(&profile, wanted).await,
         }
     }
@@ -249,7 +250,7 @@ impl<P: Platform> Line<P> {
         let params = with_meta(&format!("{{\"notifications\":{}}}", wanted.filter()));
         let body = meta::request(&id, METHOD, &params);
         let headers = standard_headers(Revision::MODERN, None, METHOD, None);
-        let mut answered = self.dial(Outgoing { http: Method::POST, body, headers }).await?;
+        let mut answered = self.dial(Outgoing { http: Method::POST, to: None, body, headers }).await?;
         let status = answered.status;
         if !status.is_success() || content(&answered.headers) == Content::Json {
             let body = answered.reader.all(ERROR_BODY).await?;
@@ -330,6 +331,26 @@ impl<P: Platform> Line<P> {
         }
     }
 
+    /// Opens a session of its own with a server of HTTP+SSE, on whose one stream everything comes (2024-11-05
+    /// transports, "HTTP with SSE"). It ends with the stream.
+    async fn attend_old(&mut self, profile: &Profile, wanted: Wanted) -> Result<Connected<P>, Fault> {
+        let server = self.source.server.clone();
+        let revision = profile.legacy.unwrap_or(Revision::LEGACY);
+        let (mut answered, session, _) = self.mcp.open_old(&server, "{}", IMPLEMENTATION, revision).await?;
+        let mut uris = Vec::new();
+        for uri in &wanted.uris {
+            let params = format!("{{\"uri\":{}}}", String::from_utf8_lossy(&jsonrpc::quote(uri)));
+            match self.mcp.ask_old_aside(&mut answered, &session, "resources/subscribe", &params).await {
+                Ok(_) => uris.push(uri.clone()),
+                Err(Asked::Refused { .. }) => {}
+                Err(asked) => return Err(asked.fault(&server.name, "resources/subscribe")),
+            }
+        }
+        answered.reader.session_opened();
+        let open = self.opened(answered, Some(session), false)?;
+        Ok(Connected::Heard(open, Wanted { uris, ..wanted }, false))
+    }
+
     /// Forgets a session that the server has ended.
     fn lose(&mut self, session: &UpstreamSession) {
         self.leases.let_go(&self.source.server, session);
@@ -383,7 +404,7 @@ impl<P: Platform> Line<P> {
         if let Some(last) = self.last_id.as_deref().and_then(|id| HeaderValue::from_str(id).ok()) {
             headers.insert("last-event-id", last);
         }
-        Outgoing { http: Method::GET, body: Bytes::new(), headers }
+        Outgoing { http: Method::GET, to: None, body: Bytes::new(), headers }
     }
 
     /// A connection over which events come. `session` is given where the server's requests are to be declined.

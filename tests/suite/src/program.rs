@@ -3,8 +3,10 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
@@ -12,7 +14,8 @@ use tokio::process::{Child, Command};
 #[derive(Debug)]
 pub struct Program {
     port: u16,
-    _process: Child,
+    process: Child,
+    said: Arc<Mutex<String>>,
 }
 
 impl Program {
@@ -23,31 +26,82 @@ impl Program {
         Self::node(port, &script, &port.to_string(), &[]).await
     }
 
+    /// The server on the official Python SDK in `tests/servers`: legacy on the HTTP+SSE transport.
+    ///
+    /// # Panics
+    /// When the tools are not there.
+    pub async fn python_sse() -> Self {
+        let python = std::env::var_os("CAUSEWAY_PYTHON").expect("CAUSEWAY_PYTHON: run scripts/setup");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../servers/python_sse.py");
+        let port = free_port();
+        let mut command = Command::new(python);
+        command.arg(&script).arg(port.to_string());
+        Self::start(port, command, &script).await
+    }
+
     /// The npm package `@modelcontextprotocol/server-everything`: legacy only. `transport` is `streamableHttp` or `sse`.
     pub async fn everything(transport: &str) -> Self {
+        Self::everything_at(free_port(), transport).await
+    }
+
+    /// The same on `port`.
+    pub async fn everything_at(port: u16, transport: &str) -> Self {
         let script = npm().join("node_modules/@modelcontextprotocol/server-everything/dist/index.js");
-        let port = free_port();
         Self::node(port, &script, transport, &[("PORT", &port.to_string())]).await
     }
 
     async fn node(port: u16, script: &Path, argument: &str, env: &[(&str, &str)]) -> Self {
         npm();
-        let process = Command::new("node")
-            .arg(script)
-            .arg(argument)
-            .envs(env.iter().copied())
+        let mut command = Command::new("node");
+        command.arg(script).arg(argument).envs(env.iter().copied());
+        Self::start(port, command, script).await
+    }
+
+    async fn start(port: u16, mut command: Command, script: &Path) -> Self {
+        let mut process = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("node is on the PATH");
+            .expect("the server's program can be run");
+        let said = Arc::new(Mutex::new(String::new()));
+        let (stderr, hearing) = (process.stderr.take().expect("stderr is piped"), said.clone());
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stderr).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                hearing.lock().expect("nobody panics with it").push_str(&format!("{line}\n"));
+            }
+        });
         let give_up = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             assert!(Instant::now() < give_up, "{} does not listen", script.display());
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        Self { port, _process: process }
+        Self { port, process, said }
+    }
+
+    /// What it has said on stderr.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn said(&self) -> String {
+        self.said.lock().expect("nobody panics with it").clone()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Ends it at once.
+    ///
+    /// # Panics
+    /// When it cannot be ended.
+    pub async fn kill(&mut self) {
+        self.process.kill().await.expect("a process of ours can be ended");
     }
 
     /// The URL of `path`.

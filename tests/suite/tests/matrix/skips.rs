@@ -19,6 +19,14 @@ enum To {
     Modern,
     /// On the HTTP+SSE transport.
     Sse,
+    /// Our own, of the legacy era.
+    Legacy,
+    /// server-everything.
+    Everything,
+    /// The same among others.
+    MergedEverything,
+    /// The same, of any make.
+    AnySse,
 }
 
 use To as T;
@@ -27,6 +35,7 @@ const NO_FORMS: &str = "elicitation came with 2025-06-18";
 const NO_URLS: &str = "URL mode came with 2025-11-25";
 const NO_STRUCTURE: &str = "structured content came with 2025-06-18";
 const NO_POLLING: &str = "closing a stream to make the client poll came with 2025-11-25";
+const ONE_CALL: &str = "a session on HTTP+SSE lasts for one call";
 const NO_RESUMPTION: &str = "streams of a modern server cannot be taken up again";
 
 /// Rows that ask with a form.
@@ -80,8 +89,28 @@ const SKIPS: &[(&[&str], From, To, &str)] = &[
     (&["polling"], From::Any, T::Sse, NO_POLLING),
     (&["unknown_answers_do_no_harm"], From::Modern, T::Any, "a modern client posts no responses"),
     (&["roots_that_change"], From::Modern, T::Any, "2026-07-28 has no notifications/roots/list_changed"),
+    (&["roots_that_change"], From::Legacy, T::AnySse, ONE_CALL),
+    (
+        &["every_kind", "a_structured_list"],
+        From::Before("2025-06-18"),
+        T::Legacy,
+        "a server that speaks the client's own revision gives what that has by itself, and is passed on as it is",
+    ),
     // Of the rows of server-everything.
+    (
+        &["tools_for_the_client"],
+        From::Any,
+        T::MergedEverything,
+        "the merged list is the same for all clients of a caller; a tool that a client cannot use fails when called",
+    ),
+    (&["a_page_to_visit_first"], From::Any, T::AnySse, ONE_CALL),
     (&["a_page_to_visit", "a_page_to_visit_first"], From::Before("2025-11-25"), T::Any, NO_URLS),
+    (
+        &["a_resource_updated"],
+        From::Modern,
+        T::Everything,
+        "it updates what the session has subscribed to that calls the tool; a subscription has a session of its own",
+    ),
     (&["logs_without_a_call"], From::Modern, T::Any, "logs of 2026-07-28 belong to a call"),
 ];
 
@@ -106,6 +135,12 @@ pub fn reason(row: &str, cell: &Cell) -> Option<&'static str> {
             To::Any => true,
             To::Modern => cell.serves_modern(),
             To::Sse => cell.server == Server::Sse,
+            To::Legacy => cell.server == Server::Legacy,
+            To::MergedEverything => cell.server == Server::Everything && cell.place == Where::Merged,
+            To::Everything => matches!(cell.server, Server::Everything | Server::EverythingSse),
+            To::AnySse => {
+                matches!(cell.server, Server::Sse | Server::EverythingSse) && cell.place != Where::Direct
+            }
         };
         names.contains(&row) && from && to
     });
