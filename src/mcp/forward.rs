@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use sha2::Digest as _;
 
 use super::ask::{self, Askable};
+use super::extensions::{self, told_across};
 use super::mailbox::Letter;
 use super::memory::{Profile, Running, UpstreamSession, lock};
 use super::meta::{Declared, Params, erase};
@@ -21,14 +22,14 @@ use super::resume::Resume;
 use super::revision::{Era, Revision};
 use super::rounds::Rounds;
 use super::serve::{Answer, Cancel, Client, Inbound, unknown_name};
-use super::session::{Holder, carried};
+use super::session::Holder;
 use super::stream::{Mode, Rewrite, Rewritten, Stream, cannot_ask, without};
 use super::upstream::{
     Answered, Content, IMPLEMENTATION, Outgoing, PASSED, content, error_of, no_answer, refused,
     standard_headers,
 };
 use super::{Mcp, catalog, forgets, headers, park};
-use crate::config::plan::{Server, SessionMode, Transport};
+use crate::config::plan::{Sampling, Server, SessionMode, Transport};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform};
 use crate::relay::{Reader, too_large};
@@ -218,14 +219,17 @@ impl<P: Platform> Mcp<P> {
         let upstream = way.revision.era();
         match (client.era(), upstream) {
             (Era::Legacy, Era::Modern) => {
-                self.declare(client, call, &mut splice);
+                self.declare(client, call, &route.server, &mut splice);
                 changed = true;
             }
             (Era::Modern, Era::Legacy) => {
                 erase(&mut splice, call.read.meta);
                 changed = true;
             }
-            _ => {}
+            (Era::Modern, Era::Modern) => {
+                changed |= extensions::tell(&mut splice, &route.server, call.read.meta);
+            }
+            (Era::Legacy, Era::Legacy) => {}
         }
         let body = if changed { splice.finish() } else { inbound.part(call.text) };
         let session = way.session.as_ref().and_then(|session| session.id.as_deref());
@@ -242,10 +246,11 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Writes what a modern server must know of a legacy client into the request.
-    fn declare(&self, client: &Client, call: &Call<'_>, splice: &mut Splice<'_>) {
+    fn declare(&self, client: &Client, call: &Call<'_>, server: &Server, splice: &mut Splice<'_>) {
         let Some(session) = &client.session else { return };
         let level = lock(&session.memory.record).0.level.clone();
-        let capabilities = carried(&session.facts.capabilities, self.platform.abilities().mailboxes);
+        let asks = self.platform.abilities().mailboxes;
+        let capabilities = told_across(server, &session.facts.capabilities, asks);
         let declared = Declared {
             version: Revision::MODERN.as_str(),
             client_info: &session.facts.client_info,
@@ -300,7 +305,8 @@ impl<P: Platform> Mcp<P> {
         let cancel = cancel(client, call, &way, &server);
         match content(&answered.headers) {
             Content::Json => {
-                let rewrite = rewrite.filter(|rewrite| !rewrite.only_routes());
+                let plain = way.revision.era() == Era::Legacy;
+                let rewrite = rewrite.filter(|rewrite| !(plain && rewrite.only_routes()));
                 self.deliver_json(call, answered, rewrite, cancel, end.handover).await
             }
             Content::Events if !inbound.accepts.events || is_brief(client, call, &way) => {
@@ -308,10 +314,10 @@ impl<P: Platform> Mcp<P> {
                 if let Some(cancel) = cancel.filter(|cancel| cancel.session.endpoint.is_some()) {
                     let body = self.whole_old(answered, call.method, &cancel, end.running.as_ref()).await?;
                     let cancelled = || Ok(Answer::Empty(StatusCode::ACCEPTED));
-                    return body.map_or_else(cancelled, |body| json(&server.name, body, rewrite.as_ref()));
+                    return body.map_or_else(cancelled, |body| json(&server, body, rewrite.as_ref()));
                 }
                 let body = self.single(answered, upstream_id, way.session.as_ref()).await?;
-                json(&server.name, body, rewrite.as_ref())
+                json(&server, body, rewrite.as_ref())
             }
             Content::Events => {
                 let decoder = Decoder::new(server.max_response);
@@ -343,7 +349,7 @@ impl<P: Platform> Mcp<P> {
         let server = answered.reader.server.clone();
         if let Some(rewrite) = rewrite {
             let body = answered.reader.all(server.max_response).await?;
-            return match rewrite.apply(body, &server.name) {
+            return match rewrite.apply(body, &server) {
                 Rewritten::Response(body, code) => Ok(Answer::Json(status_of(&rewrite, code), body)),
                 Rewritten::Asks(result) => {
                     let (key, rounds) = *handover.ok_or_else(|| cannot_ask(&server.name))?;
@@ -418,7 +424,7 @@ impl<P: Platform> Mcp<P> {
             let status = if client.era() == Era::Modern { status } else { StatusCode::OK };
             return Ok(Refusal::Answer(Answer::Json(status, body)));
         };
-        match rewrite.apply(body, &server.name) {
+        match rewrite.apply(body, &server) {
             Rewritten::Response(body, code) => {
                 Ok(Refusal::Answer(Answer::Json(status_of(&rewrite, code), body)))
             }
@@ -447,10 +453,11 @@ impl<P: Platform> Mcp<P> {
         outgoing: &Outgoing,
     ) -> Handover {
         let session = client.session.as_ref()?;
-        let able = way.revision.era() == Era::Modern
+        let possible = way.revision.era() == Era::Modern
             && ask::BRIDGED.contains(&call.method)
-            && self.platform.abilities().mailboxes
-            && Askable::of(&session.facts.capabilities).anything();
+            && self.platform.abilities().mailboxes;
+        let capabilities = possible.then(|| told_across(server, &session.facts.capabilities, true))?;
+        let able = Askable::of(&capabilities).anything();
         let request = able.then(|| serde_json::from_slice(&outgoing.body).ok()).flatten()?;
         let headers = outgoing.headers.iter();
         let rounds = Rounds {
@@ -462,7 +469,7 @@ impl<P: Platform> Mcp<P> {
             headers: headers
                 .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
                 .collect(),
-            capabilities: session.facts.capabilities.clone(),
+            capabilities,
             result: Box::default(),
         };
         Some(Box::new((session.mailbox(), rounds)))
@@ -498,6 +505,10 @@ impl<P: Platform> Mcp<P> {
             return self.spoken(call, server, &state.key, &Letter::Retry(retry)).await.map(Some);
         }
         let Some(capabilities) = &client.capabilities else { return Ok(None) };
+        let capabilities = told_across(server, capabilities, true);
+        if !Askable::of(&capabilities).anything() {
+            return Ok(None);
+        }
         let shared = server.session == Some(SessionMode::Shared) && !profile.http_sse;
         if shared || !self.platform.abilities().mailboxes {
             return Ok(None);
@@ -511,7 +522,7 @@ impl<P: Platform> Mcp<P> {
             method: call.method.to_owned(),
             message: legacy_message(call, route)?,
             digest,
-            capabilities: capabilities.clone(),
+            capabilities,
             client_info: client.info.clone().unwrap_or_else(implementation),
             headers: park::passed(&inbound.headers),
             leg,
@@ -668,9 +679,10 @@ fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Opti
     let own = matches!(way.holder, Some(Holder::Client(_)));
     let route = client.session.as_ref().filter(|session| own && session.facts.server.is_none());
     let route = way.asks.clone().or_else(|| route.map(|_| server.name.clone()));
-    if !modern && way.id.is_none() && route.is_none() {
+    if !modern && way.id.is_none() && route.is_none() && server.sampling == Sampling::Client {
         return None;
     }
+    let direct = !modern && way.id.is_none() && route.is_none();
     let list = catalog::Kind::of(call.method).map(|_| server.list_ttl.as_millis());
     let ttl_ms = list.or_else(|| (call.method == "resources/read").then_some(0));
     Some(Rewrite {
@@ -679,6 +691,7 @@ fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Opti
         modern,
         legacy: None,
         route,
+        direct,
         ttl_ms: ttl_ms.filter(|_| modern),
         logs: client.wants_logs || !modern,
     })
@@ -697,10 +710,10 @@ fn modern_status(code: Option<i64>) -> StatusCode {
     }
 }
 
-fn json<P: Platform>(server: &str, body: Bytes, rewrite: Option<&Rewrite>) -> Result<Answer<P>, Fault> {
+fn json<P: Platform>(server: &Server, body: Bytes, rewrite: Option<&Rewrite>) -> Result<Answer<P>, Fault> {
     match rewrite.map(|rewrite| (rewrite, rewrite.apply(body.clone(), server))) {
         Some((rewrite, Rewritten::Response(body, code))) => Ok(Answer::Json(status_of(rewrite, code), body)),
-        Some((_, Rewritten::Asks(_))) => Err(cannot_ask(server)),
+        Some((_, Rewritten::Asks(_))) => Err(cannot_ask(&server.name)),
         _ => Ok(Answer::Json(StatusCode::OK, body)),
     }
 }

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::catalog::{Kind as ListKind, List};
 use super::listen::Subscribed;
 use super::revision::{Era, Revision};
-use crate::config::plan::{Plan, Server, SessionMode, Transport};
+use crate::config::plan::{Plan, Sampling, Server, SessionMode, Transport};
 use crate::fault::Fault;
 use crate::platform::{Clock, Timestamp, Version};
 use crate::wire::sealed::Sealer;
@@ -293,10 +293,11 @@ impl ServerMemory {
     }
 
     fn fits(&self, server: &Server) -> bool {
-        let Identity { url, transport, headers, session, list_ttl } = &self.of;
+        let Identity { url, transport, headers, session, sampling, list_ttl } = &self.of;
         *url == server.url
             && *transport == server.transport
             && *session == server.session
+            && *sampling == server.sampling
             && *list_ttl == server.list_ttl
             && *headers == server.headers
     }
@@ -452,6 +453,7 @@ struct Identity {
     transport: Transport,
     headers: http::HeaderMap,
     session: Option<SessionMode>,
+    sampling: Sampling,
     list_ttl: Duration,
 }
 
@@ -462,6 +464,7 @@ impl Identity {
             transport: server.transport,
             headers: server.headers.clone(),
             session: server.session,
+            sampling: server.sampling,
             list_ttl: server.list_ttl,
         }
     }

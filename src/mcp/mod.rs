@@ -6,6 +6,7 @@
 pub mod ask;
 pub mod catalog;
 pub mod content;
+pub mod extensions;
 pub mod feed;
 pub mod forward;
 pub mod front;

@@ -551,6 +551,11 @@ impl<P: Platform> Run<'_, P> {
                     self.done = Some(Ok(data));
                 }
             }
+            Ok(Message::Request { id, method, .. })
+                if ask::answerer(self.server, &method) == ask::Answerer::Nobody =>
+            {
+                self.mcp.tell(self.server, ask::denied(id), session).await;
+            }
             Ok(Message::Request { id, method, params }) => {
                 let question = self.question(&method, params);
                 match question {
@@ -733,10 +738,11 @@ impl<P: Platform> Run<'_, P> {
             modern: true,
             legacy: None,
             route: None,
+            direct: false,
             ttl_ms: (self.call.method == "resources/read").then_some(0),
             logs: true,
         };
-        match rewrite.apply(data, &self.server.name) {
+        match rewrite.apply(data, self.server) {
             Rewritten::Response(body, _) => body,
             _ => no_answer(self.server).into_error(&leg.id),
         }

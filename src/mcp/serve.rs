@@ -13,8 +13,8 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::ask::Askable;
 use super::catalog::{Kind as ListKind, List};
+use super::extensions::matter;
 use super::feed::Leases;
 use super::forward::{Call, Route, arguments};
 use super::listen::Listen;
@@ -106,7 +106,7 @@ pub struct Client {
     pub wants_logs: bool,
     /// The least level of them, in the modern era.
     pub log_level: Option<String>,
-    /// A modern client's capabilities, if it can be asked anything.
+    /// A modern client's capabilities, if it can be asked anything or has extensions.
     pub capabilities: Option<Box<RawValue>>,
     /// Its name and version, likewise.
     pub info: Option<Box<RawValue>>,
@@ -318,8 +318,8 @@ impl<P: Platform> Mcp<P> {
         };
         let name = named.map(|raw| raw.and_then(string).unwrap_or_default());
         headers::check_standard(&inbound.headers, method, name.as_deref())?;
-        let asked = |raw: &&RawValue| raw.get().len() > 2 && Askable::of(raw).anything();
-        let capabilities = meta.capabilities.filter(asked).map(RawValue::to_owned);
+        let known = |raw: &&RawValue| raw.get().len() > 2 && matter(raw);
+        let capabilities = meta.capabilities.filter(known).map(RawValue::to_owned);
         let info = meta.client_info.filter(|_| capabilities.is_some()).map(RawValue::to_owned);
         Ok(Client {
             caller: inbound.caller.clone(),
@@ -391,7 +391,7 @@ impl<P: Platform> Mcp<P> {
         let forgetful = modern_upstream || profile.http_sse;
         match call.method {
             "server/discover" if !modern_upstream => {
-                return Ok(Answer::Json(StatusCode::OK, self.discover_one(call, &profile)));
+                return Ok(Answer::Json(StatusCode::OK, self.discover_one(call, &server, &profile)));
             }
             "server/discover" => return self.discover_through(inbound, client, call, server).await,
             // What is passed through is not filtered.

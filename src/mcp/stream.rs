@@ -21,7 +21,7 @@ use super::rounds::Rounds;
 use super::serve::Cancel;
 use super::upstream::{field, no_answer};
 use super::{Mcp, ask, content};
-use crate::config::plan::Server;
+use crate::config::plan::{Sampling, Server};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Platform, SeamError};
 use crate::relay::{Reader, too_large};
@@ -46,6 +46,9 @@ pub struct Rewrite {
     /// The caller sees several legacy servers as one: which one this is, so that its questions and the places in its
     /// streams can be told from those of the others.
     pub route: Option<String>,
+    /// The two sides are of one era and share a session: whatever the server says is for the caller as it is, but for
+    /// what nobody answers.
+    pub direct: bool,
     /// The result is one that must say how long it may be kept: for so many milliseconds.
     pub ttl_ms: Option<u128>,
     /// The caller asked for log messages.
@@ -100,6 +103,7 @@ impl Rewrite {
             modern: false,
             legacy: Some((method.to_owned(), revision)),
             route: None,
+            direct: false,
             ttl_ms: None,
             logs: true,
         }
@@ -115,15 +119,24 @@ impl Rewrite {
             modern: false,
             legacy: None,
             route: server.map(|server| server.name.clone()),
+            direct: server.is_none(),
             ttl_ms: None,
             logs: true,
         }
     }
 
-    /// Whether a message without questions stays as it is.
+    /// Whether a response of a legacy server stays as it is.
     #[must_use]
     pub fn only_routes(&self) -> bool {
-        self.route.is_some() && !self.modern && self.legacy.is_none() && self.upstream_id == self.id.get()
+        (self.route.is_some() || self.direct)
+            && !self.modern
+            && self.legacy.is_none()
+            && self.upstream_id == self.id.get()
+    }
+
+    /// The id of an event as the caller knows it, if the stream is one that it may go on with from any place.
+    fn place(&self, id: String) -> Option<String> {
+        (self.route.is_some() || self.direct).then(|| self.routed(id))
     }
 
     /// An id of the server's as the caller knows it.
@@ -140,10 +153,12 @@ impl Rewrite {
     }
 
     /// Rewrites one message.
-    pub fn apply(&self, data: Bytes, server: &str) -> Rewritten {
+    pub fn apply(&self, data: Bytes, server: &Server) -> Rewritten {
         match Message::decode(&data) {
             // On the rest of a call's stream nobody knows here which call it was: the client does.
-            Ok(Message::Response { .. }) if self.route.is_some() && self.upstream_id.is_empty() => {
+            Ok(Message::Response { .. })
+                if (self.route.is_some() || self.direct) && self.upstream_id.is_empty() =>
+            {
                 Rewritten::Response(data, None)
             }
             Ok(Message::Response { id, outcome }) => {
@@ -156,6 +171,10 @@ impl Rewrite {
                     None => splice.insert_first(format!("\"id\":{}", self.id.get()).as_bytes()),
                 }
                 let code = match outcome {
+                    Ok(result) if let Err(fault) = ask::check(server, result) => {
+                        let code = fault.kind.row().code;
+                        return Rewritten::Response(fault.into_error(&self.id), Some(code));
+                    }
                     Ok(result) if self.legacy.is_some() => {
                         if field(result, "resultType").is_some_and(|kind| kind.get() == "\"input_required\"")
                         {
@@ -181,15 +200,21 @@ impl Rewrite {
                 Rewritten::Response(splice.finish(), code)
             }
             Ok(Message::Request { id, method, params }) => {
-                if method == "ping" {
+                if method == "ping" && !self.direct {
                     return Rewritten::Reply(jsonrpc::result(id, &serde_json::Map::new()));
+                }
+                if ask::answerer(server, &method) == ask::Answerer::Nobody {
+                    return Rewritten::Reply(ask::denied(id));
+                }
+                if self.direct {
+                    return Rewritten::Pass(data);
                 }
                 if self.route.is_some() {
                     return self.question(&data, id);
                 }
                 let reply =
                     jsonrpc::error(Some(id), -32601, "the client cannot be asked over this session", None);
-                match ask::Askable::default().admit(server, &method, params) {
+                match ask::Askable::default().admit(&server.name, &method, params) {
                     Err(fault) if self.modern && fault.kind == Kind::MissingCapability => {
                         Rewritten::Refuse(reply, fault.into_error(&self.id))
                     }
@@ -211,6 +236,10 @@ impl Rewrite {
                     Ok(cancelled) => self.question(&data, cancelled.id),
                     Err(_) => Rewritten::Drop,
                 }
+            }
+            // What a task of a modern server asks travels in its state.
+            Ok(Message::Notification { params: Some(params), .. }) if ask::check(server, params).is_err() => {
+                Rewritten::Drop
             }
             Ok(Message::Notification { .. }) => Rewritten::Pass(data),
             Err(_) => Rewritten::Drop,
@@ -322,6 +351,18 @@ impl Mode {
     pub fn routed(server: &Server, session: UpstreamSession) -> Self {
         let rewrite = Rewrite::routed_from(Some(server));
         Self::Rewritten(Decoder::new(server.max_response), rewrite, Some(session))
+    }
+
+    /// The same of the one server that the caller sees: as they are, unless some are answered by nobody.
+    #[must_use]
+    pub fn open(server: &Server, session: UpstreamSession) -> Self {
+        match server.sampling {
+            Sampling::Client => Self::Open,
+            Sampling::Deny => {
+                let rewrite = Rewrite::routed_from(None);
+                Self::Rewritten(Decoder::new(server.max_response), rewrite, Some(session))
+            }
+        }
     }
 }
 
@@ -611,8 +652,8 @@ impl<P: Platform> Stream<P> {
                     }
                     let Event { id, retry, data, .. } = event;
                     // Only the caller's own stream can be gone on with from one of its places.
-                    let id = id.filter(|_| rewrite.route.is_some()).map(|id| rewrite.routed(id));
-                    let retry = retry.filter(|_| rewrite.route.is_some());
+                    let id = id.and_then(|id| rewrite.place(id));
+                    let retry = retry.filter(|_| rewrite.route.is_some() || rewrite.direct);
                     let event = |data| Event { id: id.clone(), retry, ..Event::message(data) }.encode();
                     self.resumable |= id.is_some();
                     if data.is_empty() {
@@ -621,7 +662,7 @@ impl<P: Platform> Stream<P> {
                         }
                         continue;
                     }
-                    match rewrite.apply(data, &self.reader.server.name) {
+                    match rewrite.apply(data, &self.reader.server) {
                         Rewritten::Asks(result) => {
                             self.asks = Some(result);
                             break;
@@ -657,6 +698,8 @@ impl<P: Platform> Stream<P> {
             // A document that has begun cannot become another; the cut says that it is not whole.
             Mode::Json => Some(Err(SeamError::Cut(fault.message.clone()))),
             Mode::Open => None,
+            // There is no call that it could be about.
+            Mode::Rewritten(..) if self.id.is_none() => None,
             Mode::Events(..) | Mode::Rewritten(..) => {
                 let error = jsonrpc::error(self.id.as_deref(), fault.kind.row().code, &fault.message, None);
                 Some(Ok(Event::message(error).encode()))
@@ -719,6 +762,7 @@ mod tests {
             modern,
             legacy: None,
             route: None,
+            direct: false,
             ttl_ms: None,
             logs: false,
         }
@@ -729,7 +773,8 @@ mod tests {
     }
 
     fn check_with(rewrite: &Rewrite, input: &str, expect: &str) {
-        let got = match rewrite.apply(Bytes::from(input.to_owned()), "s") {
+        let server = Server::new("s", "http://s/mcp".parse().unwrap());
+        let got = match rewrite.apply(Bytes::from(input.to_owned()), &server) {
             Rewritten::Pass(data) => format!("pass {}", String::from_utf8_lossy(&data)),
             Rewritten::Response(data, code) => {
                 format!("response {code:?} {}", String::from_utf8_lossy(&data))

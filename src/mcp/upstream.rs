@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use super::memory::{Profile, ServerMemory, UpstreamSession};
 use super::resume::Resume;
 use super::revision::{Era, Revision};
-use super::{Mcp, headers, meta};
+use super::{Mcp, extensions, headers, meta};
 use crate::config::plan::{Server, Transport};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, ConnectTimeout, HttpClient as _, Platform, Timestamp, UpstreamBody};
@@ -299,7 +299,7 @@ impl<P: Platform> Mcp<P> {
         };
         if server.transport == Transport::HttpSse {
             let (_, session, result) =
-                self.open_old(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await?;
+                self.open_old(server, &everything(server), IMPLEMENTATION, Revision::LEGACY).await?;
             return Ok(kept((session, result)));
         }
         let mut asked = self.ask(server, "server/discover", "{}", None).await;
@@ -333,7 +333,7 @@ impl<P: Platform> Mcp<P> {
             return Ok(memory.set_profile(profile));
         }
         let (fault, refusal) =
-            match self.try_handshake(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await {
+            match self.try_handshake(server, &everything(server), IMPLEMENTATION, Revision::LEGACY).await {
                 Ok((session, result)) => {
                     self.confirm(server, &session).await;
                     return Ok(kept((session, result)));
@@ -517,7 +517,14 @@ pub(super) fn http_request(
 
 /// What the gateway says that it can do where it only wants to know what a server offers: some offer a tool only to
 /// clients that can be asked what the tool asks.
-pub const EVERYTHING: &str = r#"{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{}}"#;
+const EVERYTHING: &str = r#"{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{}}"#;
+
+/// What the gateway says to `server` that it can do, for the same end: what clients could at most.
+pub fn everything(server: &Server) -> String {
+    let all = RawValue::from_string(EVERYTHING.to_owned()).unwrap_or_default();
+    extensions::told(server, &all).get().to_owned()
+}
+
 /// The holder of the gateway's own sessions.
 pub const GATEWAY: &str = "";
 
