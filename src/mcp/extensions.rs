@@ -8,14 +8,23 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::Mcp;
 use super::ask::{Answerer, answerer};
-use super::memory::Profile;
+use super::catalog::Kind as ListKind;
+use super::forward::{Call, Route};
+use super::memory::{Profile, lock};
 use super::revision::{Era, Revision};
+use super::serve::{Client, brief};
+use super::session::Session;
+use super::upstream::field;
 use crate::config::plan::{Server, SessionMode};
-use crate::wire::jsonrpc::Splice;
+use crate::fault::{Fault, Kind};
+use crate::platform::Platform;
+use crate::wire::jsonrpc::{Splice, string};
 
 /// Long-running work with handles (SEP-2663). It means nothing in revisions before 2026-07-28, which have tasks of
 /// another kind as a capability of their own.
@@ -95,6 +104,66 @@ pub fn tell(splice: &mut Splice<'_>, server: &Server, meta: Option<&RawValue>) -
     changed
 }
 
+/// The extensions that `capabilities` declare.
+#[must_use]
+pub fn names(capabilities: &RawValue) -> Vec<String> {
+    #[derive(serde::Deserialize)]
+    struct Extended {
+        #[serde(default)]
+        extensions: Option<Map<String, Value>>,
+    }
+    let extended = serde_json::from_str::<Extended>(capabilities.get()).ok();
+    let all = extended.and_then(|extended| extended.extensions).unwrap_or_default();
+    all.into_iter().map(|(name, _)| name).take(EXTENSIONS).collect()
+}
+
+/// Whether `capabilities` declare the extension `name`.
+#[must_use]
+pub fn has(capabilities: &RawValue, name: &str) -> bool {
+    names(capabilities).iter().any(|known| known == name)
+}
+
+/// The capabilities of a client that has the extension `name` and nothing else.
+#[must_use]
+pub fn alone(name: &str) -> String {
+    format!("{{\"extensions\":{{\"{name}\":{{}}}}}}")
+}
+
+/// Whether `method` is a request of the core, in any revision.
+#[must_use]
+pub fn is_core(method: &str) -> bool {
+    matches!(
+        method,
+        "initialize"
+            | "ping"
+            | "server/discover"
+            | "subscriptions/listen"
+            | "tools/list"
+            | "tools/call"
+            | "prompts/list"
+            | "prompts/get"
+            | "resources/list"
+            | "resources/templates/list"
+            | "resources/read"
+            | "resources/subscribe"
+            | "resources/unsubscribe"
+            | "completion/complete"
+            | "logging/setLevel"
+    )
+}
+
+/// Whether `method` is a notification of the core, in any revision.
+#[must_use]
+pub fn is_core_notification(method: &str) -> bool {
+    let Some(what) = method.strip_prefix("notifications/") else { return false };
+    matches!(
+        what,
+        "initialized" | "cancelled" | "progress" | "message" | "resources/updated" | "elicitation/complete"
+    ) || what.ends_with("/list_changed")
+        || what.starts_with("tasks")
+        || what.starts_with("subscriptions/")
+}
+
 /// Whether a client with these capabilities has any that a server is to know of when a session with it is opened.
 #[must_use]
 pub fn matter(capabilities: &RawValue) -> bool {
@@ -167,6 +236,96 @@ pub fn knows_tasks(revision: Revision) -> bool {
     revision == Revision::V2025_11_25
 }
 
+/// Whether `method` belongs to the extension `name`: it begins with the whole name, or with what stands behind the
+/// prefix, as the methods of official extensions do (`tasks/get` of `io.modelcontextprotocol/tasks`).
+#[must_use]
+pub fn belongs(method: &str, name: &str) -> bool {
+    let of = |name: &str| {
+        !name.is_empty()
+            && method.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    of(name) || of(name.rsplit('/').next().unwrap_or_default())
+}
+
+impl<P: Platform> Mcp<P> {
+    /// Where a request of the merged endpoint goes that the core does not know: to the server whose tool, prompt,
+    /// resource or task it names, else to the only one that declares the extension that it belongs to.
+    pub(super) async fn find_extended<'a>(
+        &self,
+        client: &Client,
+        call: &Call<'a>,
+    ) -> Result<Route<'a>, Fault> {
+        let caller = &client.caller;
+        if let Some(route) = call.read.task_id.and_then(|id| self.find_task(caller, id)) {
+            return Ok(route);
+        }
+        if let Some(name) = call.read.name.and_then(string) {
+            for kind in [ListKind::Tools, ListKind::Prompts] {
+                if let Ok(route) = self.find_named(client, kind, call, name.clone()).await {
+                    return Ok(route);
+                }
+            }
+        }
+        if let Some(uri) = call.read.uri.and_then(string)
+            && let Some((server, own)) = self.place_of(caller, &uri).await
+        {
+            let renamed = (own != uri).then_some(call.read.uri).flatten();
+            return Ok(Route { server, name: Some(own.into()), renamed });
+        }
+        let profiles = self.profiles(caller).await;
+        let declares = |profile: &Profile| declared_by(profile).iter().any(|name| belongs(call.method, name));
+        let declaring: Vec<&Arc<Server>> =
+            profiles.iter().filter(|(_, profile)| declares(profile)).map(|(server, _)| server).collect();
+        if let [server] = declaring.as_slice() {
+            return Ok(Route { server: (*server).clone(), name: None, renamed: None });
+        }
+        let method = brief(call.method);
+        let names: Vec<&str> = declaring.iter().take(8).map(|server| server.name.as_str()).collect();
+        let message = if names.is_empty() {
+            format!(
+                "method {method:?} is not known here: it is not of the core, it names nothing that a server here has, \
+                 and no server here declares an extension that it belongs to; a server that knows it all the same is \
+                 reached at /mcp/{{server}}"
+            )
+        } else {
+            format!(
+                "method {method:?} is not known here by itself: it is of an extension that several servers have; send \
+                 it to one of them: /mcp/{}",
+                names.join(", /mcp/")
+            )
+        };
+        Err(Fault::new(Kind::UnknownMethod, message))
+    }
+}
+
+impl<P: Platform> Mcp<P> {
+    /// Passes a notification of an extension on to the only server that it can be for, among those that hold a session
+    /// for the client; there is nobody to be told that there is none.
+    pub(super) async fn tell_extended(&self, session: &Session, method: &str, body: Bytes) {
+        let upstreams = lock(&session.memory.record).0.upstreams.clone();
+        let method = method.strip_prefix("notifications/").unwrap_or(method);
+        let declares = |server: &Server| {
+            let profile = self.memory.server(server).profile();
+            profile.is_some_and(|profile| declared_by(&profile).iter().any(|name| belongs(method, name)))
+        };
+        let held = upstreams.iter().filter_map(|(name, upstream)| Some((self.plan.server(name)?, upstream)));
+        let mut able = held.filter(|(server, _)| declares(server));
+        if let (Some((server, upstream)), None) = (able.next(), able.next()) {
+            self.tell(server, body, upstream).await;
+        }
+    }
+}
+
+/// What a server declares besides the core.
+fn declared_by(profile: &Profile) -> Vec<String> {
+    let mut names = profile.extensions.clone();
+    if let Some(experimental) = field(&profile.capabilities, "experimental") {
+        let all: Map<String, Value> = serde_json::from_str(experimental.get()).unwrap_or_default();
+        names.extend(all.into_iter().map(|(name, _)| name).take(EXTENSIONS));
+    }
+    names
+}
+
 /// Adds `other` to `one`.
 fn merge(one: &mut Value, other: &Value) {
     match (one, other) {
@@ -223,6 +382,23 @@ mod tests {
         check(&told_across(&open, &raw(&able), false), json!({"extensions": {"a/b": {"x": 1}}, "y": 1}));
         check(&told_across(&open, &raw(&json!({"extensions": {TASKS: {}}})), true), json!({}));
         check(&told_across(&open, &raw(&json!(7)), true), json!({}));
+    }
+
+    #[test]
+    fn methods_are_told_by_the_names_of_extensions() {
+        for (method, name, expect) in [
+            ("tasks/get", TASKS, true),
+            ("tasks", TASKS, true),
+            ("tasksy/get", TASKS, false),
+            ("io.modelcontextprotocol/tasks/get", TASKS, true),
+            ("com.example/index/build", "com.example/index", true),
+            ("index/build", "com.example/index", true),
+            ("com.example/other", "com.example/index", false),
+            ("vendor/x", "vendor", true),
+            ("/x", "vendor/", false),
+        ] {
+            assert_eq!(belongs(method, name), expect, "{method} {name}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use super::rounds::Rounds;
 use super::serve::{Answer, Cancel, Client, Inbound, unknown_name};
 use super::session::Holder;
 use super::stream::{Mode, Rewrite, Rewritten, Stream, cannot_ask, without};
+use super::tasks::{self, Names};
 use super::upstream::{
     Answered, Content, IMPLEMENTATION, Outgoing, PASSED, content, error_of, no_answer, refused,
     standard_headers,
@@ -78,6 +79,8 @@ struct Way {
     id: Option<String>,
     /// What tells the session's questions from those of others, if that is not the server's name.
     asks: Option<String>,
+    /// Which of the server's messages name tasks that its client knows by other names.
+    tasks: Names,
 }
 
 impl<P: Platform> Mcp<P> {
@@ -105,7 +108,7 @@ impl<P: Platform> Mcp<P> {
                     return Ok(answer);
                 }
             }
-            let (way, line) = match self.way(server, client, call, &profile).await {
+            let (way, line) = match self.way(inbound, server, client, call, &profile).await {
                 Err(fault) if !tried.era && is_otherwise(server, &profile, &fault) => {
                     // It does not open sessions (any more): perhaps it has become a modern server.
                     tried.era = true;
@@ -170,14 +173,19 @@ impl<P: Platform> Mcp<P> {
     /// How the call travels, and the stream that its answer will come on if it is there already.
     async fn way(
         &self,
+        inbound: &Inbound,
         server: &Arc<Server>,
         client: &Client,
         call: &Call<'_>,
         profile: &Profile,
     ) -> Result<(Way, Option<Box<Answered<P>>>), Fault> {
         let revision = profile.revision_for(client.era());
+        let tasks = match inbound.target {
+            None => names(client, call, profile),
+            Some(_) => Names::None,
+        };
         if revision.era() == Era::Modern {
-            let way = Way { revision, session: None, holder: None, id: None, asks: None };
+            let way = Way { revision, session: None, holder: None, id: None, asks: None, tasks };
             return Ok((way, None));
         }
         if profile.http_sse {
@@ -185,7 +193,7 @@ impl<P: Platform> Mcp<P> {
             let (line, session) = Box::pin(self.session_of_call(server, client, call, profile)).await?;
             let asks = self.seal_asks(server, client, &session).await?;
             let revision = session.revision;
-            let way = Way { revision, session: Some(session), holder: None, id: None, asks };
+            let way = Way { revision, session: Some(session), holder: None, id: None, asks, tasks };
             return Ok((way, Some(line)));
         }
         let holder = self.holder(server, client, profile.sessions);
@@ -194,7 +202,7 @@ impl<P: Platform> Mcp<P> {
         let id = shared.then(|| self.memory.server(server).next_id().to_string());
         let revision = session.revision;
         let (session, holder) = (Some(session), Some(holder));
-        Ok((Way { revision, session, holder, id, asks: None }, None))
+        Ok((Way { revision, session, holder, id, asks: None, tasks }, None))
     }
 
     /// The request as it goes upstream.
@@ -228,8 +236,13 @@ impl<P: Platform> Mcp<P> {
             }
             (Era::Modern, Era::Modern) => {
                 changed |= extensions::tell(&mut splice, &route.server, call.read.meta);
+                changed |=
+                    way.tasks != Names::None && tasks::inward(&mut splice, &route.server, call.read.meta);
             }
-            (Era::Legacy, Era::Legacy) => {}
+            (Era::Legacy, Era::Legacy) => {
+                changed |=
+                    way.tasks != Names::None && tasks::inward(&mut splice, &route.server, call.read.meta);
+            }
         }
         let body = if changed { splice.finish() } else { inbound.part(call.text) };
         let session = way.session.as_ref().and_then(|session| session.id.as_deref());
@@ -238,6 +251,14 @@ impl<P: Platform> Mcp<P> {
             if let Some(value) = inbound.headers.get(name) {
                 out.insert(name.clone(), value.clone());
             }
+        }
+        // What an extension wants mirrored is for its server to check.
+        if upstream == Era::Modern
+            && route.name.is_none()
+            && !extensions::is_core(call.method)
+            && let Some(name) = inbound.headers.get(headers::NAME)
+        {
+            out.insert(headers::NAME, name.clone());
         }
         if upstream == Era::Modern && call.method == "tools/call" {
             self.mirror(inbound, client, call, route, &mut out).await?;
@@ -668,6 +689,20 @@ pub fn arguments(call: &Call<'_>) -> serde_json::Value {
         .unwrap_or_else(|| serde_json::Value::Object(serde_json::Map::new()))
 }
 
+/// Which messages that a server says to a call name tasks, at the endpoint where servers are seen as one.
+fn names(client: &Client, call: &Call<'_>, profile: &Profile) -> Names {
+    let era = profile.revision_for(client.era()).era();
+    let both = match era {
+        Era::Legacy => profile.tasks,
+        Era::Modern => {
+            (call.method == "tools/call" || !extensions::is_core(call.method))
+                && profile.extensions.iter().any(|name| name == extensions::TASKS)
+                && client.capabilities.as_deref().is_some_and(|able| extensions::has(able, extensions::TASKS))
+        }
+    };
+    if both && era == client.era() { Names::of(call, era) } else { Names::None }
+}
+
 /// What has to change on the way back, if anything has to.
 fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Option<Rewrite> {
     let modern = client.era() == Era::Modern && way.revision.era() == Era::Legacy;
@@ -679,7 +714,8 @@ fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Opti
     let own = matches!(way.holder, Some(Holder::Client(_)));
     let route = client.session.as_ref().filter(|session| own && session.facts.server.is_none());
     let route = way.asks.clone().or_else(|| route.map(|_| server.name.clone()));
-    if !modern && way.id.is_none() && route.is_none() && server.sampling == Sampling::Client {
+    let as_it_is = way.tasks == Names::None && server.sampling == Sampling::Client;
+    if !modern && way.id.is_none() && route.is_none() && as_it_is {
         return None;
     }
     let direct = !modern && way.id.is_none() && route.is_none();
@@ -692,6 +728,7 @@ fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Opti
         legacy: None,
         route,
         direct,
+        tasks: way.tasks,
         ttl_ms: ttl_ms.filter(|_| modern),
         logs: client.wants_logs || !modern,
     })

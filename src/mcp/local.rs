@@ -20,9 +20,9 @@ use super::forward::{Call, Route};
 use super::listen::flags;
 use super::memory::{Profile, lock};
 use super::revision::{Era, Revision};
-use super::serve::{Answer, Client, Inbound, Note, brief, text_of, unknown_method, unknown_name};
+use super::serve::{Answer, Client, Inbound, Note, brief, text_of, unknown_name};
 use super::upstream::IMPLEMENTATION;
-use super::{Mcp, SERVER_META, names};
+use super::{Mcp, SERVER_META, names, tasks};
 use crate::config::glob::Glob;
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
@@ -217,10 +217,13 @@ impl<P: Platform> Mcp<P> {
                 self.find_resource(client, call, uri).await?
             }
             "completion/complete" => return self.complete(inbound, client, call, note).await,
-            _ => return Err(unknown_method(call.method)),
+            method if tasks::is_method(method) => return self.at_tasks(inbound, client, call, note).await,
+            _ => self.find_extended(client, call).await?,
         };
         note.server = Some(route.server.name.clone());
-        note.name = route.name.as_deref().map(brief);
+        if extensions::is_core(call.method) {
+            note.name = route.name.as_deref().map(brief);
+        }
         if call.method == "tools/call" {
             self.check_mirrored(inbound, client, call, &route).await?;
         }
@@ -319,7 +322,7 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Where a merged tool or prompt is, and what its server calls it.
-    async fn find_named<'a>(
+    pub(super) async fn find_named<'a>(
         &self,
         client: &Client,
         kind: ListKind,
@@ -371,19 +374,9 @@ impl<P: Platform> Mcp<P> {
         uri: Cow<'a, str>,
     ) -> Result<Route<'a>, Fault> {
         let caller = &client.caller;
-        // What is known first; only a resource that nobody is known to have makes anybody wait, for all at once.
-        let mut found = self.listed_at(caller, &uri);
-        if found.is_none() {
-            for kind in [ListKind::Resources, ListKind::Templates] {
-                self.parts(kind, caller).await;
-            }
-            found = self.listed_at(caller, &uri);
-        }
-        if let Some(server) = found {
-            return Ok(Route { server, name: Some(uri), renamed: None });
-        }
-        if let Some((server, own)) = self.named_at(caller, &uri) {
-            return Ok(Route { server, name: Some(own.to_owned().into()), renamed: call.read.uri });
+        if let Some((server, own)) = self.place_of(caller, &uri).await {
+            let renamed = (own != uri).then_some(call.read.uri).flatten();
+            return Ok(Route { server, name: Some(own.into()), renamed });
         }
         match self.only_with_resources(caller).await {
             Some(server) if server.resources.admits(&uri) => {
@@ -391,6 +384,23 @@ impl<P: Platform> Mcp<P> {
             }
             _ => Err(not_found(client, &uri)),
         }
+    }
+
+    /// The server that the resource `uri` is of, and what it calls it: listed, matched by a template, or named with its
+    /// server in front.
+    pub(super) async fn place_of(&self, caller: &Arc<Caller>, uri: &str) -> Option<(Arc<Server>, String)> {
+        // What is known first; only a resource that nobody is known to have makes anybody wait, for all at once.
+        let mut found = self.listed_at(caller, uri);
+        if found.is_none() {
+            for kind in [ListKind::Resources, ListKind::Templates] {
+                self.parts(kind, caller).await;
+            }
+            found = self.listed_at(caller, uri);
+        }
+        if let Some(server) = found {
+            return Some((server, uri.to_owned()));
+        }
+        self.named_at(caller, uri).map(|(server, own)| (server, own.to_owned()))
     }
 
     /// The server that is known to list the resource `uri`, or a template that it matches.

@@ -249,6 +249,10 @@ pub struct Profile {
     pub http_sse: bool,
     /// Its capabilities.
     pub capabilities: Box<RawValue>,
+    /// The extensions among them.
+    pub extensions: Vec<String>,
+    /// Whether tasks of 2025-11-25 are among them.
+    pub tasks: bool,
     /// Its name and version.
     pub info: Option<Box<RawValue>>,
     /// What it tells models about itself.

@@ -43,6 +43,12 @@ pub struct Params<'a> {
     /// A log level.
     #[serde(borrow, default)]
     pub level: Option<&'a RawValue>,
+    /// A task's id.
+    #[serde(borrow, default, rename = "taskId")]
+    pub task_id: Option<&'a RawValue>,
+    /// The call may become a task (2025-11-25).
+    #[serde(borrow, default)]
+    pub task: Option<&'a RawValue>,
     /// What an earlier answer gave to be brought back.
     #[serde(borrow, default, rename = "requestState")]
     pub request_state: Option<&'a RawValue>,
@@ -239,7 +245,8 @@ mod tests {
     #[test]
     fn keys_of_extensions_stay_when_a_request_changes_its_era() {
         let own = r#""io.modelcontextprotocol/related-task":{"taskId":"t"}, "com.example/x":1.50"#;
-        let meta = RawValue::from_string(format!(r#"{{"{VERSION}":"V",{own},"{LOG_LEVEL}":"info"}}"#)).unwrap();
+        let meta =
+            RawValue::from_string(format!(r#"{{"{VERSION}":"V",{own},"{LOG_LEVEL}":"info"}}"#)).unwrap();
         assert_eq!(without_reserved(&meta), own.replace(", ", ","));
         assert_eq!(without_reserved(&RawValue::from_string(format!("{{{own}}}")).unwrap()), own);
         assert_eq!(without_reserved(&RawValue::from_string("[1]".to_owned()).unwrap()), "");

@@ -28,6 +28,7 @@ pub mod session;
 pub mod standing;
 pub mod stream;
 pub mod tail;
+pub mod tasks;
 pub mod upstream;
 
 use std::sync::Arc;

@@ -242,7 +242,7 @@ impl<P: Platform> Keeper<'_, P> {
         let mut uris: Vec<String> = own.map(|subscribed| subscribed.own).collect();
         uris.sort();
         uris.dedup();
-        Wanted { lists: Topic::ALL.into(), uris }
+        Wanted { lists: Topic::ALL.into(), uris, tasks: Vec::new() }
     }
 
     async fn keep(&self, servers: Vec<Arc<Server>>, told: &mut UnboundedReceiver<Told>, leases: Leases) {

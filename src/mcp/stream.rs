@@ -19,8 +19,9 @@ use super::resume::Resume;
 use super::revision::Revision;
 use super::rounds::Rounds;
 use super::serve::Cancel;
+use super::tasks::Names;
 use super::upstream::{field, no_answer};
-use super::{Mcp, ask, content};
+use super::{Mcp, ask, content, tasks};
 use crate::config::plan::{Sampling, Server};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Platform, SeamError};
@@ -49,6 +50,8 @@ pub struct Rewrite {
     /// The two sides are of one era and share a session: whatever the server says is for the caller as it is, but for
     /// what nobody answers.
     pub direct: bool,
+    /// The caller sees several servers as one, and knows tasks by names of the gateway's.
+    pub tasks: Names,
     /// The result is one that must say how long it may be kept: for so many milliseconds.
     pub ttl_ms: Option<u128>,
     /// The caller asked for log messages.
@@ -104,6 +107,7 @@ impl Rewrite {
             legacy: Some((method.to_owned(), revision)),
             route: None,
             direct: false,
+            tasks: Names::None,
             ttl_ms: None,
             logs: true,
         }
@@ -120,6 +124,7 @@ impl Rewrite {
             legacy: None,
             route: server.map(|server| server.name.clone()),
             direct: server.is_none(),
+            tasks: if server.is_some() { Names::Before } else { Names::None },
             ttl_ms: None,
             logs: true,
         }
@@ -131,6 +136,7 @@ impl Rewrite {
         (self.route.is_some() || self.direct)
             && !self.modern
             && self.legacy.is_none()
+            && matches!(self.tasks, Names::None | Names::Before)
             && self.upstream_id == self.id.get()
     }
 
@@ -154,6 +160,14 @@ impl Rewrite {
 
     /// Rewrites one message.
     pub fn apply(&self, data: Bytes, server: &Server) -> Rewritten {
+        let data = match tasks::outward(data, server, self.tasks) {
+            Ok(data) => data,
+            Err(_) if self.upstream_id.is_empty() => return Rewritten::Drop,
+            Err(fault) => {
+                let code = fault.kind.row().code;
+                return Rewritten::Response(fault.into_error(&self.id), Some(code));
+            }
+        };
         match Message::decode(&data) {
             // On the rest of a call's stream nobody knows here which call it was: the client does.
             Ok(Message::Response { .. })
@@ -176,9 +190,15 @@ impl Rewrite {
                         return Rewritten::Response(fault.into_error(&self.id), Some(code));
                     }
                     Ok(result) if self.legacy.is_some() => {
-                        if field(result, "resultType").is_some_and(|kind| kind.get() == "\"input_required\"")
-                        {
-                            return Rewritten::Asks(result.to_owned());
+                        let kind = field(result, "resultType");
+                        match kind.as_deref().map(RawValue::get) {
+                            Some("\"input_required\"") => return Rewritten::Asks(result.to_owned()),
+                            Some("\"task\"") => {
+                                let fault = unasked_task(server);
+                                let code = fault.kind.row().code;
+                                return Rewritten::Response(fault.into_error(&self.id), Some(code));
+                            }
+                            _ => {}
                         }
                         let less = without(result, &MODERN_ONLY);
                         let whole = less.as_deref().unwrap_or(result.get());
@@ -646,9 +666,14 @@ impl<P: Platform> Stream<P> {
             }
             Mode::Rewritten(decoder, rewrite, _) => {
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
-                for event in events {
+                for event in events.into_iter().flat_map(singles) {
                     if let Some(resume) = &mut self.resume {
                         resume.saw(&event);
+                    }
+                    if self.news
+                        && let Ok(Message::Notification { method, .. }) = Message::decode(&event.data)
+                    {
+                        self.mcp.outdated(&self.reader.server, &method);
                     }
                     let Event { id, retry, data, .. } = event;
                     // Only the caller's own stream can be gone on with from one of its places.
@@ -708,6 +733,21 @@ impl<P: Platform> Stream<P> {
     }
 }
 
+/// An event for each message of `event`: 2025-03-26 has batches on streams, too. What a stream can be gone on with
+/// behind stands at the last of them.
+fn singles(event: Event) -> Vec<Event> {
+    let parts = match jsonrpc::decode_batch(&event.data) {
+        Ok(Some(parts)) if !parts.is_empty() => parts,
+        _ => return vec![event],
+    };
+    let data = parts.into_iter().map(|part| Bytes::copy_from_slice(part.get().as_bytes()));
+    let mut all: Vec<Event> = data.map(Event::message).collect();
+    if let Some(last) = all.last_mut() {
+        (last.id, last.retry) = (event.id, event.retry);
+    }
+    all
+}
+
 /// The server asks, and there is no way to ask the caller.
 pub fn cannot_ask(server: &str) -> Fault {
     let message = format!(
@@ -715,6 +755,15 @@ pub fn cannot_ask(server: &str) -> Fault {
          text/event-stream and declare the capability"
     );
     Fault::new(Kind::MissingCapability, message)
+}
+
+/// The server made a task of a call, and its client has not said that it knows what to do with one.
+fn unasked_task(server: &Server) -> Fault {
+    let message = format!(
+        "server {:?}: answered with a task, which a client of a revision before 2026-07-28 cannot take and did not ask for",
+        server.name
+    );
+    Fault::new(Kind::UpstreamInvalid, message)
 }
 
 /// Whether `data` is a response, told by its first telling member; the rest is not read.
@@ -763,9 +812,14 @@ mod tests {
             legacy: None,
             route: None,
             direct: false,
+            tasks: Names::None,
             ttl_ms: None,
             logs: false,
         }
+    }
+
+    fn server() -> Server {
+        Server::new("s", "http://s/mcp".parse().unwrap())
     }
 
     fn check(input: &str, expect: &str) {
@@ -773,8 +827,7 @@ mod tests {
     }
 
     fn check_with(rewrite: &Rewrite, input: &str, expect: &str) {
-        let server = Server::new("s", "http://s/mcp".parse().unwrap());
-        let got = match rewrite.apply(Bytes::from(input.to_owned()), &server) {
+        let got = match rewrite.apply(Bytes::from(input.to_owned()), &server()) {
             Rewritten::Pass(data) => format!("pass {}", String::from_utf8_lossy(&data)),
             Rewritten::Response(data, code) => {
                 format!("response {code:?} {}", String::from_utf8_lossy(&data))
@@ -831,6 +884,14 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":9,"result":{"resultType":"input_required","requestState":"s"}}"#,
             r#"asks {"resultType":"input_required","requestState":"s"}"#,
         );
+        check(
+            "tools/call",
+            r#"{"jsonrpc":"2.0","id":9,"result":{"resultType":"task","taskId":"t"}}"#,
+            &format!(
+                "response Some(-32603) {}",
+                String::from_utf8_lossy(&unasked_task(&server()).into_error(&id))
+            ),
+        );
         let missing = r#"{"jsonrpc":"2.0","id":9,"error":{"code":-32602,"message":"m","data":{"uri":"u"}}}"#;
         check(
             "resources/read",
@@ -838,6 +899,16 @@ mod tests {
             &format!("response Some(-32002) {}", missing.replace("32602", "32002").replace("9,", "1,")),
         );
         check("tools/call", missing, &format!("response Some(-32602) {}", missing.replace("9,", "1,")));
+    }
+
+    #[test]
+    fn messages_of_a_batch_come_one_by_one() {
+        let event = |data: &'static str| Event { id: Some("e".to_owned()), ..Event::message(data.into()) };
+        let all = singles(event(r#" [{"a":1}, {"b":2}]"#));
+        let all: Vec<_> = all.iter().map(|event| (event.id.as_deref(), event.data.as_ref())).collect();
+        assert_eq!(all, [(None, &br#"{"a":1}"#[..]), (Some("e"), br#"{"b":2}"#)]);
+        assert_eq!(singles(event("[]")).len(), 1);
+        assert_eq!(singles(event(r#"{"a":1}"#))[0].id.as_deref(), Some("e"));
     }
 
     #[test]

@@ -231,7 +231,7 @@ impl<P: Platform> Mcp<P> {
         let id = format!("causeway-{}", self.memory.server(server).next_id());
         let (revision, params) = match session {
             Some(session) => (session.revision, params.to_owned()),
-            None => (Revision::MODERN, with_meta(params)),
+            None => (Revision::MODERN, with_meta(params, "{}")),
         };
         let headers =
             standard_headers(revision, session.and_then(|session| session.id.as_deref()), method, None);
@@ -580,10 +580,10 @@ fn has_legacy(versions: &[Option<Revision>]) -> bool {
     versions.iter().flatten().any(|revision| revision.era() == Era::Legacy)
 }
 
-/// `params` of a request of our own to a modern server.
-pub(super) fn with_meta(params: &str) -> String {
+/// `params` of a request of our own to a modern server, by a client with these capabilities.
+pub(super) fn with_meta(params: &str, capabilities: &str) -> String {
     let members = format!(
-        "\"_meta\":{{\"{}\":\"{}\",\"{}\":{IMPLEMENTATION},\"{}\":{{}}}}",
+        "\"_meta\":{{\"{}\":\"{}\",\"{}\":{IMPLEMENTATION},\"{}\":{capabilities}}}",
         meta::VERSION,
         Revision::MODERN.as_str(),
         meta::CLIENT_INFO,
@@ -621,12 +621,15 @@ fn discovered(result: &RawValue) -> Option<Profile> {
         described.supported_versions.iter().filter_map(|version| Revision::parse(version)).collect();
     let newest = |era| versions.iter().copied().filter(|revision| revision.era() == era).max();
     newest(Era::Modern)?;
+    let capabilities = described.capabilities.map_or_else(empty_object, RawValue::to_owned);
     Some(Profile {
         modern: newest(Era::Modern),
         legacy: newest(Era::Legacy),
         sessions: newest(Era::Legacy).is_some(),
         http_sse: false,
-        capabilities: described.capabilities.map_or_else(empty_object, RawValue::to_owned),
+        extensions: extensions::names(&capabilities),
+        tasks: field(&capabilities, "tasks").is_some(),
+        capabilities,
         info: described.meta.and_then(|meta| field(meta, "io.modelcontextprotocol/serverInfo")),
         instructions: described.instructions,
         result: result.to_owned(),
@@ -637,12 +640,15 @@ fn discovered(result: &RawValue) -> Option<Profile> {
 fn initialized(result: &RawValue, session: &UpstreamSession) -> Profile {
     let described = serde_json::from_str::<Described<'_>>(result.get()).ok();
     let of = |pick: fn(&Described<'_>) -> Option<Box<RawValue>>| described.as_ref().and_then(pick);
+    let capabilities = of(|d| d.capabilities.map(RawValue::to_owned)).unwrap_or_else(empty_object);
     Profile {
         modern: None,
         legacy: Some(session.revision),
         sessions: session.id.is_some(),
         http_sse: session.endpoint.is_some(),
-        capabilities: of(|d| d.capabilities.map(RawValue::to_owned)).unwrap_or_else(empty_object),
+        extensions: extensions::names(&capabilities),
+        tasks: field(&capabilities, "tasks").is_some(),
+        capabilities,
         info: of(|d| d.server_info.map(RawValue::to_owned)),
         instructions: described.as_ref().and_then(|d| d.instructions.clone()),
         result: result.to_owned(),

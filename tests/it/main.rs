@@ -13,6 +13,7 @@ mod arrows;
 mod bridge;
 mod changing;
 mod old;
+mod peer;
 mod server;
 mod world;
 
@@ -24,5 +25,6 @@ mod listen;
 mod lists;
 mod resume;
 mod rules;
+mod sampling;
 mod sessions;
 mod streams;
