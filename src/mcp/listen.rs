@@ -342,7 +342,8 @@ impl<P: Platform, W: Future<Output = Stepped<P>>> Listening<P, W> {
     /// The acknowledgement: what will be told, of what was asked for.
     fn acknowledge(&mut self) -> Bytes {
         let mut lists = BTreeSet::new();
-        let (mut own, mut own_tasks): (Vec<(&str, &str)>, Vec<(&str, &str)>) = Default::default();
+        let mut own: Vec<(&str, &str)> = Vec::new();
+        let mut own_tasks: Vec<(&str, &str)> = Vec::new();
         let possible: Vec<(&str, Wanted)> = self
             .standings
             .iter()

@@ -19,6 +19,7 @@ mod world;
 
 mod client;
 mod eras;
+mod extensions;
 mod http_sse;
 mod http_sse_asks;
 mod listen;
@@ -28,3 +29,4 @@ mod rules;
 mod sampling;
 mod sessions;
 mod streams;
+mod tasks;

@@ -189,3 +189,35 @@ pub fn events(steps: Vec<Result<Value, Step>>) -> Script {
         .collect();
     script
 }
+
+/// A request of a modern client with these capabilities.
+pub fn modern(path: &str, method: &str, mut params: Value, capabilities: &Value) -> Request<Bytes> {
+    let name = ["name", "uri", "taskId"].iter().find_map(|name| params[name].as_str()).map(str::to_owned);
+    params["_meta"]["io.modelcontextprotocol/protocolVersion"] = "2026-07-28".into();
+    params["_meta"][CAPABILITIES] = capabilities.clone();
+    let mut request = Request::post(path)
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .header("accept", "application/json, text/event-stream")
+        .header("mcp-protocol-version", "2026-07-28")
+        .header("mcp-method", method);
+    if let Some(name) = name {
+        request = request.header("mcp-name", name);
+    }
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+    request.body(body.to_string().into()).unwrap()
+}
+
+/// A request of a legacy client in `session`.
+pub fn legacy(path: &str, session: &str, method: &str, params: Value) -> Request<Bytes> {
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+    crate::bridge::in_session(path, session, &body)
+}
+
+/// An answer to whatever is asked: what it was asked.
+pub fn echo(message: &Value) -> Option<Script> {
+    let method = message["method"].as_str()?;
+    let core = ["server/", "initialize", "tools/", "resources/", "prompts/", "notifications/"];
+    (!core.iter().any(|core| method.starts_with(core)))
+        .then(|| result(message, json!({"asked": method, "echo": message["params"]})))
+}
