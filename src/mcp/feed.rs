@@ -1,6 +1,6 @@
 //! The notices of a set of servers, as one value that is pulled.
 //!
-//! A feed has a line to each of its servers ([`line`](self::line)), in the server's own era: `subscriptions/listen`
+//! A feed has a line to each of its servers, in the server's own era: `subscriptions/listen`
 //! where the server is modern, the GET stream of a session where it is legacy. Lines that break are taken up again
 //! by themselves, and what may have been missed meanwhile is announced. A feed **never** filters or rewrites, spawns
 //! nothing and runs only while it is pulled; dropping it closes every line.

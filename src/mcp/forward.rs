@@ -119,7 +119,14 @@ impl<P: Platform> Mcp<P> {
                 way => way?,
             };
             let outgoing = self.outgoing(inbound, client, call, route, &way).await?;
-            let handover = self.handover(client, call, server, &way, &outgoing);
+            let handover = self.handover(inbound, client, call, server, &way, &outgoing);
+            if let Some(handover) = &handover
+                && park::progress_token(call.read.meta).is_some()
+            {
+                // Whoever wants to hear of progress expects to wait, and may lose the connection meanwhile.
+                let (key, rounds) = handover.as_ref();
+                return self.spoken(client, call, server, key, &Letter::Rounds(rounds.clone())).await;
+            }
             let running = client.session.as_ref().map(|session| session.memory.begin(call.id));
             let answered = match (line, &way.session, &running) {
                 // Hanging up ends the session, and with it the call.
@@ -342,6 +349,7 @@ impl<P: Platform> Mcp<P> {
             }
             Content::Events => {
                 let decoder = Decoder::new(server.max_response);
+                let modern = rewrite.as_ref().is_some_and(|rewrite| rewrite.modern);
                 let mode = match rewrite {
                     Some(rewrite) => Mode::Rewritten(decoder, rewrite, way.session.clone()),
                     None => Mode::Events(decoder, BytesMut::new()),
@@ -353,6 +361,18 @@ impl<P: Platform> Mcp<P> {
                 let stream = Stream::new(self.clone(), reader, mode, Some(call.id), None);
                 let mut stream = stream.with_handover(end.handover).of(end.running);
                 stream.resume = way.session.filter(|session| session.endpoint.is_none()).map(Resume::new);
+                if modern {
+                    // Some errors have an HTTP status that the client goes by (2026-07-28 basic, "Capabilities";
+                    // Streamable HTTP, "Protocol Version Header"); a legacy server that streams has given 200 to all.
+                    inbound.ticket.set(cancel.clone());
+                    let refusal = Box::pin(stream.refusal()).await;
+                    inbound.ticket.set(None);
+                    if let Some((code, body)) = refusal
+                        && modern_status(Some(code)) != StatusCode::OK
+                    {
+                        return Ok(Answer::Json(modern_status(Some(code)), body));
+                    }
+                }
                 Ok(Answer::Stream(Box::new(stream), cancel))
             }
             Content::Other => Err(no_answer(&server)),
@@ -374,7 +394,7 @@ impl<P: Platform> Mcp<P> {
                 Rewritten::Response(body, code) => Ok(Answer::Json(status_of(&rewrite, code), body)),
                 Rewritten::Asks(result) => {
                     let (key, rounds) = *handover.ok_or_else(|| cannot_ask(&server.name))?;
-                    let letter = Letter::Rounds(Rounds { result, ..rounds });
+                    let letter = Letter::Rounds(Rounds { result: Some(result), ..rounds });
                     let reader = self.answer_of(&server, &key, &letter).await?;
                     let stream = Stream::from_mailbox(self.clone(), reader, call.id, Bytes::new())?;
                     Ok(Answer::Stream(Box::new(stream), None))
@@ -467,6 +487,7 @@ impl<P: Platform> Mcp<P> {
     /// Who goes on with a legacy client's call if its modern server asks for input.
     fn handover(
         &self,
+        inbound: &Inbound,
         client: &Client,
         call: &Call<'_>,
         server: &Server,
@@ -476,9 +497,10 @@ impl<P: Platform> Mcp<P> {
         let session = client.session.as_ref()?;
         let possible = way.revision.era() == Era::Modern
             && ask::BRIDGED.contains(&call.method)
-            && self.platform.abilities().mailboxes;
+            && self.platform.abilities().mailboxes
+            && inbound.accepts.events;
         let capabilities = possible.then(|| told_across(server, &session.facts.capabilities, true))?;
-        let able = Askable::of(&capabilities).anything();
+        let able = Askable::of(&capabilities).anything() || call.read.meta.is_some();
         let request = able.then(|| serde_json::from_slice(&outgoing.body).ok()).flatten()?;
         let headers = outgoing.headers.iter();
         let rounds = Rounds {
@@ -491,7 +513,7 @@ impl<P: Platform> Mcp<P> {
                 .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
                 .collect(),
             capabilities,
-            result: Box::default(),
+            result: None,
         };
         Some(Box::new((session.mailbox(), rounds)))
     }
@@ -523,7 +545,7 @@ impl<P: Platform> Mcp<P> {
                 responses: responses.unwrap_or_default(),
                 leg,
             };
-            return self.spoken(call, server, &state.key, &Letter::Retry(retry)).await.map(Some);
+            return self.spoken(client, call, server, &state.key, &Letter::Retry(retry)).await.map(Some);
         }
         let Some(capabilities) = &client.capabilities else { return Ok(None) };
         let capabilities = told_across(server, capabilities, true);
@@ -548,7 +570,7 @@ impl<P: Platform> Mcp<P> {
             headers: park::passed(&inbound.headers),
             leg,
         };
-        self.spoken(call, server, &key, &Letter::Call(letter)).await.map(Some)
+        self.spoken(client, call, server, &key, &Letter::Call(letter)).await.map(Some)
     }
 
     /// What a `requestState` of ours says; `None` if it only says to make the call.
@@ -573,11 +595,11 @@ impl<P: Platform> Mcp<P> {
         };
         match state {
             None => Err(refuse(
-                "none that this gateway gave to you, or its time is up; send the request anew, without it",
+                "none that this gateway gave to you, or its time is up; start again: send the request without it",
             )),
-            Some((state, _)) if state.digest != digest => {
-                Err(refuse("belongs to another request; repeat that one as it was, or leave this out"))
-            }
+            Some((state, _)) if state.digest != digest => Err(refuse(
+                "belongs to another request; repeat that one as it was, or start again: send this one without it",
+            )),
             Some((state, true)) => Ok(Some(state)),
             Some((_, false)) => Ok(None),
         }
@@ -586,6 +608,7 @@ impl<P: Platform> Mcp<P> {
     /// What the owner of `key` says to `letter`, as the answer to `call`.
     async fn spoken(
         &self,
+        client: &Client,
         call: &Call<'_>,
         server: &Arc<Server>,
         key: &str,
@@ -595,7 +618,13 @@ impl<P: Platform> Mcp<P> {
         let (mut seen, mut events) = (BytesMut::new(), Vec::new());
         let mut decoder = Decoder::new(server.max_response);
         while events.is_empty() {
-            let chunk = reader.chunk().await?.ok_or_else(|| no_answer(server))?;
+            let Some(chunk) = reader.chunk().await? else {
+                // A legacy client that has given its call up is told nothing more about it.
+                return match client.era() {
+                    Era::Legacy => Ok(Answer::Empty(StatusCode::ACCEPTED)),
+                    Era::Modern => Err(no_answer(server)),
+                };
+            };
             decoder.push(&chunk, &mut events).map_err(|_| too_large(server, server.max_response))?;
             seen.extend_from_slice(&chunk);
         }
@@ -603,7 +632,8 @@ impl<P: Platform> Mcp<P> {
             && answers(data, call.id)
         {
             let code = error_of(data).map(|(code, _)| code);
-            return Ok(Answer::Json(modern_status(code), data.clone()));
+            let status = if client.era() == Era::Modern { modern_status(code) } else { StatusCode::OK };
+            return Ok(Answer::Json(status, data.clone()));
         }
         let stream = Stream::from_mailbox(self.clone(), reader, call.id, seen.freeze())?;
         Ok(Answer::Stream(Box::new(stream), None))

@@ -173,8 +173,7 @@ async fn answer<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, front: &Front, 
                 known.token = Some(token);
                 known.clone()
             };
-            say(&front.log, body);
-            follow(mcp, &front).await;
+            follow(mcp, &front, body).await;
         }
         Answer::Stream(stream, cancel) => {
             if !pump(&front.log, stream).await
@@ -188,20 +187,28 @@ async fn answer<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, front: &Front, 
     }
 }
 
-/// Carries the session's own stream over for as long as the client is there.
-async fn follow<P: Platform>(mcp: &Mcp<P>, front: &Front) {
+/// Carries the session's own stream over for as long as the client is there. `opened`, the answer to `initialize`, goes
+/// before it, but not before the servers are heard: this client has no other way to know that they are.
+async fn follow<P: Platform>(mcp: &Mcp<P>, front: &Front, opened: Bytes) {
+    let mut opened = Some(opened);
     while front.log.is_read() && !front.log.is_ended() {
         let Some(asked) = inbound(mcp, front, Bytes::new()) else { return };
         let get = pin!(mcp.clone().get(asked));
-        match select(get, pin!(front.log.unread())).await {
-            Either::Left(((Answer::Stream(stream, _), _), _)) => _ = pump(&front.log, stream).await,
-            Either::Left(((_, Note { fault: Some(fault), .. }), _))
+        let got = match select(get, pin!(front.log.unread())).await {
+            Either::Left((got, _)) => got,
+            Either::Right(_) => return,
+        };
+        if let Some(opened) = opened.take() {
+            say(&front.log, opened);
+        }
+        match got {
+            (Answer::Stream(stream, _), _) => _ = pump(&front.log, stream).await,
+            (_, Note { fault: Some(fault), .. })
                 if matches!(fault.kind, Kind::MethodNotAllowed | Kind::UnknownSession) =>
             {
                 return;
             }
-            Either::Left(_) => {}
-            Either::Right(_) => return,
+            _ => {}
         }
         let pause = pin!(mcp.platform.clock().sleep(AGAIN));
         select(pause, pin!(front.log.unread())).await;

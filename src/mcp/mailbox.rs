@@ -1,8 +1,8 @@
 //! What outlives a request: the owner of one key, which requests write letters to.
 //!
 //! Two things need one. A call of a modern client to a legacy server that asks back waits here, with the server's
-//! answer half read, until the client comes back ([`park`](super::park)). And a legacy client's session has its
-//! streams and the questions that are open with it here ([`rounds`](super::rounds)).
+//! answer half read, until the client comes back ([`park`]). And a legacy client's session has its
+//! streams and the questions that are open with it here ([`rounds`]).
 //!
 //! A mailbox **never** acts by itself: [`deliver`] takes a letter and gives what is said to it, and the work that it
 //! sets going. The host runs the work.

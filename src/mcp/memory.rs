@@ -488,11 +488,26 @@ pub struct SessionMemory {
 }
 
 impl SessionMemory {
+    /// Takes over what is in the store, if the record is still the one that was `seen` before the store was asked.
+    pub fn replace(&self, seen: Option<Version>, fresh: (Record, Option<Version>)) -> bool {
+        let mut record = lock(&self.record);
+        let same = record.1 == seen;
+        if same {
+            *record = fresh;
+        }
+        same
+    }
+
     /// A call with this id begins.
     pub fn begin(self: &Arc<Self>, id: &RawValue) -> Running {
         let cancelled = Arc::new(AtomicBool::new(false));
         lock(&self.running).insert(id.get().to_owned(), cancelled.clone());
         Running { memory: self.clone(), id: id.get().to_owned(), cancelled }
+    }
+
+    /// The client has given up every call.
+    pub fn cancel_all(&self) {
+        lock(&self.running).values().for_each(|cancelled| cancelled.store(true, Ordering::Relaxed));
     }
 
     /// The client has given up the call with this id.

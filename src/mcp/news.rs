@@ -1,7 +1,7 @@
 //! What a legacy client is told outside of calls: the GET stream of its session, and its subscriptions.
 //!
 //! At `/mcp/{server}` of a legacy server both are the server's own and passed on as they are. Everywhere else the
-//! session's mailbox holds the stream ([`standing`](super::standing)), and subscriptions are kept with the session.
+//! session's mailbox holds the stream ([`standing`]), and subscriptions are kept with the session.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -75,7 +75,9 @@ impl<P: Platform> Mcp<P> {
             }
             _ => {}
         }
-        let Some(server) = &inbound.target else { return self.stand(inbound, session).await };
+        let Some(server) = &inbound.target else {
+            return if last.is_none() { self.stand(inbound, session).await } else { Err(gone()) };
+        };
         let profile = self.profile(server).await?;
         let own = profile.revision_for(Era::Legacy).era() == Era::Legacy
             && !profile.http_sse
@@ -119,6 +121,8 @@ impl<P: Platform> Mcp<P> {
                 Ok(Answer::Stream(Box::new(stream), None))
             }
             (StatusCode::METHOD_NOT_ALLOWED, _) => Err(none()),
+            // Whether it does not know the event or the session is not always said; the next request will tell.
+            (status, _) if forgotten(status) && last.is_some() => Err(gone()),
             (status, _) if forgotten(status) => {
                 self.drop_held(server, &holder, &upstream).await?;
                 Err(Fault::new(Kind::UnknownSession, "the server has ended this session; start a new one"))
@@ -132,6 +136,7 @@ impl<P: Platform> Mcp<P> {
         let letter = Letter::Stand(Stand {
             caller: inbound.caller.name.clone(),
             token: inbound.header(&headers::SESSION).unwrap_or_default().to_owned(),
+            session: session.facts.id.clone(),
             target: inbound.target.as_ref().map(|server| server.name.clone()),
             last: inbound.header(&resume::LAST_EVENT_ID).map(str::to_owned),
         });

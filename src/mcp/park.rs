@@ -35,8 +35,8 @@ use super::tasks::Names;
 use super::upstream::{Answered, Content, Outgoing, content, error_of, no_answer, refused, standard_headers};
 use super::{Mcp, extensions, forgets};
 use crate::config::plan::Server;
-use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, Entropy as _, Platform, Timestamp};
+use crate::fault::{Fault, Kind, Who};
+use crate::platform::{Clock as _, Entropy as _, Log as _, Platform, Timestamp};
 use crate::relay::{Reader, too_large};
 use crate::wire::jsonrpc::{self, Message, Splice, string};
 use crate::wire::sse::{Decoder, Event};
@@ -45,8 +45,9 @@ use crate::wire::sse::{Decoder, Event};
 const GATHER: Duration = Duration::from_millis(25);
 /// What a leg may be behind before the server's answer is read no further.
 const BACKLOG: usize = 256 * 1024;
-/// Messages kept for the next leg while the client is away.
+/// Messages kept for the next leg while the client is away, and their bytes.
 const HELD: usize = 256;
+const HELD_BYTES: usize = 1024 * 1024;
 /// An upstream session that nobody has used for so long is ended.
 const IDLE: Duration = Duration::from_secs(60);
 /// An HTTP error's body is read no further than this.
@@ -179,7 +180,9 @@ impl<P: Platform> Desk<P> {
         let mut inner = lock(&self.0);
         let Some(running) = inner.running.get_mut(&call) else { return refuse(GONE) };
         if running.round != round {
-            return refuse("params.requestState: has been used already; send the request anew, without it");
+            return refuse(
+                "params.requestState: has been used already; start again: send the request without it",
+            );
         }
         let log = Log::once();
         let Some(tail) = log.tail(0) else { return refuse(GONE) };
@@ -194,7 +197,7 @@ impl<P: Platform> Desk<P> {
 
 /// The call that a `requestState` speaks of is not there.
 pub const GONE: &str = "params.requestState: the call it belongs to has ended: its time was up, or the gateway or the \
-                        connection to the server was restarted; send the request anew, without it";
+                        connection to the server was restarted; start again: send the request without it";
 
 /// Takes on a call.
 pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, call: Call) -> (Said, Work) {
@@ -242,6 +245,7 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: St
         due: None,
         until: Timestamp(u64::MAX),
         held: VecDeque::new(),
+        dropped: 0,
         done: None,
     };
     let slot = ran.slot().await;
@@ -338,6 +342,8 @@ struct Run<'a, P: Platform> {
     until: Timestamp,
     /// What has come while the client was away.
     held: VecDeque<Bytes>,
+    /// How many messages of those were not kept.
+    dropped: usize,
     /// How it ended.
     done: Option<Result<Bytes, Fault>>,
 }
@@ -617,10 +623,42 @@ impl<P: Platform> Run<'_, P> {
         match &self.leg {
             Some(attached) => attached.tell(data, self.call.leg.token.as_deref()),
             None => {
-                if self.held.len() >= HELD {
-                    self.held.pop_front();
-                }
                 self.held.push_back(data);
+                while self.held.len() > HELD || self.held.iter().map(Bytes::len).sum::<usize>() > HELD_BYTES {
+                    self.held.pop_front();
+                    self.dropped += 1;
+                }
+            }
+        }
+    }
+
+    /// Gives a client that is back what came while it was away, and says in the log what was not kept.
+    fn catch_up(&mut self, attached: &Attached) {
+        for data in self.held.drain(..) {
+            attached.tell(data, self.call.leg.token.as_deref());
+        }
+        let dropped = std::mem::take(&mut self.dropped);
+        if dropped > 0 {
+            #[derive(Serialize)]
+            struct Dropped<'a> {
+                ts: u64,
+                level: &'static str,
+                event: &'static str,
+                server: &'a str,
+                caller: &'a str,
+                messages: usize,
+            }
+            let (server, caller) = (self.server.name.as_str(), self.call.caller.as_str());
+            let record = Dropped {
+                ts: self.now().0,
+                level: "warn",
+                event: "park.dropped",
+                server,
+                caller,
+                messages: dropped,
+            };
+            if let Ok(line) = serde_json::to_string(&record) {
+                self.mcp.platform.log().write(&line);
             }
         }
     }
@@ -677,9 +715,7 @@ impl<P: Platform> Run<'_, P> {
             }
         }
         self.open = open;
-        for data in self.held.drain(..) {
-            attached.tell(data, self.call.leg.token.as_deref());
-        }
+        self.catch_up(&attached);
         self.leg = Some(attached);
         self.due = (!self.open.is_empty()).then(|| self.now().after(GATHER));
         self.extend();
@@ -708,12 +744,15 @@ impl<P: Platform> Run<'_, P> {
             }
         }
         let Some(attached) = self.leg.take() else { return };
-        for data in self.held.drain(..) {
-            attached.tell(data, self.call.leg.token.as_deref());
-        }
+        self.catch_up(&attached);
         let last = match done {
             Ok(data) => self.last(data, &attached.leg).await,
-            Err(fault) => fault.into_error(&attached.leg.id),
+            Err(mut fault) => {
+                if self.asked > 0 && fault.kind.row().who == Who::Upstream {
+                    fault.message.push_str("; the call is lost: start again, without requestState");
+                }
+                fault.into_error(&attached.leg.id)
+            }
         };
         attached.say(&last);
         attached.log.end();

@@ -1,6 +1,7 @@
 //! A modern server asks a legacy client in the middle of a call: its `input_required` results become real requests.
 //!
-//! The mailbox of the client's session takes the call over when the first such result has come. It asks the client on
+//! The mailbox of the client's session takes the call over when the first such result has come; or makes it from the
+//! beginning, where the client wants to hear of its progress and so expects it to take long. It asks the client on
 //! the call's stream, all questions at once; the client answers by requests of their own, which any instance may get
 //! and hands in here; then the call is made again with the answers. Rounds repeat until the server is content.
 //!
@@ -48,7 +49,7 @@ const ERROR_BODY: usize = 64 * 1024;
 pub const OWN: &str = "cw-";
 
 /// The letter that hands a call over.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rounds {
     /// The server's name.
     pub server: String,
@@ -64,8 +65,8 @@ pub struct Rounds {
     pub headers: Vec<(String, String)>,
     /// The client's capabilities.
     pub capabilities: Box<RawValue>,
-    /// The server's `input_required` result.
-    pub result: Box<RawValue>,
+    /// The server's `input_required` result; `None` if the server has not been asked yet.
+    pub result: Option<Box<RawValue>>,
 }
 
 /// The streams of one client session, and the questions that are open on them.
@@ -239,7 +240,14 @@ impl<P: Platform> Run<'_, P> {
             Fault::new(Kind::NotFound, format!("server {:?} is not served any more", self.rounds.server))
         })?;
         let limit = self.mcp.plan.limits.rounds;
-        let mut result = self.rounds.result.clone();
+        let mut result = match self.rounds.result.clone() {
+            Some(result) => result,
+            None => match self.again(&server, None, None).await? {
+                Came::Required(result) => result,
+                Came::Response(last) => return Ok(Some(last)),
+                Came::Nothing => return Ok(None),
+            },
+        };
         for _ in 0..limit {
             let required: Required = serde_json::from_str(result.get()).map_err(|_| {
                 let message = format!("server {:?}: its input_required result makes no sense", server.name);
@@ -249,7 +257,7 @@ impl<P: Platform> Run<'_, P> {
             else {
                 return Ok(None);
             };
-            match self.again(&server, &responses, required.request_state.as_deref()).await? {
+            match self.again(&server, Some(&responses), required.request_state.as_deref()).await? {
                 Came::Required(next) => result = next,
                 Came::Response(last) => return Ok(Some(last)),
                 Came::Nothing => return Ok(None),
@@ -328,11 +336,11 @@ impl<P: Platform> Run<'_, P> {
         Ok(Some(format!("{{{}}}", answers.join(","))))
     }
 
-    /// Makes the call again with the answers.
+    /// Makes the call, with the answers if there are any.
     async fn again(
         &mut self,
         server: &Arc<Server>,
-        responses: &str,
+        responses: Option<&str>,
         state: Option<&RawValue>,
     ) -> Result<Came, Fault> {
         let id = self.mcp.memory.server(server).next_id().to_string();
@@ -343,7 +351,9 @@ impl<P: Platform> Run<'_, P> {
         };
         splice.replace(old, id.clone().into_bytes());
         let state = state.map(|state| format!(",\"requestState\":{}", state.get())).unwrap_or_default();
-        splice.insert_into(params, format!("\"inputResponses\":{responses}{state}").as_bytes());
+        if let Some(responses) = responses {
+            splice.insert_into(params, format!("\"inputResponses\":{responses}{state}").as_bytes());
+        }
         let mut headers = HeaderMap::new();
         for (name, value) in &self.rounds.headers {
             if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {

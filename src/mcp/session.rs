@@ -29,7 +29,7 @@ use crate::wire::sealed::Sealer;
 /// Client capabilities longer than this do not travel in the session id; only their names do.
 const CAPABILITIES: usize = 1024;
 /// How long an instance goes by what it remembers of a session before it asks the store again.
-const RECHECK: Duration = Duration::from_secs(60);
+const RECHECK: Duration = Duration::from_secs(10);
 /// How often a lost race for the store is run again.
 const RACES: usize = 8;
 
@@ -146,9 +146,7 @@ impl<P: Platform> Mcp<P> {
         server: Option<&Server>,
         token: &str,
     ) -> Result<Session, Fault> {
-        let unknown = || {
-            Fault::new(Kind::UnknownSession, "unknown or expired session; start a new one with initialize")
-        };
+        let unknown = unknown_session;
         let now = self.platform.clock().now();
         let payload = self.sealer().await?.open("session", &caller.name, now, token).ok_or_else(unknown)?;
         let facts: Facts = serde_json::from_slice(&payload).map_err(|_| unknown())?;
@@ -187,28 +185,38 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Compares a session with the store, where another instance may have ended it; for behind a reply.
+    ///
+    /// What comes from the store may be older than what was written here while it was on its way: then it is read again.
     pub async fn recheck(&self, session: &Session) {
-        if let Ok(fresh) = self.load_session(&session.facts.id).await {
+        for _ in 0..RACES {
+            let seen = lock(&session.memory.record).1;
+            let Ok(fresh) = self.load_session(&session.facts.id).await else { return };
             let fresh = std::mem::take(&mut *lock(&fresh.record));
-            *lock(&session.memory.record) = fresh;
-            session.memory.checked.store(self.platform.clock().now().0, Ordering::Relaxed);
+            if session.memory.replace(seen, fresh) {
+                session.memory.checked.store(self.platform.clock().now().0, Ordering::Relaxed);
+                return;
+            }
         }
     }
 
     /// Changes a session's record, here and in the store.
     ///
     /// # Errors
-    /// When the store fails.
+    /// [`Kind::UnknownSession`] when it has been ended, perhaps by another instance; [`Kind::Host`] when the store fails.
     pub async fn record(&self, session: &Session, change: impl Fn(&mut Record)) -> Result<(), Fault> {
         for _ in 0..RACES {
             let (mut record, seen) = lock(&session.memory.record).clone();
+            if record.ended {
+                return Err(unknown_session());
+            }
             change(&mut record);
             let value = Bytes::from(serde_json::to_vec(&record).unwrap_or_default());
             let age = self.plan.limits.session_age;
             let key = key(&session.facts.id);
             match self.platform.store().swap(&key, seen, value, age).await.map_err(host)? {
                 Swap::Done(version) => {
-                    *lock(&session.memory.record) = (record, Some(version));
+                    // If it is not what it was, somebody has read or written a later one meanwhile.
+                    session.memory.replace(seen, (record, Some(version)));
                     return Ok(());
                 }
                 Swap::Stale => self.recheck(session).await,
@@ -224,6 +232,7 @@ impl<P: Platform> Mcp<P> {
     pub async fn end_session(&self, session: &Session) -> Result<HashMap<String, UpstreamSession>, Fault> {
         let upstreams = lock(&session.memory.record).0.upstreams.clone();
         self.record(session, |record| *record = Record { ended: true, ..Record::default() }).await?;
+        session.memory.cancel_all();
         Ok(upstreams)
     }
 
@@ -263,7 +272,7 @@ impl<P: Platform> Mcp<P> {
                     let capabilities = told(server, &facts.capabilities);
                     let info = facts.client_info.get();
                     let opened = self.initialize(server, capabilities.get(), info, facts.revision).await?.0;
-                    self.keep_upstream(server, session, &opened).await?;
+                    let opened = self.keep_upstream(server, session, &opened).await?;
                     let level = lock(&session.memory.record).0.level.clone();
                     if let Some(level) = level {
                         self.set_level(server, &opened, &level).await;
@@ -275,18 +284,30 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
-    /// Records that `upstream` is held for `session`.
+    /// Records that `upstream` is held for `session`, unless another instance was quicker. Gives the session that is
+    /// held now.
     ///
     /// # Errors
-    /// When the store fails.
+    /// As [`Self::record`].
     pub async fn keep_upstream(
         &self,
-        server: &Server,
+        server: &Arc<Server>,
         session: &Session,
         upstream: &UpstreamSession,
-    ) -> Result<(), Fault> {
-        self.record(session, |record| _ = record.upstreams.insert(server.name.clone(), upstream.clone()))
-            .await
+    ) -> Result<UpstreamSession, Fault> {
+        let name = &server.name;
+        self.record(session, |record| {
+            record.upstreams.entry(name.clone()).or_insert_with(|| upstream.clone());
+        })
+        .await?;
+        let held = lock(&session.memory.record).0.upstreams.get(name).cloned();
+        match held {
+            Some(held) if held != *upstream => {
+                self.end(server, upstream).await;
+                Ok(held)
+            }
+            _ => Ok(upstream.clone()),
+        }
     }
 
     /// Drops an upstream session that the server has forgotten.
@@ -364,6 +385,10 @@ impl<P: Platform> Mcp<P> {
             Fault::new(Kind::InvalidParams, "params.cursor: not a cursor of this list; start over")
         })
     }
+}
+
+fn unknown_session() -> Fault {
+    Fault::new(Kind::UnknownSession, "unknown or expired session; start a new one with initialize")
 }
 
 fn key(id: &str) -> String {

@@ -54,8 +54,10 @@ const MARK: char = 'g';
 pub struct Stand {
     /// The caller's name.
     pub caller: String,
-    /// The session id.
+    /// The session id, as the client has it.
     pub token: String,
+    /// What tells the session from others.
+    pub session: String,
     /// The server, on `/mcp/{server}`.
     pub target: Option<String>,
     /// The last event that the client has seen, if it comes back.
@@ -151,6 +153,13 @@ impl Desk {
     }
 }
 
+/// How the names of the streams of `session` begin: none of another session's is taken for one of them.
+fn mark(session: &str) -> String {
+    use sha2::Digest as _;
+    let hash = sha2::Sha256::digest(session);
+    format!("{MARK}{}", super::hex(hash.get(..6).unwrap_or_default()))
+}
+
 /// A place in a stream that the client knows; `None` if that is not kept.
 fn place(inner: &Inner, id: &str) -> Option<Tail> {
     let (name, after) = id.strip_prefix(OWN)?.split_once('-')?;
@@ -165,6 +174,14 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, stand: Stand) -> (
     let mut inner = lock(&mailbox.standing.0);
     let runs = inner.teller.is_some();
     let announce = stand.last.is_some();
+    let mark = mark(&stand.session);
+    if stand
+        .last
+        .as_deref()
+        .is_some_and(|last| !last.strip_prefix(OWN).is_some_and(|id| id.starts_with(&mark)))
+    {
+        return (Said::nothing(), Work::None);
+    }
     if let Some(last) = stand.last.as_deref().filter(|_| runs) {
         return (place(&inner, last).map_or(Said::nothing(), |tail| Said::Tail(true, tail)), Work::None);
     }
@@ -179,7 +196,7 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, stand: Stand) -> (
             mcp.platform.entropy().fill(&mut name);
             let log = Log::new(mcp.plan.limits.replay);
             let Some(tail) = log.tail(0) else { return (Said::nothing(), Work::None) };
-            inner.streams.push((format!("{MARK}{}", super::hex(&name)), log));
+            inner.streams.push((format!("{mark}{}", super::hex(&name)), log));
             tail
         }
     };

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{Either, select};
@@ -20,17 +21,20 @@ use super::revision::Revision;
 use super::rounds::Rounds;
 use super::serve::Cancel;
 use super::tasks::Names;
-use super::upstream::{field, no_answer};
+use super::upstream::{error_of, field, no_answer};
 use super::{Mcp, ask, content, tasks};
 use crate::config::plan::{Sampling, Server};
 use crate::fault::{Fault, Kind};
-use crate::platform::{Platform, SeamError};
+use crate::platform::{Clock as _, Platform, SeamError};
 use crate::relay::{Reader, too_large};
 use crate::wire::jsonrpc::{self, Message, Splice};
 use crate::wire::sse::{Decoder, Event};
 
 /// A stream of events may have so many times the bytes of one answer.
 const STREAM: usize = 16;
+
+/// How long an answer is waited for that may have to have another HTTP status than a stream.
+const SOON: Duration = Duration::from_secs(1);
 
 /// What has to change in messages for the caller.
 #[derive(Debug)]
@@ -488,6 +492,23 @@ impl<P: Platform> Stream<P> {
         Ok(stream)
     }
 
+    /// The error that the answer comes to, if that is the first thing that is said, and soon.
+    pub async fn refusal(&mut self) -> Option<(i64, Bytes)> {
+        let clock = self.mcp.platform.clock().sleep(SOON);
+        let first = match select(pin!(self.next()), pin!(clock)).await {
+            Either::Left((Some(Ok(first)), _)) => first,
+            Either::Left(_) | Either::Right(_) => return None,
+        };
+        self.ready.push_front(first.clone());
+        if !self.over || self.ready.len() > 1 {
+            return None;
+        }
+        let mut events = Vec::new();
+        Decoder::new(first.len()).push(&first, &mut events).ok()?;
+        let data = events.pop()?.data;
+        Some((error_of(&data)?.0, data))
+    }
+
     /// Whether the body is an event stream.
     pub fn is_events(&self) -> bool {
         !matches!(self.mode, Mode::Json)
@@ -588,7 +609,7 @@ impl<P: Platform> Stream<P> {
             return Err(cannot_ask(&self.reader.server.name));
         };
         let (key, rounds) = *handover;
-        let letter = Letter::Rounds(Rounds { result, ..rounds });
+        let letter = Letter::Rounds(Rounds { result: Some(result), ..rounds });
         self.reader = self.mcp.answer_of(&self.reader.server, &key, &letter).await?;
         self.mode = Mode::Events(Decoder::new(self.reader.server.max_response), BytesMut::new());
         self.answered = true;

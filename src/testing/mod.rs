@@ -93,6 +93,7 @@ struct World {
     log: Vec<String>,
     secrets: HashMap<String, String>,
     state: HashMap<String, (Held, u64)>,
+    load_time: Duration,
     values: HashMap<String, Bytes>,
     said: HashMap<String, VecDeque<Step>>,
     hearers: Vec<Waker>,
@@ -158,6 +159,11 @@ impl Fake {
     pub fn ask(&self, host: &str, request: &Request<Bytes>) -> Result<Script, SeamError> {
         let upstream = self.world().upstreams.get(host).cloned();
         upstream.ok_or_else(|| SeamError::Connect("connection refused".to_owned()))?(request)
+    }
+
+    /// What is loaded from the store is so long on its way from now on: it may be old when it comes.
+    pub fn slow_loads(&self, time: Duration) {
+        self.world().load_time = time;
     }
 
     /// Sets a secret.
@@ -459,10 +465,17 @@ fn rpc_method(body: &[u8]) -> String {
 
 impl StateStore for Fake {
     async fn load(&self, key: &str) -> Result<Option<Held>, SeamError> {
-        let mut world = self.world();
-        world.trace.push(format!("store.load {}", kind_of(key)));
-        let now = world.now;
-        Ok(world.state.get(key).filter(|(_, expires)| now < *expires).map(|(held, _)| held.clone()))
+        let (held, time) = {
+            let mut world = self.world();
+            world.trace.push(format!("store.load {}", kind_of(key)));
+            let now = world.now;
+            let held = world.state.get(key).filter(|(_, expires)| now < *expires);
+            (held.map(|(held, _)| held.clone()), world.load_time)
+        };
+        if !time.is_zero() {
+            self.wait(time).await;
+        }
+        Ok(held)
     }
 
     async fn swap(

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use causeway::config::glob::Filter;
+use causeway::config::plan::{Server, Transport};
 use causeway::gateway::{After, Body, Gateway};
 use causeway::platform::{Clock as _, SeamError};
 use causeway::testing::{Fake, Step};
@@ -16,6 +17,7 @@ use http::Request;
 use serde_json::{Value, json};
 
 use crate::changing::{Changing, Line, agrees, changed, says, streaming, telling, updated, wait};
+use crate::old::Old;
 use crate::world::{World, globs, key, meta, plan, server};
 
 const ID: &str = "io.modelcontextprotocol/subscriptionId";
@@ -929,4 +931,42 @@ fn discovery_says_what_can_be_subscribed_to() {
     let legacy = world.initialize("/mcp").1.json()["result"]["capabilities"].clone();
     let told = json!({"tools": {"listChanged": true}, "prompts": {}, "resources": {"subscribe": true}, "logging": {}});
     assert_eq!(legacy, told);
+}
+
+#[test]
+fn a_server_of_http_sse_is_heard_over_a_session_of_its_own() {
+    let fake = Fake::default();
+    let old = Old::new(&fake, "a")
+        .react(|old, message, session| {
+            // What it says before it has answered is heard as well.
+            if message["method"] == "resources/subscribe" {
+                old.say(session, &json!({"jsonrpc": "2.0", "method": "notifications/prompts/list_changed"}));
+                old.say(session, &json!({"jsonrpc": "2.0", "id": "q", "method": "ping"}));
+            }
+            None
+        })
+        .put();
+    let url = "http://a/sse".parse().unwrap();
+    let entry = Server { transport: Transport::HttpSse, url, ..server("a") };
+    let world = World::new(fake, plan(vec![entry]));
+    let session = || old.seen.lock().unwrap().iter().map(|(session, _)| *session).max().unwrap();
+    world.fake.run(async {
+        let wanted = json!({"toolsListChanged": true, "promptsListChanged": true, "resourceSubscriptions": ["x://r"]});
+        let mut open = open(&world, "/mcp/a", wanted).await;
+        let agreed = json!({"toolsListChanged": true, "resourceSubscriptions": ["x://r"]});
+        assert_eq!(open.acknowledged().await, agreed, "it does not tell of prompts");
+        assert_eq!(old.last("resources/subscribe")["params"]["uri"], "x://r");
+        let tools = json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"});
+        let first = session();
+        old.say(first, &tools);
+        assert_eq!(open.told().await, "tools/list_changed");
+        let resource = json!({"jsonrpc": "2.0", "method": "notifications/resources/updated", "params": {"uri": "x://r"}});
+        old.say(first, &resource);
+        assert_eq!(open.told().await, "resources/updated x://r");
+        old.step(first, Step::Over);
+        assert_eq!(open.told().await, "tools/list_changed", "something may have been missed");
+        assert_eq!(open.told().await, "resources/updated x://r");
+        assert!(session() > first, "a new session, and subscribed again");
+        assert_eq!(open.hang_up().await, 1, "it ends with its stream");
+    });
 }

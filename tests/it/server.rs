@@ -28,7 +28,8 @@ pub fn put(fake: &Fake, host: &str, kind: Kind, names: &'static [&'static str]) 
     sessions
 }
 
-fn answer(request: &Request<Bytes>, kind: Kind, names: &[&str], sessions: &AtomicU64) -> Script {
+/// What such a server says; `sessions` counts those it has opened.
+pub fn answer(request: &Request<Bytes>, kind: Kind, names: &[&str], sessions: &AtomicU64) -> Script {
     if request.method() != "POST" {
         return Script::new(if request.method() == "DELETE" { 200 } else { 405 }, "text/plain", "");
     }

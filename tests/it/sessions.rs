@@ -1,13 +1,18 @@
 //! Legacy sessions.
 
-use causeway::config::glob::Filter;
-use causeway::testing::Fake;
-use http::Request;
-use serde_json::json;
-use std::sync::atomic::Ordering;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::server::{Kind, put};
+use causeway::config::glob::Filter;
+use causeway::platform::Clock as _;
+use causeway::testing::Fake;
+use futures_util::future::select;
+use http::Request;
+use serde_json::{Value, json};
+
+use crate::server::{Kind, answer, put};
 use crate::world::{World, key, plan, server};
 
 fn delete(world: &World, path: &str, session: &str) -> u16 {
@@ -86,6 +91,43 @@ fn sessions_are_refused_when_foreign_forged_expired_or_for_another_endpoint() {
     world.fake.pass(Duration::from_secs(25 * 60 * 60));
     assert_eq!(status("/mcp", "alice-key", &session), 404);
     assert_eq!(world.post("/mcp", &[("x-api-key", "alice-key")], &list).status, 400);
+}
+
+#[test]
+fn a_level_that_is_set_while_the_stream_opens_is_not_forgotten() {
+    let fake = Fake::default();
+    let levels = Arc::new(Mutex::new(Vec::new()));
+    let heard = levels.clone();
+    fake.upstream("a", move |request| {
+        let message: Value = serde_json::from_slice(request.body()).unwrap_or_default();
+        if message["method"] == "tools/call" {
+            heard
+                .lock()
+                .unwrap()
+                .push(message["params"]["_meta"]["io.modelcontextprotocol/logLevel"].clone());
+        }
+        Ok(answer(request, Kind::Modern, &["t"], &AtomicU64::new(0)))
+    });
+    let world = World::new(fake, plan(vec![server("a")]));
+    let (session, _) = world.initialize("/mcp/a");
+    world.fake.slow_loads(Duration::from_millis(100));
+    let get = Request::get("/mcp/a").header("host", "localhost").header("accept", "text/event-stream");
+    let get = get.header("mcp-session-id", &session).body(bytes::Bytes::new()).unwrap();
+    world.fake.run(async {
+        // The stream asks the store first, and is told what was there before the level was set.
+        let stream = pin!(world.sent(get, async |_: &str| false));
+        let call = pin!(async {
+            world.fake.sleep(Duration::from_millis(50)).await;
+            let ask = async |method: &str, params: Value| {
+                world.sent(world.in_session("/mcp/a", &session, method, params), async |_: &str| false).await
+            };
+            assert_eq!(ask("logging/setLevel", json!({"level": "debug"})).await.brief(), "200 ok");
+            world.fake.sleep(Duration::from_secs(1)).await;
+            assert_eq!(ask("tools/call", json!({"name": "t"})).await.brief(), "200 ok");
+        });
+        select(stream, call).await;
+    });
+    assert_eq!(*levels.lock().unwrap(), ["debug"]);
 }
 
 #[test]

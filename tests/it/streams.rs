@@ -1,14 +1,19 @@
 //! Answers that come as streams, and streams that break.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use causeway::gateway::{Body, Gateway};
+use causeway::mcp::serve::Ticket;
+use causeway::platform::Clock as _;
 use causeway::testing::{Fake, Script, Step};
+use futures_util::future::select;
 use futures_util::{StreamExt as _, stream};
 use http::Request;
 use serde_json::json;
-use std::time::Duration;
 
 use crate::server::{Kind, put_streaming};
-use crate::world::{World, meta, plan, server};
+use crate::world::{World, meta, modern, plan, server};
 
 const PROGRESS: &str = "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{}}\n\n";
 const RESULT: &str = "data: {\"jsonrpc\":\"2.0\",\"id\":$ID,\"result\":{\"content\":[]}}\n\n";
@@ -45,6 +50,55 @@ fn a_legacy_stream_is_rewritten_for_a_modern_client() {
     check(Kind::Legacy, &[send(PROGRESS), send(RESULT)], &format!("{PROGRESS}{expect}"));
     let ping = "data: {\"jsonrpc\":\"2.0\",\"id\":99,\"method\":\"ping\"}\n\n";
     check(Kind::Legacy, &[send(ping), send(RESULT)], expect);
+}
+
+#[test]
+fn an_error_that_a_legacy_server_streams_has_the_http_status_that_modern_clients_go_by() {
+    let error = |code: i64| {
+        format!(
+            "data: {{\"jsonrpc\":\"2.0\",\"id\":$ID,\"error\":{{\"code\":{code},\"message\":\"m\"}}}}\n\n"
+        )
+    };
+    let question =
+        "data: {\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"sampling/createMessage\",\"params\":{}}\n\n";
+    let log =
+        "id: 1\ndata:\n\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{}}\n\n";
+    let wait = |seconds| Step::Wait(Duration::from_secs(seconds));
+    let check = |steps: &[Step], expect: (u16, &str)| {
+        let world = world(Kind::Legacy, steps);
+        let got = world.modern("/mcp/a", "tools/call", json!({"name": "t"}));
+        assert_eq!((got.status, got.header("content-type")), expect, "{}", got.body);
+        got
+    };
+    let (json, events) = ("application/json", "text/event-stream");
+    let got = check(&[send(question)], (400, json));
+    assert_eq!(got.json()["error"]["code"], -32021);
+    assert_eq!(got.json()["error"]["data"], json!({"requiredCapabilities": {"sampling": {}}}));
+    // What does not reach the client does not begin its stream.
+    check(&[send(log), send(&error(-32601))], (404, json));
+    check(&[send(log), send(&error(-32602))], (200, events));
+    check(&[send(PROGRESS), send(&error(-32601))], (200, events));
+    check(&[send(RESULT)], (200, events));
+    // A silent server does not hold up the head for long.
+    check(&[wait(10), send(&error(-32601))], (200, events));
+}
+
+#[test]
+fn a_call_that_is_given_up_before_a_legacy_server_has_said_anything_is_cancelled() {
+    let world = world(Kind::Legacy, &[Step::Wait(Duration::from_secs(10)), send(RESULT)]);
+    let ticket = Ticket::default();
+    let mut request = modern("/mcp/a", &[], "tools/call", json!({"name": "t"}));
+    request.extensions_mut().insert(ticket.clone());
+    let gateway = Gateway::new(world.fake.clone(), world.instance.clone());
+    world.fake.run(async {
+        let (parts, body) = request.into_parts();
+        let request = Request::from_parts(parts, stream::iter([Ok(body)]));
+        let gone = world.fake.sleep(Duration::from_millis(500));
+        drop(select(pin!(gateway.clone().handle(request)), pin!(gone)).await);
+        world.fake.trace();
+        gateway.abandon(ticket).await;
+    });
+    assert_eq!(world.fake.trace(), ["http.send POST a notifications/cancelled [s2]"]);
 }
 
 #[test]

@@ -122,17 +122,7 @@ impl World {
     }
 
     pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &Value) -> Got {
-        let mut request = Request::post(path)
-            .header("host", "localhost")
-            .header("content-type", "application/json")
-            .header("accept", "application/json, text/event-stream");
-        for (name, value) in headers {
-            request
-                .headers_mut()
-                .unwrap()
-                .insert(http::HeaderName::try_from(*name).unwrap(), value.parse().unwrap());
-        }
-        self.send(request.body(body.to_string().into()).unwrap())
+        self.send(request(path, headers, body))
     }
 
     /// A modern request, with every header and field that it must have.
@@ -140,15 +130,8 @@ impl World {
         self.modern_with(path, &[], method, params)
     }
 
-    pub fn modern_with(&self, path: &str, extra: &[(&str, &str)], method: &str, mut params: Value) -> Got {
-        params["_meta"] = meta();
-        let name = params["name"].as_str().or_else(|| params["uri"].as_str()).unwrap_or_default().to_owned();
-        let mut headers = vec![("mcp-protocol-version", "2026-07-28"), ("mcp-method", method)];
-        if !name.is_empty() {
-            headers.push(("mcp-name", &name));
-        }
-        headers.extend_from_slice(extra);
-        self.post(path, &headers, &json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
+    pub fn modern_with(&self, path: &str, extra: &[(&str, &str)], method: &str, params: Value) -> Got {
+        self.send(modern(path, extra, method, params))
     }
 
     /// Opens a legacy session.
@@ -163,9 +146,39 @@ impl World {
     }
 
     pub fn legacy(&self, path: &str, session: &str, method: &str, params: Value) -> Got {
-        let headers = [("mcp-session-id", session), ("mcp-protocol-version", "2025-06-18")];
-        self.post(path, &headers, &json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
+        self.send(self.in_session(path, session, method, params))
     }
+
+    /// A request in a legacy session.
+    pub fn in_session(&self, path: &str, session: &str, method: &str, params: Value) -> Request<Bytes> {
+        let headers = [("mcp-session-id", session), ("mcp-protocol-version", "2025-06-18")];
+        request(path, &headers, &json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
+    }
+}
+
+/// A POST as clients send it.
+fn request(path: &str, headers: &[(&str, &str)], body: &Value) -> Request<Bytes> {
+    let mut request = Request::post(path)
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .header("accept", "application/json, text/event-stream");
+    for (name, value) in headers {
+        let name = http::HeaderName::try_from(*name).unwrap();
+        request.headers_mut().unwrap().insert(name, value.parse().unwrap());
+    }
+    request.body(body.to_string().into()).unwrap()
+}
+
+/// A modern request, with every header and field that it must have, and `extra` ones.
+pub fn modern(path: &str, extra: &[(&str, &str)], method: &str, mut params: Value) -> Request<Bytes> {
+    params["_meta"] = meta();
+    let name = params["name"].as_str().or_else(|| params["uri"].as_str()).unwrap_or_default().to_owned();
+    let mut headers = vec![("mcp-protocol-version", "2026-07-28"), ("mcp-method", method)];
+    if !name.is_empty() {
+        headers.push(("mcp-name", &name));
+    }
+    headers.extend_from_slice(extra);
+    request(path, &headers, &json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))
 }
 
 pub fn meta() -> Value {

@@ -20,6 +20,9 @@ use crate::sse::{Next, Source};
 /// How long to wait before coming back where the server says nothing.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// How often to come back to somebody who cannot be reached.
+const TRIES: usize = 50;
+
 /// A connected client. Dropping it drops its connections, without a word to the server.
 #[derive(Debug)]
 pub struct Legacy {
@@ -574,10 +577,15 @@ async fn read(inner: Arc<Inner>, mut source: Source, on: String, call: Option<St
         if call.is_some() && last.is_none() {
             return give_up(&inner, call.as_deref(), 200, &format!("the stream {why} without the answer"));
         }
-        tokio::time::sleep(retry).await;
-        let reply = match inner.get(last.as_deref()).try_send().await {
-            Ok(reply) => reply,
-            Err(problem) => return give_up(&inner, call.as_deref(), 0, &problem),
+        // A gateway that is being restarted refuses connections for a moment.
+        let mut tries = 0;
+        let reply = loop {
+            tokio::time::sleep(retry).await;
+            match inner.get(last.as_deref()).try_send().await {
+                Ok(reply) => break reply,
+                Err(problem) if tries == TRIES => return give_up(&inner, call.as_deref(), 0, &problem),
+                Err(_) => tries += 1,
+            }
         };
         let status = reply.status;
         if call.is_none() {

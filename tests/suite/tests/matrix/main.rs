@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! cargo test -p causeway-suite --test matrix
+//! CAUSEWAY_ROW=tools_changed,progress cargo test -p causeway-suite --test matrix merged
 //! ```
 #![allow(
     missing_docs,

@@ -12,6 +12,8 @@ use crate::rows::Row;
 pub enum Mark {
     Held,
     Failed(String),
+    /// It fails, as it is known to.
+    Known(&'static str),
     Skipped(&'static str),
 }
 
@@ -69,9 +71,13 @@ impl Table {
             let count = |wanted: fn(&Mark) -> bool| marks.iter().filter(|mark| wanted(mark)).count();
             let held = count(|mark| matches!(mark, Mark::Held));
             let failed = count(|mark| matches!(mark, Mark::Failed(_)));
+            let known = count(|mark| matches!(mark, Mark::Known(_)));
             let skipped = count(|mark| matches!(mark, Mark::Skipped(_)));
             let letter = letter(column);
-            let _ = writeln!(text, "  {letter}  {cell}: {held} hold, {failed} fail, {skipped} do not exist");
+            let _ = writeln!(
+                text,
+                "  {letter}  {cell}: {held} hold, {failed} fail, {known} known to fail, {skipped} do not exist"
+            );
         }
         let letters: String = (0..cells.len()).map(letter).collect();
         let _ = writeln!(text, "\n  {:<36} {letters}", "");
@@ -81,6 +87,7 @@ impl Table {
                 .map(|(_, marks)| match marks.get(row) {
                     Some(Mark::Held) => '+',
                     Some(Mark::Failed(_)) => 'F',
+                    Some(Mark::Known(_)) => 'k',
                     Some(Mark::Skipped(_)) => '.',
                     None => ' ',
                 })

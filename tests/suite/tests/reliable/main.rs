@@ -10,15 +10,40 @@
     reason = "tests"
 )]
 
-mod parked;
-mod streams;
-mod thousand;
-
 use causeway_fixture::{Fixture, Options};
 use causeway_suite::legacy::Legacy;
 use causeway_suite::modern::Modern;
 use causeway_suite::party::{Able, Target};
 use causeway_suite::{Gateway, serving};
+
+/// Makes three tests of a function of a [`World`]: with a legacy server by itself, since what the clients and servers of
+/// this suite do to each other must be right first, and with a server of either era behind the gateway.
+macro_rules! in_each_world {
+    ($($name:ident)*) => {
+        mod by_itself {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::World::direct(causeway_fixture::Options::legacy("one")).await).await;
+            })*
+        }
+        mod before_a_legacy_server {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::World::through_the_gateway(causeway_fixture::Options::legacy("one")).await).await;
+            })*
+        }
+        mod before_a_modern_server {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::World::through_the_gateway(causeway_fixture::Options::modern("one")).await).await;
+            })*
+        }
+    };
+}
+
+mod parked;
+mod streams;
+mod thousand;
 
 /// A server with the features of the matrix, alone behind a gateway or alone.
 pub struct World {
@@ -35,6 +60,11 @@ impl World {
 
     pub async fn direct(options: Options) -> Self {
         Self { fixture: Fixture::start(options.matrix()).await, gateway: None }
+    }
+
+    /// Says in a failure which world it was.
+    pub fn what(&self) -> &'static str {
+        if self.gateway.is_some() { "through the gateway" } else { "directly" }
     }
 
     pub fn target(&self) -> Target {
@@ -54,14 +84,4 @@ impl World {
     pub async fn restart(&mut self) {
         self.gateway.as_mut().unwrap().restart().await;
     }
-}
-
-/// A modern server and a legacy one behind the gateway, and a legacy one without it, where that can be tried: what the
-/// clients and servers of this suite do by themselves must be right first.
-pub async fn worlds() -> Vec<(&'static str, World)> {
-    vec![
-        ("a legacy server by itself", World::direct(Options::legacy("one")).await),
-        ("a legacy server", World::through_the_gateway(Options::legacy("one")).await),
-        ("a modern server", World::through_the_gateway(Options::modern("one")).await),
-    ]
 }

@@ -8,7 +8,15 @@ use causeway_suite::party::Outcome;
 use causeway_suite::sse::Next;
 use serde_json::{Value, json};
 
-use crate::{World, worlds};
+use crate::World;
+
+in_each_world! {
+    a_call_stream_that_is_cut_is_taken_up_without_loss
+    a_question_and_its_answer_survive_a_cut
+    a_last_event_id_that_nobody_knows_is_refused_cleanly
+    delete_ends_the_session_at_once_and_what_runs_in_it
+    a_get_stream_ends_with_its_session
+}
 
 fn call(name: &str, arguments: Value) -> Value {
     json!({"name": name, "arguments": arguments, "_meta": {"progressToken": "token"}})
@@ -72,43 +80,35 @@ async fn a_killed_gateway_has_lost_the_call_but_not_the_session() {
     }
 }
 
-#[tokio::test]
-async fn a_call_stream_that_is_cut_is_taken_up_without_loss() {
-    for (what, world) in worlds().await {
-        let client = world.legacy().await;
-        let pending = client.start("tools/call", call("progress", json!({"steps": 200})));
-        for heard in [1, 20, 60, 61, 120] {
-            assert!(pending.until_heard(heard).await, "{what}: {heard} steps");
-            client.cut();
-        }
-        let outcome = pending.outcome().await.unwrap_or_else(|problem| panic!("{what}: {problem}"));
-        assert_eq!(steps(&outcome), (1..=200).collect::<Vec<u64>>(), "{what}");
-        assert_eq!(outcome.oddities, Vec::<String>::new(), "{what}");
-        assert_eq!(
-            world.fixture.stopped(),
-            Vec::<String>::new(),
-            "{what}: nothing was cancelled by the cuts"
-        );
+async fn a_call_stream_that_is_cut_is_taken_up_without_loss(world: World) {
+    let what = world.what();
+    let client = world.legacy().await;
+    let pending = client.start("tools/call", call("progress", json!({"steps": 200})));
+    for heard in [1, 20, 60, 61, 120] {
+        assert!(pending.until_heard(heard).await, "{what}: {heard} steps");
+        client.cut();
     }
+    let outcome = pending.outcome().await.unwrap_or_else(|problem| panic!("{what}: {problem}"));
+    assert_eq!(steps(&outcome), (1..=200).collect::<Vec<u64>>(), "{what}");
+    assert_eq!(outcome.oddities, Vec::<String>::new(), "{what}");
+    assert_eq!(world.fixture.stopped(), Vec::<String>::new(), "{what}: nothing was cancelled by the cuts");
 }
 
-#[tokio::test]
-async fn a_question_and_its_answer_survive_a_cut() {
-    for (what, world) in worlds().await {
-        let client = world.legacy().await;
-        client.hold(2);
-        let pending = client.start("tools/call", call("ask_form", json!({})));
-        assert!(pending.until_asked(1).await, "{what}: the question");
-        client.cut();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        // The second one makes the client answer both, on streams it has come back to.
-        let other = client.start("tools/call", call("ask_form", json!({})));
-        for (call, which) in [(pending, "first"), (other, "second")] {
-            let outcome = call.outcome().await.unwrap_or_else(|problem| panic!("{what}, {which}: {problem}"));
-            assert_eq!(outcome.said().unwrap()["content"]["name"], "Ada", "{what}, {which}");
-        }
-        assert_eq!(client.asked().len(), 2, "{what}: nothing is asked twice");
+async fn a_question_and_its_answer_survive_a_cut(world: World) {
+    let what = world.what();
+    let client = world.legacy().await;
+    client.hold(2);
+    let pending = client.start("tools/call", call("ask_form", json!({})));
+    assert!(pending.until_asked(1).await, "{what}: the question");
+    client.cut();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // The second one makes the client answer both, on streams it has come back to.
+    let other = client.start("tools/call", call("ask_form", json!({})));
+    for (call, which) in [(pending, "first"), (other, "second")] {
+        let outcome = call.outcome().await.unwrap_or_else(|problem| panic!("{what}, {which}: {problem}"));
+        assert_eq!(outcome.said().unwrap()["content"]["name"], "Ada", "{what}, {which}");
     }
+    assert_eq!(client.asked().len(), 2, "{what}: nothing is asked twice");
 }
 
 fn number(heard: &Heard) -> Option<u64> {
@@ -144,64 +144,63 @@ async fn what_is_said_while_a_client_is_away_is_told_when_it_is_back() {
     }
 }
 
-#[tokio::test]
-async fn a_last_event_id_that_nobody_knows_is_refused_cleanly() {
-    for (what, world) in worlds().await {
-        let (client, other) = (world.legacy().await, world.legacy().await);
-        // An event id that is real, but of another session.
-        assert_eq!(other.listen().await, Ok(200), "{what}");
-        let foreign = {
-            let reply = world.legacy().await;
-            let stream = reply.raw_get(None).await.unwrap();
-            let mut source = stream.source();
-            match source.within(Duration::from_secs(3)).await {
-                Some(Next::Event(event)) => event.id,
-                _ => None,
-            }
-        };
-        for last in ["nonsense", "get_999999", "0", "s1_5", &"9".repeat(5000)]
-            .map(str::to_owned)
-            .into_iter()
-            .chain(foreign)
-        {
-            let began = Instant::now();
-            let reply = client.raw_get(Some(&last)).await.unwrap();
-            let status = reply.status;
-            let shown = &last[..last.len().min(30)];
-            // What the fixture's ids are like, it may take for its own: it has the same in each session.
-            let own = world.gateway.is_none() && last.starts_with("get_");
-            assert!(own || matches!(status, 400 | 409 | 410 | 431), "{what}: {shown:?} gets HTTP {status}");
-            assert!(began.elapsed() < Duration::from_secs(3), "{what}: {shown:?} took {:?}", began.elapsed());
+async fn a_last_event_id_that_nobody_knows_is_refused_cleanly(world: World) {
+    let what = world.what();
+    let mut wrong = Vec::new();
+    let (client, other) = (world.legacy().await, world.legacy().await);
+    // An event id that is real, but of another session.
+    assert_eq!(other.listen().await, Ok(200), "{what}");
+    let foreign = {
+        let reply = world.legacy().await;
+        let stream = reply.raw_get(None).await.unwrap();
+        let mut source = stream.source();
+        match source.within(Duration::from_secs(3)).await {
+            Some(Next::Event(event)) => event.id,
+            _ => None,
         }
-        assert_works(&client, what).await;
-        let fresh = client.raw_get(None).await.unwrap();
-        assert_eq!(fresh.status, 200, "{what}: a stream from now on");
+    };
+    for last in ["nonsense", "get1_999999", "0", "s1_5", &"9".repeat(5000)]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(foreign)
+    {
+        let began = Instant::now();
+        let reply = client.raw_get(Some(&last)).await.unwrap();
+        let status = reply.status;
+        let shown = &last[..last.len().min(30)];
+        if !matches!(status, 400 | 409 | 410 | 431) {
+            wrong.push(format!("{what}: {shown:?} gets HTTP {status}"));
+        }
+        assert!(began.elapsed() < Duration::from_secs(3), "{what}: {shown:?} took {:?}", began.elapsed());
     }
+    assert_works(&client, what).await;
+    let fresh = client.raw_get(None).await.unwrap();
+    assert_eq!(fresh.status, 200, "{what}: a stream from now on");
+    // 404 would say that the session is gone, and the client would have to start over.
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-#[tokio::test]
-async fn delete_ends_the_session_at_once_and_what_runs_in_it() {
-    for (what, world) in worlds().await {
-        let (client, other) = (world.legacy().await, world.legacy().await);
-        assert_eq!(client.listen().await, Ok(200), "{what}");
-        let slow = client.start("tools/call", call("slow", json!({"ms": 8000})));
-        assert!(slow.until_heard(1).await, "{what}: it runs");
-        let status = client.delete().await.unwrap();
-        assert!(matches!(status, 200 | 202 | 204), "{what}: HTTP {status}");
-        let (status, text) = client
-            .raw_post(&json!({"jsonrpc": "2.0", "id": 99, "method": "tools/list", "params": {}}))
-            .await
-            .unwrap();
-        assert_eq!(status, 404, "{what}: the next request: {text}");
-        assert_eq!(client.raw_get(None).await.unwrap().status, 404, "{what}: the next stream");
-        let gone = |fixture: &Fixture| fixture.stopped().contains(&"tools/call slow".to_owned());
-        assert!(world.fixture.until(gone).await, "{what}: the call goes on: {:?}", world.fixture.stopped());
-        // Whatever the client is told of its call, it is told soon.
-        let began = Instant::now();
-        let _ = slow.outcome().await;
-        assert!(began.elapsed() < Duration::from_secs(5), "{what}: the stream of the call goes on");
-        assert_works(&other, &format!("{what}, another session")).await;
-    }
+async fn delete_ends_the_session_at_once_and_what_runs_in_it(world: World) {
+    let what = world.what();
+    let (client, other) = (world.legacy().await, world.legacy().await);
+    assert_eq!(client.listen().await, Ok(200), "{what}");
+    let slow = client.start("tools/call", call("slow", json!({"ms": 8000})));
+    assert!(slow.until_heard(1).await, "{what}: it runs");
+    let status = client.delete().await.unwrap();
+    assert!(matches!(status, 200 | 202 | 204), "{what}: HTTP {status}");
+    let (status, text) = client
+        .raw_post(&json!({"jsonrpc": "2.0", "id": 99, "method": "tools/list", "params": {}}))
+        .await
+        .unwrap();
+    assert_eq!(status, 404, "{what}: the next request: {text}");
+    assert_eq!(client.raw_get(None).await.unwrap().status, 404, "{what}: the next stream");
+    let gone = |fixture: &Fixture| fixture.stopped().contains(&"tools/call slow".to_owned());
+    assert!(world.fixture.until(gone).await, "{what}: the call goes on: {:?}", world.fixture.stopped());
+    // Whatever the client is told of its call, it is told soon.
+    let began = Instant::now();
+    let _ = slow.outcome().await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{what}: the stream of the call goes on");
+    assert_works(&other, &format!("{what}, another session")).await;
 }
 
 #[tokio::test]
@@ -215,22 +214,20 @@ async fn a_deleted_session_stays_deleted_after_a_restart() {
     assert_eq!(client.raw_post(&list).await.unwrap().0, 404);
 }
 
-#[tokio::test]
-async fn a_get_stream_ends_with_its_session() {
-    for (what, world) in worlds().await {
-        let client = world.legacy().await;
-        let stream = client.raw_get(None).await.unwrap();
-        assert_eq!(stream.status, 200, "{what}");
-        let mut source = stream.source();
-        client.delete().await.unwrap();
-        let began = Instant::now();
-        loop {
-            match source.within(Duration::from_secs(5)).await {
-                Some(Next::Event(_)) => {}
-                Some(Next::End | Next::Cut(_)) => break,
-                None => panic!("{what}: the stream is still open"),
-            }
+async fn a_get_stream_ends_with_its_session(world: World) {
+    let what = world.what();
+    let client = world.legacy().await;
+    let stream = client.raw_get(None).await.unwrap();
+    assert_eq!(stream.status, 200, "{what}");
+    let mut source = stream.source();
+    client.delete().await.unwrap();
+    let began = Instant::now();
+    loop {
+        match source.within(Duration::from_secs(5)).await {
+            Some(Next::Event(_)) => {}
+            Some(Next::End | Next::Cut(_)) => break,
+            None => panic!("{what}: the stream is still open"),
         }
-        assert!(began.elapsed() < Duration::from_secs(5), "{what}");
     }
+    assert!(began.elapsed() < Duration::from_secs(5), "{what}");
 }

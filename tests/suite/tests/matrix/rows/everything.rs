@@ -30,6 +30,18 @@ fn contains(text: &str, wanted: &str) -> Done {
     holds(text.contains(wanted), || format!("no {wanted:?} in {text:?}"))
 }
 
+/// The parameters of the only request of `method`. Soon after the handshake this server asks for the roots, too, and that
+/// may be in the middle of any call.
+fn asked<'a>(outcome: &'a Outcome, method: &str) -> Result<&'a Value, String> {
+    let asked = outcome.asked();
+    let mut of = asked.into_iter().filter(|asked| asked.method == method);
+    let first = of.next().ok_or_else(|| format!("{method} was not asked"))?;
+    match of.next() {
+        None => Ok(&first.params),
+        Some(_) => Err(format!("{method} was asked twice")),
+    }
+}
+
 pub async fn calls(cell: Arc<Cell>) -> Done {
     let party = cell.connect().await?;
     contains(&texts(&cell, &party, "echo", json!({"message": "hello"})).await?.0, "hello")?;
@@ -62,8 +74,7 @@ async fn form(cell: &Cell, answer: Value, wanted: &str) -> Done {
     let party = cell.connect_as(Able::all(cell.client).answering(move |_, _| Ok(answer.clone()))).await?;
     let (text, outcome) = texts(cell, &party, "trigger-elicitation-request", json!({})).await?;
     contains(&text, wanted)?;
-    same("questions", outcome.asked().len(), 1)?;
-    let fields = &outcome.asked()[0].params["requestedSchema"]["properties"];
+    let fields = &asked(&outcome, "elicitation/create")?["requestedSchema"]["properties"];
     same("a field of the form", &fields["titledSingleSelectEnum"]["oneOf"][0]["title"], &json!("Superman"))
 }
 
@@ -85,7 +96,7 @@ pub async fn a_page_to_visit(cell: Arc<Cell>) -> Done {
     let arguments = json!({"url": "https://example.com/visit", "message": "Please visit this page."});
     let (text, outcome) = texts(&cell, &party, "trigger-url-elicitation", arguments).await?;
     contains(&text, "completed")?;
-    same("the page", &outcome.asked()[0].params["url"], &json!("https://example.com/visit"))
+    same("the page", &asked(&outcome, "elicitation/create")?["url"], &json!("https://example.com/visit"))
 }
 
 /// The server answers with -32042 first. A modern client is asked instead, and asked again in the next round.
@@ -96,7 +107,8 @@ pub async fn a_page_to_visit_first(cell: Arc<Cell>) -> Done {
     if cell.is_modern() {
         let (text, outcome) = texts(&cell, &party, "trigger-url-elicitation", arguments).await?;
         contains(&text, "completed")?;
-        let pages: Vec<&Value> = outcome.asked().iter().map(|asked| &asked.params["url"]).collect();
+        let pages = outcome.asked().into_iter().filter(|asked| asked.method == "elicitation/create");
+        let pages: Vec<&Value> = pages.map(|asked| &asked.params["url"]).collect();
         let expected = [&json!("https://modelcontextprotocol.io"), &json!("https://example.com/visit")];
         return same("the pages", pages, expected);
     }
@@ -113,8 +125,9 @@ pub async fn sampling(cell: Arc<Cell>) -> Done {
     let arguments = json!({"prompt": "What is the capital of France?", "maxTokens": 50});
     let (text, outcome) = texts(&cell, &party, "trigger-sampling-request", arguments).await?;
     contains(&text, "Paris")?;
-    same("the limit", &outcome.asked()[0].params["maxTokens"], &json!(50))?;
-    contains(&outcome.asked()[0].params["messages"].to_string(), "capital of France")
+    let params = asked(&outcome, "sampling/createMessage")?;
+    same("the limit", &params["maxTokens"], &json!(50))?;
+    contains(&params["messages"].to_string(), "capital of France")
 }
 
 /// This server asks for the roots on the GET stream, soon after the handshake or when the tool is called.
