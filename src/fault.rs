@@ -87,6 +87,8 @@ pub enum Kind {
     UpstreamInvalid,
     /// The server's answer is larger than allowed.
     UpstreamTooLarge,
+    /// The server asks for a model's words, which it may not.
+    SamplingDenied,
     /// The gateway has no usable configuration.
     NotConfigured,
     /// The host's storage or machinery failed.
@@ -153,6 +155,7 @@ impl Kind {
             Self::UpstreamRefused => (Upstream, 502, 200, -32603, "upstream_refused", false),
             Self::UpstreamInvalid => (Upstream, 502, 200, -32603, "upstream_invalid", false),
             Self::UpstreamTooLarge => (Upstream, 502, 200, -32603, "upstream_too_large", false),
+            Self::SamplingDenied => (Upstream, 502, 200, -32603, "sampling_denied", false),
             Self::NotConfigured => (Ours, 503, 503, -32603, "not_configured", true),
             Self::Host => (Ours, 500, 500, -32603, "host_failure", true),
         };

@@ -80,6 +80,7 @@ mod tests {
             keys: keys.collect(),
             origins: vec![],
             limits: Limits::default(),
+            lenient: false,
         }
     }
 

@@ -12,7 +12,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::fill::fill;
 use super::glob::{Filter, Glob};
 use super::keys::parse_hash;
-use super::plan::{Caller, Key, Limits, Override, Plan, Server, SessionMode, Skipped, Timeouts, Transport};
+use super::plan::{
+    Caller, Key, Limits, Override, Plan, Sampling, Server, SessionMode, Skipped, Timeouts, Transport,
+};
 use super::problem::Problem;
 use super::read::{endpoint, is_ours, origin};
 use super::types::{self, Choice, Config, Kind, Session, Size, Span};
@@ -28,6 +30,7 @@ pub fn compile(config: &Config, secrets: &impl Secrets, abilities: Abilities) ->
         keys: Vec::new(),
         origins: Vec::new(),
         limits: limits(&config.limits),
+        lenient: config.sessions.lenient,
     };
     for (name, entry) in config.servers.iter() {
         match server(name, entry, secrets, abilities) {
@@ -103,6 +106,10 @@ fn server(
             Session::Shared => SessionMode::Shared,
             Session::Isolated => SessionMode::Isolated,
         }),
+        sampling: match entry.sampling {
+            types::Sampling::Client => Sampling::Client,
+            types::Sampling::Deny => Sampling::Deny,
+        },
         timeouts: timeouts(&entry.timeouts),
         max_response: bytes(entry.max_response, plain.max_response),
         list_ttl: time(entry.list_ttl, plain.list_ttl),

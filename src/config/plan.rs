@@ -28,6 +28,8 @@ pub struct Plan {
     pub origins: Vec<String>,
     /// Limits on what callers may send and how long things may take.
     pub limits: Limits,
+    /// Legacy clients that never send back the session id that they were given are served all the same.
+    pub lenient: bool,
 }
 
 impl Plan {
@@ -41,6 +43,7 @@ impl Plan {
             keys: Vec::new(),
             origins: Vec::new(),
             limits: Limits::default(),
+            lenient: false,
         }
     }
 
@@ -83,6 +86,8 @@ pub struct Server {
     pub overrides: BTreeMap<String, Override>,
     /// Whether callers share one upstream session. `None`: isolated if the server issues session ids.
     pub session: Option<SessionMode>,
+    /// Who answers it when it asks for a model's words.
+    pub sampling: Sampling,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// How many bytes one answer (or one event of a stream) may have.
@@ -106,6 +111,7 @@ impl Server {
             resources: Filter::default(),
             overrides: BTreeMap::new(),
             session: None,
+            sampling: Sampling::Client,
             timeouts: Timeouts::default(),
             max_response: 16 * 1024 * 1024,
             list_ttl: Duration::from_secs(60),
@@ -129,6 +135,15 @@ pub enum SessionMode {
     Shared,
     /// One upstream session for each client session, or for each caller of stateless clients.
     Isolated,
+}
+
+/// Who answers a server that asks for a model's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sampling {
+    /// The client that made the call, if it can.
+    Client,
+    /// Nobody.
+    Deny,
 }
 
 /// How one tool is presented.

@@ -4,14 +4,14 @@
 //! the first problem and **never** repeats a value that may be a secret.
 //!
 //! A client's own `mcp.json` must load unchanged. So inside a server's entry a key we do not know is at most a
-//! warning; inside the parts that only we have (`timeouts`, `tools`, `keys`, `limits`) it is an error.
+//! warning; inside the parts that only we have (`timeouts`, `tools`, `keys`, `limits`, `sessions`) it is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::node::{Entry, Node, Value};
 use super::plan::{Plan, Skipped};
 use super::problem::{Place, Problem, nearest};
-use super::types::{Choice, Config, Limits, Named, Size, Span};
+use super::types::{Choice, Config, Limits, Named, Sessions, Size, Span};
 
 mod key;
 mod server;
@@ -84,7 +84,7 @@ pub fn read(root: &Node) -> Reading {
 }
 
 /// The keys at the top of a file.
-const TOP: [&str; 6] = ["mcpServers", "servers", "keys", "origins", "limits", "inputs"];
+const TOP: [&str; 7] = ["mcpServers", "servers", "keys", "origins", "limits", "sessions", "inputs"];
 /// Keys that clients keep in the same file, and that mean nothing to a gateway.
 const FOREIGN: [&str; 16] = [
     "$schema",
@@ -129,6 +129,7 @@ impl Reader {
                 "keys" => self.keys(&entry.node, &mut config.keys),
                 "origins" => config.origins = self.origins(&entry.node),
                 "limits" => self.limits(&entry.node, &mut config.limits),
+                "sessions" => self.sessions(&entry.node, &mut config.sessions),
                 // Asked of the person in front of an editor. What uses them is left out, by name, later.
                 "inputs" => _ = self.list(&entry.node, "inputs"),
                 "llm" => {
@@ -190,6 +191,17 @@ impl Reader {
                 "replay" => into.replay = self.size(node, &path, Size(4 << 10), Size(64 << 20)),
                 "subscriptions" => into.subscriptions = self.count(node, &path, 1, 10_000),
                 _ => self.unknown(entry, "limits", &KNOWN),
+            }
+        }
+    }
+
+    fn sessions(&mut self, node: &Node, into: &mut Sessions) {
+        for entry in self.map(node, "sessions").unwrap_or_default() {
+            match entry.key.as_str() {
+                "lenient" => {
+                    into.lenient = self.flag(&entry.node, "sessions.lenient").unwrap_or_default();
+                }
+                _ => self.unknown(entry, "sessions", &["lenient"]),
             }
         }
     }

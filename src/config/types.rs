@@ -34,6 +34,10 @@ pub struct Config {
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
     pub limits: Limits,
+    /// How sessions of clients of revisions before 2026-07-28 are taken.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub sessions: Sessions,
 }
 
 /// One MCP server: `url` for one that is reached over HTTP, `command` for one that is a program.
@@ -101,6 +105,10 @@ pub struct Server {
     /// Whether callers share one session with the server. Default: `isolated` if the server issues session ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,
+    /// Who answers the server when it asks for a model's words (`sampling/createMessage`).
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub sampling: Sampling,
     /// How long things may take.
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
@@ -186,6 +194,20 @@ pub enum Session {
     Shared,
     /// One for each client session, or for each caller of stateless clients.
     Isolated,
+}
+
+/// Who answers a server that asks for a model's words.
+///
+/// `gateway` is a word of the file as well, and refused: what would answer is not part of this version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Sampling {
+    /// The client that made the call, if it can.
+    #[default]
+    Client,
+    /// Nobody: the server is told that its clients cannot do it, and refused if it asks all the same.
+    Deny,
 }
 
 /// Time limits of one server.
@@ -289,6 +311,17 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 10000), extend("default" = 64)))]
     pub subscriptions: Option<u32>,
+}
+
+/// How sessions of clients of revisions before 2026-07-28 are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+pub struct Sessions {
+    /// Serve clients that never send back the session id that they were given, as well as that goes. Without it they
+    /// are told what is missing.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub lenient: bool,
 }
 
 /// A map that keeps the order of the file. Names are unique.

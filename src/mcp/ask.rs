@@ -3,16 +3,84 @@
 //! The three have the same parameters and results in both eras, but for an id that URL elicitation had and has no
 //! more (2026-07-28 changelog, minor change 11).
 
+use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::config::plan::{Sampling, Server};
 use crate::fault::{Fault, Kind};
-use crate::wire::jsonrpc::quote;
+use crate::wire::jsonrpc::{self, quote};
 
 /// Methods whose answer may ask for input (2026-07-28 multi round-trip requests, "Supported Requests").
 pub const BRIDGED: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
 /// How many bytes one question may have.
 pub const QUESTION: usize = 1024 * 1024;
+
+/// Who answers what a server asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answerer {
+    /// The client that made the call, as far as it can.
+    Client,
+    /// Nobody: the configuration denies it.
+    Nobody,
+}
+
+/// Who answers when `server` asks for `method`. It is decided here and nowhere else.
+#[must_use]
+pub fn answerer(server: &Server, method: &str) -> Answerer {
+    match (method, server.sampling) {
+        (SAMPLING, Sampling::Deny) => Answerer::Nobody,
+        _ => Answerer::Client,
+    }
+}
+
+/// Asks for a model's words.
+const SAMPLING: &str = "sampling/createMessage";
+
+/// What a legacy server is told that asks for what nobody answers: as if somebody had looked at it and declined
+/// (2025-11-25 sampling, "Error Handling").
+#[must_use]
+pub fn denied(id: &RawValue) -> Bytes {
+    jsonrpc::error(
+        Some(id),
+        -1,
+        "User rejected sampling request: the gateway denies sampling to this server",
+        None,
+    )
+}
+
+/// Whether `object`, a result or a task, holds requests for input of which one is answered by nobody. There is no way
+/// to answer a modern server so: what cannot go on without an answer fails.
+///
+/// # Errors
+/// [`Kind::SamplingDenied`]
+pub fn check(server: &Server, object: &RawValue) -> Result<(), Fault> {
+    #[derive(Deserialize)]
+    struct Asks<'a> {
+        #[serde(borrow, default, rename = "inputRequests")]
+        requests: Option<std::collections::HashMap<std::borrow::Cow<'a, str>, Asked<'a>>>,
+    }
+    #[derive(Deserialize)]
+    struct Asked<'a> {
+        #[serde(borrow, default)]
+        method: std::borrow::Cow<'a, str>,
+    }
+    if answerer(server, SAMPLING) == Answerer::Client {
+        return Ok(());
+    }
+    let asks = serde_json::from_str::<Asks<'_>>(object.get()).ok().and_then(|asks| asks.requests);
+    let mut methods = asks.iter().flat_map(std::collections::HashMap::values).map(|asked| &asked.method);
+    if methods.any(|method| answerer(server, method) == Answerer::Nobody) {
+        let message = format!(
+            "server {:?}: asks for a model's words, which the configuration denies it (sampling: deny), and cannot \
+             go on without",
+            server.name
+        );
+        return Err(Fault::new(Kind::SamplingDenied, message));
+    }
+    Ok(())
+}
 
 /// What a client can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,7 +95,12 @@ impl Askable {
     /// What a client with these capabilities can be asked.
     #[must_use]
     pub fn of(capabilities: &RawValue) -> Self {
-        let all: Map<String, Value> = serde_json::from_str(capabilities.get()).unwrap_or_default();
+        Self::within(&serde_json::from_str(capabilities.get()).unwrap_or_default())
+    }
+
+    /// The same, of capabilities that have been read.
+    #[must_use]
+    pub fn within(all: &Map<String, Value>) -> Self {
         let elicitation = all.get("elicitation").and_then(Value::as_object);
         let mode = |name| elicitation.is_some_and(|modes| modes.contains_key(name));
         Self {
@@ -51,7 +124,7 @@ impl Askable {
     /// [`Kind::MissingCapability`] naming what it lacks; [`Kind::UpstreamInvalid`] if nobody can be asked this.
     pub fn admit(self, server: &str, method: &str, params: Option<&RawValue>) -> Result<(), Fault> {
         let (able, required) = match method {
-            "sampling/createMessage" => (self.sampling, r#"{"sampling":{}}"#),
+            SAMPLING => (self.sampling, r#"{"sampling":{}}"#),
             "elicitation/create" if is_url(params) => (self.url, r#"{"elicitation":{"url":{}}}"#),
             "elicitation/create" => (self.form, r#"{"elicitation":{"form":{}}}"#),
             "roots/list" => (self.roots, r#"{"roots":{}}"#),
@@ -74,7 +147,7 @@ impl Askable {
 /// Whether `method` is one of the questions.
 #[must_use]
 pub fn is_question(method: &str) -> bool {
-    matches!(method, "sampling/createMessage" | "elicitation/create" | "roots/list")
+    matches!(method, SAMPLING | "elicitation/create" | "roots/list")
 }
 
 fn is_url(params: Option<&RawValue>) -> bool {

@@ -19,7 +19,7 @@ use super::content::adapted;
 use super::headers::{Mirrored, annotations};
 use super::memory::{Health, Merged, MergedKey, Profile};
 use super::revision::{Era, Revision};
-use super::upstream::{Asked, EVERYTHING, GATEWAY, IMPLEMENTATION};
+use super::upstream::{Asked, GATEWAY, IMPLEMENTATION, everything};
 use super::{Mcp, names};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind as FaultKind};
@@ -407,7 +407,7 @@ impl<P: Platform> Mcp<P> {
         list: &mut List,
     ) -> Result<(), Fault> {
         let mut line = match profile.http_sse {
-            true => Some(self.open_old(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await?),
+            true => Some(self.open_old(server, &everything(server), IMPLEMENTATION, Revision::LEGACY).await?),
             false => None,
         };
         let mut cursor: Option<String> = None;
@@ -486,13 +486,14 @@ impl<P: Platform> Mcp<P> {
         if profile.modern.is_some() {
             return self.ask(server, method, params, None).await;
         }
-        let session = self.pooled(server, GATEWAY, EVERYTHING).await.map_err(Asked::Fault)?;
+        let able = everything(server);
+        let session = self.pooled(server, GATEWAY, &able).await.map_err(Asked::Fault)?;
         match self.ask(server, method, params, Some(&session)).await {
             Err(Asked::NotMcp(status, _) | Asked::Refused { status, .. })
                 if session.id.is_some() && super::forgotten(status) =>
             {
                 self.memory.server(server).unpool(GATEWAY, &session);
-                let session = self.pooled(server, GATEWAY, EVERYTHING).await.map_err(Asked::Fault)?;
+                let session = self.pooled(server, GATEWAY, &able).await.map_err(Asked::Fault)?;
                 self.ask(server, method, params, Some(&session)).await
             }
             other => other,

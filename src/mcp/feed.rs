@@ -25,9 +25,9 @@ use serde_json::value::RawValue;
 
 use self::line::step;
 pub use self::line::{Line, Stepped};
-use super::Mcp;
 use super::catalog::Kind as ListKind;
 use super::memory::{UpstreamSession, lock};
+use super::{Mcp, extensions};
 use crate::config::plan::Server;
 use crate::fault::Fault;
 use crate::platform::Platform;
@@ -105,13 +105,15 @@ pub struct Wanted {
     pub lists: BTreeSet<Topic>,
     /// Changes of the resources with these URIs.
     pub uris: Vec<String>,
+    /// The states of the tasks with these ids (SEP-2663, "Task Status Notifications").
+    pub tasks: Vec<String>,
 }
 
 impl Wanted {
     /// Whether there is nothing to be told of.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
-        self.lists.is_empty() && self.uris.is_empty()
+        self.lists.is_empty() && self.uris.is_empty() && self.tasks.is_empty()
     }
 
     /// As much of it as a server with `capabilities` tells.
@@ -123,6 +125,9 @@ impl Wanted {
         if !has_flag(&declared, "resources", "subscribe") {
             can.uris.clear();
         }
+        if !extensions::has(capabilities, extensions::TASKS) {
+            can.tasks.clear();
+        }
         can
     }
 
@@ -130,17 +135,14 @@ impl Wanted {
     #[must_use]
     pub fn within_filter(&self, agreed: Option<&RawValue>) -> Self {
         let agreed: Value = agreed.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-        let uris = || {
-            agreed
-                .get("resourceSubscriptions")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
+        let listed = |field: &str| {
+            let listed = agreed.get(field).and_then(Value::as_array);
+            listed.into_iter().flatten().filter_map(Value::as_str)
         };
         let mut both = self.clone();
         both.lists.retain(|topic| agreed.get(topic.field()) == Some(&Value::Bool(true)));
-        both.uris.retain(|uri| uris().any(|agreed| is_same(agreed, uri)));
+        both.uris.retain(|uri| listed("resourceSubscriptions").any(|agreed| is_same(agreed, uri)));
+        both.tasks.retain(|task| listed("taskIds").any(|agreed| agreed == task));
         both
     }
 
@@ -149,15 +151,17 @@ impl Wanted {
     pub fn filter(&self) -> String {
         let mut members: Vec<String> =
             self.lists.iter().map(|topic| format!("\"{}\":true", topic.field())).collect();
-        if !self.uris.is_empty() {
-            let uris: Vec<String> =
-                self.uris.iter().map(|uri| String::from_utf8_lossy(&quote(uri)).into_owned()).collect();
-            members.push(format!("\"resourceSubscriptions\":[{}]", uris.join(",")));
+        for (field, listed) in [("resourceSubscriptions", &self.uris), ("taskIds", &self.tasks)] {
+            if !listed.is_empty() {
+                let listed = listed.iter().map(|text| String::from_utf8_lossy(&quote(text)).into_owned());
+                members.push(format!("\"{field}\":[{}]", listed.collect::<Vec<_>>().join(",")));
+            }
         }
         format!("{{{}}}", members.join(","))
     }
 
-    /// A message for each thing that may have changed: what is said when nobody knows what was missed.
+    /// A message for each thing that may have changed: what is said when nobody knows what was missed. The state of a
+    /// task is for its client to ask for.
     pub fn changes(&self) -> impl Iterator<Item = Bytes> {
         let lists = self
             .lists
@@ -337,7 +341,8 @@ mod tests {
     }
 
     fn all() -> Wanted {
-        Wanted { lists: Topic::ALL.into(), uris: vec!["a:1".to_owned(), "a:\"2".to_owned()] }
+        let uris = vec!["a:1".to_owned(), "a:\"2".to_owned()];
+        Wanted { lists: Topic::ALL.into(), uris, tasks: vec!["t".to_owned()] }
     }
 
     #[test]
@@ -354,13 +359,18 @@ mod tests {
             r#"{"prompts":{"listChanged":true},"resources":{"listChanged":true}}"#,
             r#"{"promptsListChanged":true,"resourcesListChanged":true}"#,
         );
-        check(r#"{"tools":{"listChanged":"yes"},"resources":7}"#, "{}");
+        check(r#"{"tools":{"listChanged":"yes"},"resources":7,"extensions":{"a/b":{}}}"#, "{}");
+        check(r#"{"extensions":{"io.modelcontextprotocol/tasks":{}}}"#, r#"{"taskIds":["t"]}"#);
         check("[]", "{}");
     }
 
     #[test]
     fn an_acknowledgement_never_widens_what_was_asked() {
-        let asked = Wanted { lists: [Topic::Tools].into(), uris: vec!["a:1".to_owned()] };
+        let asked = Wanted {
+            lists: [Topic::Tools].into(),
+            uris: vec!["a:1".to_owned()],
+            tasks: vec!["t".to_owned(), "u".to_owned()],
+        };
         let check = |agreed: &str, expect: &str| {
             assert_eq!(asked.within_filter(Some(&raw(agreed))).filter(), expect, "{agreed}");
         };
@@ -369,6 +379,7 @@ mod tests {
             r#"{"toolsListChanged":true,"resourceSubscriptions":["a:1"]}"#,
         );
         check(r#"{"toolsListChanged":1,"resourceSubscriptions":"a:1"}"#, "{}");
+        check(r#"{"taskIds":["v","u"]}"#, r#"{"taskIds":["u"]}"#);
         check("7", "{}");
         assert!(asked.within_filter(None).is_nothing());
     }

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use sha2::Digest as _;
 
 use super::ask::{self, Askable};
+use super::extensions::{self, told_across};
 use super::mailbox::Letter;
 use super::memory::{Profile, Running, UpstreamSession, lock};
 use super::meta::{Declared, Params, erase};
@@ -21,14 +22,15 @@ use super::resume::Resume;
 use super::revision::{Era, Revision};
 use super::rounds::Rounds;
 use super::serve::{Answer, Cancel, Client, Inbound, unknown_name};
-use super::session::{Holder, carried};
+use super::session::Holder;
 use super::stream::{Mode, Rewrite, Rewritten, Stream, cannot_ask, without};
+use super::tasks::{self, Names};
 use super::upstream::{
     Answered, Content, IMPLEMENTATION, Outgoing, PASSED, content, error_of, no_answer, refused,
     standard_headers,
 };
 use super::{Mcp, catalog, forgets, headers, park};
-use crate::config::plan::{Server, SessionMode, Transport};
+use crate::config::plan::{Sampling, Server, SessionMode, Transport};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform};
 use crate::relay::{Reader, too_large};
@@ -77,6 +79,8 @@ struct Way {
     id: Option<String>,
     /// What tells the session's questions from those of others, if that is not the server's name.
     asks: Option<String>,
+    /// Which of the server's messages name tasks that its client knows by other names.
+    tasks: Names,
 }
 
 impl<P: Platform> Mcp<P> {
@@ -104,7 +108,7 @@ impl<P: Platform> Mcp<P> {
                     return Ok(answer);
                 }
             }
-            let (way, line) = match self.way(server, client, call, &profile).await {
+            let (way, line) = match self.way(inbound, server, client, call, &profile).await {
                 Err(fault) if !tried.era && is_otherwise(server, &profile, &fault) => {
                     // It does not open sessions (any more): perhaps it has become a modern server.
                     tried.era = true;
@@ -176,14 +180,19 @@ impl<P: Platform> Mcp<P> {
     /// How the call travels, and the stream that its answer will come on if it is there already.
     async fn way(
         &self,
+        inbound: &Inbound,
         server: &Arc<Server>,
         client: &Client,
         call: &Call<'_>,
         profile: &Profile,
     ) -> Result<(Way, Option<Box<Answered<P>>>), Fault> {
         let revision = profile.revision_for(client.era());
+        let tasks = match inbound.target {
+            None => names(client, call, profile),
+            Some(_) => Names::None,
+        };
         if revision.era() == Era::Modern {
-            let way = Way { revision, session: None, holder: None, id: None, asks: None };
+            let way = Way { revision, session: None, holder: None, id: None, asks: None, tasks };
             return Ok((way, None));
         }
         if profile.http_sse {
@@ -191,7 +200,7 @@ impl<P: Platform> Mcp<P> {
             let (line, session) = Box::pin(self.session_of_call(server, client, call, profile)).await?;
             let asks = self.seal_asks(server, client, &session).await?;
             let revision = session.revision;
-            let way = Way { revision, session: Some(session), holder: None, id: None, asks };
+            let way = Way { revision, session: Some(session), holder: None, id: None, asks, tasks };
             return Ok((way, Some(line)));
         }
         let holder = self.holder(server, client, profile.sessions);
@@ -200,7 +209,7 @@ impl<P: Platform> Mcp<P> {
         let id = shared.then(|| self.memory.server(server).next_id().to_string());
         let revision = session.revision;
         let (session, holder) = (Some(session), Some(holder));
-        Ok((Way { revision, session, holder, id, asks: None }, None))
+        Ok((Way { revision, session, holder, id, asks: None, tasks }, None))
     }
 
     /// The request as it goes upstream.
@@ -225,14 +234,22 @@ impl<P: Platform> Mcp<P> {
         let upstream = way.revision.era();
         match (client.era(), upstream) {
             (Era::Legacy, Era::Modern) => {
-                self.declare(client, call, &mut splice);
+                self.declare(client, call, &route.server, &mut splice);
                 changed = true;
             }
             (Era::Modern, Era::Legacy) => {
                 erase(&mut splice, call.read.meta);
                 changed = true;
             }
-            _ => {}
+            (Era::Modern, Era::Modern) => {
+                changed |= extensions::tell(&mut splice, &route.server, call.read.meta);
+                changed |=
+                    way.tasks != Names::None && tasks::inward(&mut splice, &route.server, call.read.meta);
+            }
+            (Era::Legacy, Era::Legacy) => {
+                changed |=
+                    way.tasks != Names::None && tasks::inward(&mut splice, &route.server, call.read.meta);
+            }
         }
         let body = if changed { splice.finish() } else { inbound.part(call.text) };
         let session = way.session.as_ref().and_then(|session| session.id.as_deref());
@@ -242,6 +259,14 @@ impl<P: Platform> Mcp<P> {
                 out.insert(name.clone(), value.clone());
             }
         }
+        // What an extension wants mirrored is for its server to check.
+        if upstream == Era::Modern
+            && route.name.is_none()
+            && !extensions::is_core(call.method)
+            && let Some(name) = inbound.headers.get(headers::NAME)
+        {
+            out.insert(headers::NAME, name.clone());
+        }
         if upstream == Era::Modern && call.method == "tools/call" {
             self.mirror(inbound, client, call, route, &mut out).await?;
         }
@@ -249,10 +274,11 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Writes what a modern server must know of a legacy client into the request.
-    fn declare(&self, client: &Client, call: &Call<'_>, splice: &mut Splice<'_>) {
+    fn declare(&self, client: &Client, call: &Call<'_>, server: &Server, splice: &mut Splice<'_>) {
         let Some(session) = &client.session else { return };
         let level = lock(&session.memory.record).0.level.clone();
-        let capabilities = carried(&session.facts.capabilities, self.platform.abilities().mailboxes);
+        let asks = self.platform.abilities().mailboxes;
+        let capabilities = told_across(server, &session.facts.capabilities, asks);
         let declared = Declared {
             version: Revision::MODERN.as_str(),
             client_info: &session.facts.client_info,
@@ -307,7 +333,8 @@ impl<P: Platform> Mcp<P> {
         let cancel = cancel(client, call, &way, &server);
         match content(&answered.headers) {
             Content::Json => {
-                let rewrite = rewrite.filter(|rewrite| !rewrite.only_routes());
+                let plain = way.revision.era() == Era::Legacy;
+                let rewrite = rewrite.filter(|rewrite| !(plain && rewrite.only_routes()));
                 self.deliver_json(call, answered, rewrite, cancel, end.handover).await
             }
             Content::Events if !inbound.accepts.events || is_brief(client, call, &way) => {
@@ -315,10 +342,10 @@ impl<P: Platform> Mcp<P> {
                 if let Some(cancel) = cancel.filter(|cancel| cancel.session.endpoint.is_some()) {
                     let body = self.whole_old(answered, call.method, &cancel, end.running.as_ref()).await?;
                     let cancelled = || Ok(Answer::Empty(StatusCode::ACCEPTED));
-                    return body.map_or_else(cancelled, |body| json(&server.name, body, rewrite.as_ref()));
+                    return body.map_or_else(cancelled, |body| json(&server, body, rewrite.as_ref()));
                 }
                 let body = self.single(answered, upstream_id, way.session.as_ref()).await?;
-                json(&server.name, body, rewrite.as_ref())
+                json(&server, body, rewrite.as_ref())
             }
             Content::Events => {
                 let decoder = Decoder::new(server.max_response);
@@ -363,7 +390,7 @@ impl<P: Platform> Mcp<P> {
         let server = answered.reader.server.clone();
         if let Some(rewrite) = rewrite {
             let body = answered.reader.all(server.max_response).await?;
-            return match rewrite.apply(body, &server.name) {
+            return match rewrite.apply(body, &server) {
                 Rewritten::Response(body, code) => Ok(Answer::Json(status_of(&rewrite, code), body)),
                 Rewritten::Asks(result) => {
                     let (key, rounds) = *handover.ok_or_else(|| cannot_ask(&server.name))?;
@@ -438,7 +465,7 @@ impl<P: Platform> Mcp<P> {
             let status = if client.era() == Era::Modern { status } else { StatusCode::OK };
             return Ok(Refusal::Answer(Answer::Json(status, body)));
         };
-        match rewrite.apply(body, &server.name) {
+        match rewrite.apply(body, &server) {
             Rewritten::Response(body, code) => {
                 Ok(Refusal::Answer(Answer::Json(status_of(&rewrite, code), body)))
             }
@@ -468,11 +495,12 @@ impl<P: Platform> Mcp<P> {
         outgoing: &Outgoing,
     ) -> Handover {
         let session = client.session.as_ref()?;
-        let able = way.revision.era() == Era::Modern
+        let possible = way.revision.era() == Era::Modern
             && ask::BRIDGED.contains(&call.method)
             && self.platform.abilities().mailboxes
-            && inbound.accepts.events
-            && (Askable::of(&session.facts.capabilities).anything() || call.read.meta.is_some());
+            && inbound.accepts.events;
+        let capabilities = possible.then(|| told_across(server, &session.facts.capabilities, true))?;
+        let able = Askable::of(&capabilities).anything() || call.read.meta.is_some();
         let request = able.then(|| serde_json::from_slice(&outgoing.body).ok()).flatten()?;
         let headers = outgoing.headers.iter();
         let rounds = Rounds {
@@ -484,7 +512,7 @@ impl<P: Platform> Mcp<P> {
             headers: headers
                 .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
                 .collect(),
-            capabilities: session.facts.capabilities.clone(),
+            capabilities,
             result: None,
         };
         Some(Box::new((session.mailbox(), rounds)))
@@ -520,6 +548,10 @@ impl<P: Platform> Mcp<P> {
             return self.spoken(client, call, server, &state.key, &Letter::Retry(retry)).await.map(Some);
         }
         let Some(capabilities) = &client.capabilities else { return Ok(None) };
+        let capabilities = told_across(server, capabilities, true);
+        if !Askable::of(&capabilities).anything() {
+            return Ok(None);
+        }
         let shared = server.session == Some(SessionMode::Shared) && !profile.http_sse;
         if shared || !self.platform.abilities().mailboxes {
             return Ok(None);
@@ -533,7 +565,7 @@ impl<P: Platform> Mcp<P> {
             method: call.method.to_owned(),
             message: legacy_message(call, route)?,
             digest,
-            capabilities: capabilities.clone(),
+            capabilities,
             client_info: client.info.clone().unwrap_or_else(implementation),
             headers: park::passed(&inbound.headers),
             leg,
@@ -687,6 +719,20 @@ pub fn arguments(call: &Call<'_>) -> serde_json::Value {
         .unwrap_or_else(|| serde_json::Value::Object(serde_json::Map::new()))
 }
 
+/// Which messages that a server says to a call name tasks, at the endpoint where servers are seen as one.
+fn names(client: &Client, call: &Call<'_>, profile: &Profile) -> Names {
+    let era = profile.revision_for(client.era()).era();
+    let both = match era {
+        Era::Legacy => profile.tasks,
+        Era::Modern => {
+            (call.method == "tools/call" || !extensions::is_core(call.method))
+                && profile.extensions.iter().any(|name| name == extensions::TASKS)
+                && client.capabilities.as_deref().is_some_and(|able| extensions::has(able, extensions::TASKS))
+        }
+    };
+    if both && era == client.era() { Names::of(call, era) } else { Names::None }
+}
+
 /// What has to change on the way back, if anything has to.
 fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Option<Rewrite> {
     let modern = client.era() == Era::Modern && way.revision.era() == Era::Legacy;
@@ -698,9 +744,11 @@ fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Opti
     let own = matches!(way.holder, Some(Holder::Client(_)));
     let route = client.session.as_ref().filter(|session| own && session.facts.server.is_none());
     let route = way.asks.clone().or_else(|| route.map(|_| server.name.clone()));
-    if !modern && way.id.is_none() && route.is_none() {
+    let as_it_is = way.tasks == Names::None && server.sampling == Sampling::Client;
+    if !modern && way.id.is_none() && route.is_none() && as_it_is {
         return None;
     }
+    let direct = !modern && way.id.is_none() && route.is_none();
     let list = catalog::Kind::of(call.method).map(|_| server.list_ttl.as_millis());
     let ttl_ms = list.or_else(|| (call.method == "resources/read").then_some(0));
     Some(Rewrite {
@@ -709,6 +757,8 @@ fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Opti
         modern,
         legacy: None,
         route,
+        direct,
+        tasks: way.tasks,
         ttl_ms: ttl_ms.filter(|_| modern),
         logs: client.wants_logs || !modern,
     })
@@ -727,10 +777,10 @@ fn modern_status(code: Option<i64>) -> StatusCode {
     }
 }
 
-fn json<P: Platform>(server: &str, body: Bytes, rewrite: Option<&Rewrite>) -> Result<Answer<P>, Fault> {
+fn json<P: Platform>(server: &Server, body: Bytes, rewrite: Option<&Rewrite>) -> Result<Answer<P>, Fault> {
     match rewrite.map(|rewrite| (rewrite, rewrite.apply(body.clone(), server))) {
         Some((rewrite, Rewritten::Response(body, code))) => Ok(Answer::Json(status_of(rewrite, code), body)),
-        Some((_, Rewritten::Asks(_))) => Err(cannot_ask(server)),
+        Some((_, Rewritten::Asks(_))) => Err(cannot_ask(&server.name)),
         _ => Ok(Answer::Json(StatusCode::OK, body)),
     }
 }

@@ -18,13 +18,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
+use super::extensions::told_across;
 use super::forward::Call;
 use super::memory::{Profile, Running, UpstreamSession, lock};
 use super::revision::Revision;
 use super::serve::{Cancel, Client};
-use super::session::carried;
 use super::upstream::{
-    Answered, Asked, Content, EVERYTHING, IMPLEMENTATION, Outgoing, READY, agreed, content, error_of,
+    Answered, Asked, Content, IMPLEMENTATION, Outgoing, READY, agreed, content, error_of, everything,
     http_request, introduction, not_initialized, standard_headers,
 };
 use super::{Mcp, ask, meta};
@@ -111,8 +111,9 @@ impl<P: Platform> Mcp<P> {
     pub(super) async fn detect_old(&self, server: &Arc<Server>) -> Result<Option<Opened<P>>, Fault> {
         match self.connect(server, DETECT.min(server.timeouts.first_byte)).await {
             Ok((answered, endpoint)) => {
+                let able = everything(server);
                 let open =
-                    self.introduce(server, answered, endpoint, EVERYTHING, IMPLEMENTATION, Revision::LEGACY);
+                    self.introduce(server, answered, endpoint, &able, IMPLEMENTATION, Revision::LEGACY);
                 self.noted(server, open).await.map(Some)
             }
             Err(Unconnected::Otherwise(_)) => Ok(None),
@@ -131,16 +132,17 @@ impl<P: Platform> Mcp<P> {
         let opened = match &client.session {
             Some(session) => {
                 let facts = &session.facts;
-                let capabilities = carried(&facts.capabilities, true);
+                let capabilities = told_across(server, &facts.capabilities, true);
                 self.open_old(server, capabilities.get(), facts.client_info.get(), facts.revision).await?
             }
             None => {
                 // Where the client can be asked something in the middle of a call, a mailbox makes the call.
                 let asked = ask::BRIDGED.contains(&call.method);
-                let capabilities = client.capabilities.as_deref().filter(|_| !asked);
+                let capabilities = client.capabilities.as_deref();
+                let capabilities = capabilities.map(|all| told_across(server, all, !asked));
                 let info = client.info.as_deref().map_or(IMPLEMENTATION, RawValue::get);
-                self.open_old(server, capabilities.map_or("{}", RawValue::get), info, Revision::LEGACY)
-                    .await?
+                let capabilities = capabilities.as_deref().map_or("{}", RawValue::get);
+                self.open_old(server, capabilities, info, Revision::LEGACY).await?
             }
         };
         let (mut answered, session, _) = opened;

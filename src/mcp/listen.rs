@@ -18,7 +18,6 @@ use serde_json::value::RawValue;
 
 use self::words::{acknowledged, asked, is_part, tagged};
 pub(super) use self::words::{completed, given, renamed, uri_of};
-use super::Mcp;
 use super::catalog::Kind as ListKind;
 use super::feed::{
     Feed, Leases, Notice, Over, Source, Stepped, Topic, UPDATED, Wanted, What, declared, feed, has_flag,
@@ -26,6 +25,8 @@ use super::feed::{
 use super::forward::{Call, event};
 use super::memory::lock;
 use super::serve::{Answer, Client, Inbound};
+use super::tasks::{self, Names};
+use super::{Mcp, ask, extensions};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform, Timestamp};
@@ -97,6 +98,9 @@ pub struct Listen<P: Platform> {
     /// What was asked for, in the client's words.
     asked: Wanted,
     resources: Vec<Subscribed>,
+    tasks: Vec<Subscribed>,
+    /// Several servers are seen as one.
+    merged: bool,
     sources: Vec<Source>,
     leases: Leases,
     seat: Seat,
@@ -120,6 +124,15 @@ impl<P: Platform> Mcp<P> {
             return Err(Fault::new(Kind::NotAcceptable, message));
         }
         let asked = asked(call.params)?;
+        let able = client.capabilities.as_deref();
+        if !asked.tasks.is_empty() && !able.is_some_and(|able| extensions::has(able, extensions::TASKS)) {
+            let needed = format!("{{\"requiredCapabilities\":{}}}", extensions::alone(extensions::TASKS));
+            let message =
+                "params.notifications.taskIds: needs a client that declares the extension for tasks";
+            let fault = Fault::new(Kind::MissingCapability, message);
+            return Err(Fault { data: RawValue::from_string(needed).ok(), ..fault });
+        }
+        let merged = server.is_none();
         let seat = self.seat(&client.caller)?;
         let (servers, resources) = match server {
             Some(server) => {
@@ -129,16 +142,24 @@ impl<P: Platform> Mcp<P> {
             }
             None => (self.visible(&client.caller), self.resources(&client.caller, &asked.uris).await),
         };
+        let tasks: Vec<Subscribed> = match servers.as_slice() {
+            [server] if !merged => asked.tasks.iter().map(|id| subscribed(server, id, id)).collect(),
+            _ => asked.tasks.iter().filter_map(|id| named_task(&servers, id)).collect(),
+        };
         let source = |server: Arc<Server>| {
             let own = resources.iter().filter(|resource: &&Subscribed| resource.server == server.name);
             let mut uris: Vec<String> = own.map(|resource| resource.own.clone()).collect();
             uris.sort();
             uris.dedup();
-            Source { server, wanted: Wanted { lists: asked.lists.clone(), uris }, over: Over::Dedicated }
+            let tasks = tasks.iter().filter(|task: &&Subscribed| task.server == server.name);
+            let tasks = tasks.map(|task| task.own.clone()).collect();
+            let wanted = Wanted { lists: asked.lists.clone(), uris, tasks };
+            Source { server, wanted, over: Over::Dedicated }
         };
         let sources = servers.into_iter().map(source).filter(|source| !source.wanted.is_nothing()).collect();
         let (mcp, id, leases) = (self.clone(), call.id.to_owned(), inbound.ticket.leases.clone());
-        Ok(Answer::Listen(Box::new(Listen { mcp, id, asked, resources, sources, leases, seat })))
+        let listen = Listen { mcp, id, asked, resources, tasks, merged, sources, leases, seat };
+        Ok(Answer::Listen(Box::new(listen)))
     }
 
     /// The right of `caller` to one more stream.
@@ -183,6 +204,13 @@ fn subscribed(server: &Server, own: &str, given: &str) -> Subscribed {
     Subscribed { server: server.name.clone(), own: own.to_owned(), given: given.to_owned() }
 }
 
+/// Whose task `id` is, at the endpoint where `servers` are seen as one.
+fn named_task(servers: &[Arc<Server>], id: &str) -> Option<Subscribed> {
+    let (name, own) = tasks::split(id)?;
+    let server = servers.iter().find(|server| server.name == name)?;
+    Some(subscribed(server, own, id))
+}
+
 impl<P: Platform> Listen<P> {
     /// Starts it.
     pub fn start(self) -> Listening<P, impl Future<Output = Stepped<P>> + use<P>> {
@@ -199,6 +227,8 @@ impl<P: Platform> Listen<P> {
             id: self.id,
             asked: self.asked,
             resources: self.resources,
+            tasks: self.tasks,
+            merged: self.merged,
             feed,
             standings,
             acknowledged: None,
@@ -228,6 +258,7 @@ enum Standing {
 enum About {
     List(Topic),
     Resource(String),
+    Task(String),
 }
 
 /// A subscription that is open.
@@ -236,6 +267,8 @@ pub struct Listening<P: Platform, W> {
     id: Box<RawValue>,
     asked: Wanted,
     resources: Vec<Subscribed>,
+    tasks: Vec<Subscribed>,
+    merged: bool,
     feed: Feed<P, W>,
     standings: HashMap<String, (Arc<Server>, Standing)>,
     /// What was acknowledged, in the client's words.
@@ -297,8 +330,8 @@ impl<P: Platform, W: Future<Output = Stepped<P>>> Listening<P, W> {
             out.extend_from_slice(&self.acknowledge());
         }
         let lists = self.acknowledged.iter().flat_map(|told| told.lists.iter().copied());
-        let changed =
-            Wanted { lists: if moved { lists.collect() } else { BTreeSet::new() }, uris: Vec::new() };
+        let lists = if moved { lists.collect() } else { BTreeSet::new() };
+        let changed = Wanted { lists, ..Wanted::default() };
         for message in changed.changes() {
             out.extend(tagged(&message, &self.id, None).map(event).unwrap_or_default());
         }
@@ -310,6 +343,7 @@ impl<P: Platform, W: Future<Output = Stepped<P>>> Listening<P, W> {
     fn acknowledge(&mut self) -> Bytes {
         let mut lists = BTreeSet::new();
         let mut own: Vec<(&str, &str)> = Vec::new();
+        let mut own_tasks: Vec<(&str, &str)> = Vec::new();
         let possible: Vec<(&str, Wanted)> = self
             .standings
             .iter()
@@ -329,13 +363,18 @@ impl<P: Platform, W: Future<Output = Stepped<P>>> Listening<P, W> {
         for (name, told) in &possible {
             lists.extend(told.lists.iter().copied());
             own.extend(told.uris.iter().map(|uri| (*name, uri.as_str())));
+            own_tasks.extend(told.tasks.iter().map(|task| (*name, task.as_str())));
         }
-        let told = |uri: &&String| {
-            let mut places = self.resources.iter().filter(|resource| resource.given == **uri);
-            places.any(|resource| own.contains(&(resource.server.as_str(), resource.own.as_str())))
+        let told = |asked: &[String], places: &[Subscribed], own: &[(&str, &str)]| -> Vec<String> {
+            let told = |given: &&String| {
+                let mut places = places.iter().filter(|place| place.given == **given);
+                places.any(|place| own.contains(&(place.server.as_str(), place.own.as_str())))
+            };
+            asked.iter().filter(told).cloned().collect()
         };
-        let uris: Vec<String> = self.asked.uris.iter().filter(told).cloned().collect();
-        let told = Wanted { lists, uris };
+        let uris = told(&self.asked.uris, &self.resources, &own);
+        let tasks = told(&self.asked.tasks, &self.tasks, &own_tasks);
+        let told = Wanted { lists, uris, tasks };
         let message = acknowledged(&self.id, &told);
         self.ready.retain(|(about, _)| is_told(&told, about, &self.resources));
         self.acknowledged = Some(told);
@@ -370,6 +409,12 @@ impl<P: Platform, W: Future<Output = Stepped<P>>> Listening<P, W> {
     /// Makes a server's message ready for the client, if it is one that was asked for.
     fn pass(&mut self, server: &Server, message: &[u8]) {
         let Ok(Message::Notification { method, params }) = Message::decode(message) else { return };
+        if method == tasks::STATUS {
+            if params.is_some_and(|params| ask::check(server, params).is_ok()) {
+                self.pass_task(server, message);
+            }
+            return;
+        }
         let mut forms = Vec::new();
         if let Some(topic) = Topic::of(&method) {
             forms.push((About::List(topic), None));
@@ -393,10 +438,30 @@ impl<P: Platform, W: Future<Output = Stepped<P>>> Listening<P, W> {
     }
 }
 
+impl<P: Platform, W> Listening<P, W> {
+    /// Makes what a server says of a task ready. Of two states, the newer one counts.
+    fn pass_task(&mut self, server: &Server, message: &[u8]) {
+        let names = if self.merged { Names::Before } else { Names::None };
+        let Ok(message) = tasks::outward(Bytes::copy_from_slice(message), server, names) else { return };
+        let Ok(Message::Notification { params: Some(params), .. }) = Message::decode(&message) else {
+            return;
+        };
+        let Some(about) = tasks::told_of(params).map(About::Task) else { return };
+        let told = self.acknowledged.as_ref().unwrap_or(&self.asked);
+        if is_told(told, &about, &self.resources)
+            && let Some(message) = tagged(&message, &self.id, None)
+        {
+            self.ready.retain(|(other, _)| *other != about);
+            self.ready.push_back((about, message));
+        }
+    }
+}
+
 /// Whether `told` has what a message is about. A part of a resource belongs to the resource.
 fn is_told(told: &Wanted, about: &About, resources: &[Subscribed]) -> bool {
     match about {
         About::List(topic) => told.lists.contains(topic),
+        About::Task(id) => told.tasks.contains(id),
         About::Resource(uri) => {
             let mut subscribed = resources.iter().filter(|resource| told.uris.contains(&resource.given));
             subscribed.any(|resource| resource.given == *uri || is_part(&resource.given, uri))

@@ -15,14 +15,14 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::catalog::{Kind as ListKind, List};
+use super::extensions::{self, told};
 use super::forward::{Call, Route};
 use super::listen::flags;
 use super::memory::{Profile, lock};
 use super::revision::{Era, Revision};
-use super::serve::{Answer, Client, Inbound, Note, brief, text_of, unknown_method, unknown_name};
-use super::session::carried;
+use super::serve::{Answer, Client, Inbound, Note, brief, text_of, unknown_name};
 use super::upstream::IMPLEMENTATION;
-use super::{Mcp, SERVER_META, names};
+use super::{Mcp, SERVER_META, names, tasks};
 use crate::config::glob::Glob;
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
@@ -75,13 +75,13 @@ impl<P: Platform> Mcp<P> {
         let profile = self.profile(server).await?;
         if profile.revision_for(Era::Legacy).era() == Era::Modern || !profile.sessions {
             let heard = (profile.modern.is_some() || profile.http_sse) && self.platform.abilities().mailboxes;
-            let result = one_handshake(&profile, revision, heard);
+            let result = one_handshake(server, &profile, revision, heard);
             let opened =
                 self.open_session(&inbound.caller, Some(server), revision, info, capabilities).await?;
             return Ok(Answer::Opened(opened.0, jsonrpc::result(call.id, &result)));
         }
         if server.session == Some(crate::config::plan::SessionMode::Shared) {
-            let result = one_handshake(&profile, revision, self.platform.abilities().mailboxes);
+            let result = one_handshake(server, &profile, revision, self.platform.abilities().mailboxes);
             let opened =
                 self.open_session(&inbound.caller, Some(server), revision, info, capabilities).await?;
             return Ok(Answer::Opened(opened.0, jsonrpc::result(call.id, &result)));
@@ -91,7 +91,7 @@ impl<P: Platform> Mcp<P> {
         let (upstream, result) = self
             .initialize(
                 server,
-                capabilities.unwrap_or(&empty).get(),
+                told(server, capabilities.unwrap_or(&empty)).get(),
                 info.map_or(IMPLEMENTATION, RawValue::get),
                 revision,
             )
@@ -110,7 +110,7 @@ impl<P: Platform> Mcp<P> {
         result.insert("protocolVersion".to_owned(), revision.as_str().into());
         result.insert(
             "capabilities".to_owned(),
-            union(&profiles, revision.era(), self.platform.abilities().mailboxes),
+            union(&profiles, revision, self.platform.abilities().mailboxes),
         );
         result.insert("serverInfo".to_owned(), serde_json::from_str(IMPLEMENTATION).unwrap_or_default());
         if let Some(instructions) = instructions(&profiles) {
@@ -124,14 +124,14 @@ impl<P: Platform> Mcp<P> {
         let profiles = self.profiles(caller).await;
         let whole =
             profiles.len() == self.plan.servers.iter().filter(|s| caller.servers.admits(&s.name)).count();
-        let capabilities = union(&profiles, Era::Modern, true);
+        let capabilities = union(&profiles, Revision::MODERN, true);
         let instructions = instructions(&profiles);
         discovery(call, &capabilities, instructions.as_deref(), if whole { DISCOVER_TTL } else { 0 })
     }
 
     /// `server/discover` for a server that does not know it.
-    pub(super) fn discover_one(&self, call: &Call<'_>, profile: &Profile) -> Bytes {
-        let capabilities = heard_capabilities(profile, profile.sessions);
+    pub(super) fn discover_one(&self, call: &Call<'_>, server: &Server, profile: &Profile) -> Bytes {
+        let capabilities = heard_capabilities(server, profile, Era::Modern, profile.sessions);
         discovery(call, &capabilities, profile.instructions.as_deref(), DISCOVER_TTL)
     }
 
@@ -217,10 +217,13 @@ impl<P: Platform> Mcp<P> {
                 self.find_resource(client, call, uri).await?
             }
             "completion/complete" => return self.complete(inbound, client, call, note).await,
-            _ => return Err(unknown_method(call.method)),
+            method if tasks::is_method(method) => return self.at_tasks(inbound, client, call, note).await,
+            _ => self.find_extended(client, call).await?,
         };
         note.server = Some(route.server.name.clone());
-        note.name = route.name.as_deref().map(brief);
+        if extensions::is_core(call.method) {
+            note.name = route.name.as_deref().map(brief);
+        }
         if call.method == "tools/call" {
             self.check_mirrored(inbound, client, call, &route).await?;
         }
@@ -319,7 +322,7 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Where a merged tool or prompt is, and what its server calls it.
-    async fn find_named<'a>(
+    pub(super) async fn find_named<'a>(
         &self,
         client: &Client,
         kind: ListKind,
@@ -371,19 +374,9 @@ impl<P: Platform> Mcp<P> {
         uri: Cow<'a, str>,
     ) -> Result<Route<'a>, Fault> {
         let caller = &client.caller;
-        // What is known first; only a resource that nobody is known to have makes anybody wait, for all at once.
-        let mut found = self.listed_at(caller, &uri);
-        if found.is_none() {
-            for kind in [ListKind::Resources, ListKind::Templates] {
-                self.parts(kind, caller).await;
-            }
-            found = self.listed_at(caller, &uri);
-        }
-        if let Some(server) = found {
-            return Ok(Route { server, name: Some(uri), renamed: None });
-        }
-        if let Some((server, own)) = self.named_at(caller, &uri) {
-            return Ok(Route { server, name: Some(own.to_owned().into()), renamed: call.read.uri });
+        if let Some((server, own)) = self.place_of(caller, &uri).await {
+            let renamed = (own != uri).then_some(call.read.uri).flatten();
+            return Ok(Route { server, name: Some(own.into()), renamed });
         }
         match self.only_with_resources(caller).await {
             Some(server) if server.resources.admits(&uri) => {
@@ -391,6 +384,23 @@ impl<P: Platform> Mcp<P> {
             }
             _ => Err(not_found(client, &uri)),
         }
+    }
+
+    /// The server that the resource `uri` is of, and what it calls it: listed, matched by a template, or named with its
+    /// server in front.
+    pub(super) async fn place_of(&self, caller: &Arc<Caller>, uri: &str) -> Option<(Arc<Server>, String)> {
+        // What is known first; only a resource that nobody is known to have makes anybody wait, for all at once.
+        let mut found = self.listed_at(caller, uri);
+        if found.is_none() {
+            for kind in [ListKind::Resources, ListKind::Templates] {
+                self.parts(kind, caller).await;
+            }
+            found = self.listed_at(caller, uri);
+        }
+        if let Some(server) = found {
+            return Some((server, uri.to_owned()));
+        }
+        self.named_at(caller, uri).map(|(server, own)| (server, own.to_owned()))
     }
 
     /// The server that is known to list the resource `uri`, or a template that it matches.
@@ -548,10 +558,11 @@ fn discovery(call: &Call<'_>, capabilities: &Value, instructions: Option<&str>, 
 }
 
 /// The `initialize` result for a client of a server that has no session to offer.
-fn one_handshake(profile: &Profile, revision: Revision, heard: bool) -> Map<String, Value> {
+fn one_handshake(server: &Server, profile: &Profile, revision: Revision, heard: bool) -> Map<String, Value> {
     let mut result = Map::new();
     result.insert("protocolVersion".to_owned(), revision.as_str().into());
-    result.insert("capabilities".to_owned(), heard_capabilities(profile, heard));
+    let capabilities = heard_capabilities(server, profile, Era::Legacy, heard);
+    result.insert("capabilities".to_owned(), capabilities);
     let info = profile.info.as_deref().and_then(|info| serde_json::from_str(info.get()).ok());
     let info = info.unwrap_or_else(|| serde_json::from_str(IMPLEMENTATION).unwrap_or_default());
     result.insert("serverInfo".to_owned(), info);
@@ -561,38 +572,24 @@ fn one_handshake(profile: &Profile, revision: Revision, heard: bool) -> Map<Stri
     result
 }
 
-/// A server's capabilities, less what needs a session of one's own.
-fn shared_capabilities(profile: &Profile) -> Value {
-    let mut all: Value =
-        serde_json::from_str(carried(&profile.capabilities, false).get()).unwrap_or_default();
-    if let Some(members) = all.as_object_mut() {
-        for (name, capability) in members.iter_mut() {
-            if let Some(flags) = capability.as_object_mut() {
-                flags.retain(|flag, _| {
-                    !matches!((name.as_str(), flag.as_str()), (_, "listChanged" | "subscribe"))
-                });
-            }
-        }
-    }
-    all
-}
-
-/// The same, and what is told of changes where they can be `heard`: over a session of the gateway's own, or by
-/// listening.
-fn heard_capabilities(profile: &Profile, heard: bool) -> Value {
-    let mut capabilities = shared_capabilities(profile);
-    if let Some(members) = capabilities.as_object_mut().filter(|_| heard) {
-        for (name, capability) in members.iter_mut() {
-            if let Some(capability) = capability.as_object_mut() {
+/// A server's capabilities, less what needs a session of one's own; what is told of changes where they can be `heard`:
+/// over a session of the gateway's own, or by listening.
+fn heard_capabilities(server: &Server, profile: &Profile, era: Era, heard: bool) -> Value {
+    let mut members = extensions::offered(server, profile, era);
+    for (name, capability) in &mut members {
+        if let Some(capability) = capability.as_object_mut() {
+            capability.retain(|flag, _| !matches!(flag.as_str(), "listChanged" | "subscribe"));
+            if heard {
                 capability.extend(flags(&profile.capabilities, name));
             }
         }
     }
-    capabilities
+    Value::Object(members)
 }
 
 /// What the merged endpoint can do: whatever any server can, as far as the gateway carries it.
-fn union(profiles: &[(Arc<Server>, Arc<Profile>)], era: Era, heard: bool) -> Value {
+fn union(profiles: &[(Arc<Server>, Arc<Profile>)], revision: Revision, heard: bool) -> Value {
+    let era = revision.era();
     let mut all = Map::new();
     for name in ["tools", "prompts", "resources", "completions", "logging"] {
         // A log level is per session or per request; only servers with logging do anything with it.
@@ -603,6 +600,7 @@ fn union(profiles: &[(Arc<Server>, Arc<Profile>)], era: Era, heard: bool) -> Val
             all.insert(name.to_owned(), Value::Object(told));
         }
     }
+    all.extend(extensions::union(profiles, revision));
     Value::Object(all)
 }
 

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::catalog::{Kind as ListKind, List};
 use super::listen::Subscribed;
 use super::revision::{Era, Revision};
-use crate::config::plan::{Plan, Server, SessionMode, Transport};
+use crate::config::plan::{Plan, Sampling, Server, SessionMode, Transport};
 use crate::fault::Fault;
 use crate::platform::{Clock, Timestamp, Version};
 use crate::wire::sealed::Sealer;
@@ -249,6 +249,10 @@ pub struct Profile {
     pub http_sse: bool,
     /// Its capabilities.
     pub capabilities: Box<RawValue>,
+    /// The extensions among them.
+    pub extensions: Vec<String>,
+    /// Whether tasks of 2025-11-25 are among them.
+    pub tasks: bool,
     /// Its name and version.
     pub info: Option<Box<RawValue>>,
     /// What it tells models about itself.
@@ -293,10 +297,11 @@ impl ServerMemory {
     }
 
     fn fits(&self, server: &Server) -> bool {
-        let Identity { url, transport, headers, session, list_ttl } = &self.of;
+        let Identity { url, transport, headers, session, sampling, list_ttl } = &self.of;
         *url == server.url
             && *transport == server.transport
             && *session == server.session
+            && *sampling == server.sampling
             && *list_ttl == server.list_ttl
             && *headers == server.headers
     }
@@ -452,6 +457,7 @@ struct Identity {
     transport: Transport,
     headers: http::HeaderMap,
     session: Option<SessionMode>,
+    sampling: Sampling,
     list_ttl: Duration,
 }
 
@@ -462,6 +468,7 @@ impl Identity {
             transport: server.transport,
             headers: server.headers.clone(),
             session: server.session,
+            sampling: server.sampling,
             list_ttl: server.list_ttl,
         }
     }

@@ -6,11 +6,10 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::stream::without;
 use crate::fault::{Fault, Kind};
 use crate::wire::jsonrpc::{Splice, string};
 
-/// The prefix of the fields that only modern requests carry.
-const RESERVED: &str = "io.modelcontextprotocol/";
 /// The protocol version of the request.
 pub const VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 /// Who sends the request.
@@ -19,6 +18,9 @@ pub const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 pub const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 /// The least level of log messages that the sender wants.
 pub const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
+
+/// The fields that only modern requests carry. Official extensions have keys that begin like these, and keep them.
+const RESERVED: [&str; 4] = [VERSION, CLIENT_INFO, CAPABILITIES, LOG_LEVEL];
 
 /// The parts of a request's `params` that routing needs; all raw.
 #[derive(Debug, Default, Deserialize)]
@@ -41,6 +43,12 @@ pub struct Params<'a> {
     /// A log level.
     #[serde(borrow, default)]
     pub level: Option<&'a RawValue>,
+    /// A task's id.
+    #[serde(borrow, default, rename = "taskId")]
+    pub task_id: Option<&'a RawValue>,
+    /// The call may become a task (2025-11-25).
+    #[serde(borrow, default)]
+    pub task: Option<&'a RawValue>,
     /// What an earlier answer gave to be brought back.
     #[serde(borrow, default, rename = "requestState")]
     pub request_state: Option<&'a RawValue>,
@@ -176,19 +184,17 @@ impl Declared<'_> {
 /// The members of `meta` that every era has, without braces and otherwise as they were written.
 #[must_use]
 pub fn without_reserved(meta: &RawValue) -> String {
-    let Ok(members) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(meta.get()) else {
-        return String::new();
-    };
-    let kept: serde_json::Map<_, _> =
-        members.into_iter().filter(|(name, _)| !name.starts_with(RESERVED)).collect();
-    let text = serde_json::to_string(&kept).unwrap_or_default();
-    text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or_default().to_owned()
+    let kept = without(meta, &RESERVED).unwrap_or_else(|| meta.get().to_owned());
+    let members = kept.strip_prefix('{').and_then(|text| text.strip_suffix('}'));
+    members.map_or_else(String::new, |members| members.trim().to_owned())
 }
 
 /// Takes the modern fields out of a request's text.
 pub fn erase(splice: &mut Splice<'_>, meta: Option<&RawValue>) {
-    if let Some(meta) = meta.filter(|meta| meta.get().contains(RESERVED)) {
-        splice.replace(meta, format!("{{{}}}", without_reserved(meta)).into_bytes());
+    if let Some(meta) = meta
+        && let Some(kept) = without(meta, &RESERVED)
+    {
+        splice.replace(meta, kept.into_bytes());
     }
 }
 
@@ -234,6 +240,16 @@ mod tests {
             modern(&format!("{head},\"params\":{{\"a\":1,\"_meta\":{{\"progressToken\":7}}}}}}")),
             format!("{head},\"params\":{{\"a\":1,\"_meta\":{{@,\"progressToken\":7}}}}}}")
         );
+    }
+
+    #[test]
+    fn keys_of_extensions_stay_when_a_request_changes_its_era() {
+        let own = r#""io.modelcontextprotocol/related-task":{"taskId":"t"}, "com.example/x":1.50"#;
+        let meta =
+            RawValue::from_string(format!(r#"{{"{VERSION}":"V",{own},"{LOG_LEVEL}":"info"}}"#)).unwrap();
+        assert_eq!(without_reserved(&meta), own.replace(", ", ","));
+        assert_eq!(without_reserved(&RawValue::from_string(format!("{{{own}}}")).unwrap()), own);
+        assert_eq!(without_reserved(&RawValue::from_string("[1]".to_owned()).unwrap()), "");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod ask;
 pub mod catalog;
 pub mod content;
+pub mod extensions;
 pub mod feed;
 pub mod forward;
 pub mod front;
@@ -27,6 +28,7 @@ pub mod session;
 pub mod standing;
 pub mod stream;
 pub mod tail;
+pub mod tasks;
 pub mod upstream;
 
 use std::sync::Arc;

@@ -113,7 +113,7 @@ impl<P: Platform> Mcp<P> {
             (StatusCode::OK, Content::Events) => {
                 let mut reader = answered.reader;
                 reader.open_ended();
-                let mode = if merged { Mode::routed(server, upstream) } else { Mode::Open };
+                let mode = if merged { Mode::routed(server, upstream) } else { Mode::open(server, upstream) };
                 let mut stream = Stream::new(self.clone(), reader, mode, None, None);
                 // Also where it is the rest of a call's: whoever comes back for that may do so again.
                 stream.news = true;

@@ -31,8 +31,9 @@ use super::resume::Resume;
 use super::revision::Revision;
 use super::stream::{Rewrite, Rewritten};
 use super::tail::Log;
+use super::tasks::Names;
 use super::upstream::{Answered, Content, Outgoing, content, error_of, no_answer, refused, standard_headers};
-use super::{Mcp, forgets};
+use super::{Mcp, extensions, forgets};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind, Who};
 use crate::platform::{Clock as _, Entropy as _, Log as _, Platform, Timestamp};
@@ -558,6 +559,11 @@ impl<P: Platform> Run<'_, P> {
                     self.done = Some(Ok(data));
                 }
             }
+            Ok(Message::Request { id, method, .. })
+                if ask::answerer(self.server, &method) == ask::Answerer::Nobody =>
+            {
+                self.mcp.tell(self.server, ask::denied(id), session).await;
+            }
             Ok(Message::Request { id, method, params }) => {
                 let question = self.question(&method, params);
                 match question {
@@ -593,6 +599,7 @@ impl<P: Platform> Run<'_, P> {
                     }
                 }
                 "notifications/progress" | "notifications/message" => self.pass(data),
+                method if !extensions::is_core_notification(method) => self.pass(data),
                 _ => {}
             },
             Err(_) => {}
@@ -773,10 +780,12 @@ impl<P: Platform> Run<'_, P> {
             modern: true,
             legacy: None,
             route: None,
+            direct: false,
+            tasks: Names::None,
             ttl_ms: (self.call.method == "resources/read").then_some(0),
             logs: true,
         };
-        match rewrite.apply(data, &self.server.name) {
+        match rewrite.apply(data, self.server) {
             Rewritten::Response(body, _) => body,
             _ => no_answer(self.server).into_error(&leg.id),
         }
@@ -796,11 +805,10 @@ impl Attached {
             token: &'a RawValue,
         }
         let Ok(Message::Notification { method, params }) = Message::decode(&data) else { return };
-        if method == "notifications/message" {
-            if self.leg.level.is_some() {
-                self.say(&data);
-            }
-            return;
+        match method.as_ref() {
+            "notifications/progress" => {}
+            "notifications/message" if self.leg.level.is_none() => return,
+            _ => return self.say(&data),
         }
         let progress = params.and_then(|params| serde_json::from_str::<Progress<'_>>(params.get()).ok());
         let (Some(progress), Some(own), Some(token)) = (progress, &self.leg.token, token) else { return };

@@ -395,14 +395,14 @@ async fn came<P: Platform>(
     let status = answered.status;
     if !status.is_success() {
         let body = answered.reader.all(ERROR_BODY).await.unwrap_or_default();
-        let error = error_of(&body).map(|_| rewrite.apply(body, &server.name));
+        let error = error_of(&body).map(|_| rewrite.apply(body, server));
         return match error {
             Some(Rewritten::Response(body, _)) => Ok(Came::Response(body)),
             _ => Err(refused(server, status)),
         };
     }
     match content(&answered.headers) {
-        Content::Json => match rewrite.apply(answered.reader.all(server.max_response).await?, &server.name) {
+        Content::Json => match rewrite.apply(answered.reader.all(server.max_response).await?, server) {
             Rewritten::Asks(result) => Ok(Came::Required(result)),
             Rewritten::Response(body, _) => Ok(Came::Response(body)),
             _ => Err(no_answer(server)),
@@ -425,7 +425,7 @@ async fn events<P: Platform>(
         let chunk = reader.chunk().await?.ok_or_else(|| no_answer(server))?;
         decoder.push(&chunk, &mut events).map_err(|_| too_large(server, server.max_response))?;
         for event in events.drain(..) {
-            match rewrite.apply(event.data, &server.name) {
+            match rewrite.apply(event.data, server) {
                 Rewritten::Asks(result) => return Ok(Came::Required(result)),
                 Rewritten::Response(body, _) => return Ok(Came::Response(body)),
                 Rewritten::Pass(data) => log.write(|number| {

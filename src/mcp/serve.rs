@@ -13,8 +13,8 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::ask::Askable;
 use super::catalog::{Kind as ListKind, List};
+use super::extensions::{is_core_notification, is_shared, matter};
 use super::feed::Leases;
 use super::forward::{Call, Route, arguments};
 use super::listen::Listen;
@@ -26,7 +26,7 @@ use super::revision::{Era, Revision};
 use super::session::Session;
 use super::stream::{Stream, routed_question};
 use super::upstream::field;
-use super::{Mcp, headers, names, rounds};
+use super::{Mcp, headers, names, rounds, tasks};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform, StateStore as _};
@@ -77,7 +77,7 @@ impl Inbound {
     }
 
     /// The same request from a caller who takes something else.
-    fn with_accepts(&self, accepts: Accepts) -> Self {
+    pub(super) fn with_accepts(&self, accepts: Accepts) -> Self {
         Self {
             target: self.target.clone(),
             headers: self.headers.clone(),
@@ -106,7 +106,7 @@ pub struct Client {
     pub wants_logs: bool,
     /// The least level of them, in the modern era.
     pub log_level: Option<String>,
-    /// A modern client's capabilities, if it can be asked anything.
+    /// A modern client's capabilities, if it can be asked anything or has extensions.
     pub capabilities: Option<Box<RawValue>>,
     /// Its name and version, likewise.
     pub info: Option<Box<RawValue>>,
@@ -314,12 +314,16 @@ impl<P: Platform> Mcp<P> {
         let named = match method {
             "tools/call" | "prompts/get" => Some(params.and_then(|params| params.name)),
             "resources/read" => Some(params.and_then(|params| params.uri)),
+            // Some clients leave it out, which harms nobody here (SEP-2663, "Routing Headers").
+            method if tasks::is_method(method) && inbound.headers.contains_key(headers::NAME) => {
+                Some(params.and_then(|params| params.task_id))
+            }
             _ => None,
         };
         let name = named.map(|raw| raw.and_then(string).unwrap_or_default());
         headers::check_standard(&inbound.headers, method, name.as_deref())?;
-        let asked = |raw: &&RawValue| raw.get().len() > 2 && Askable::of(raw).anything();
-        let capabilities = meta.capabilities.filter(asked).map(RawValue::to_owned);
+        let known = |raw: &&RawValue| raw.get().len() > 2 && matter(raw);
+        let capabilities = meta.capabilities.filter(known).map(RawValue::to_owned);
         let info = meta.client_info.filter(|_| capabilities.is_some()).map(RawValue::to_owned);
         Ok(Client {
             caller: inbound.caller.clone(),
@@ -369,7 +373,7 @@ impl<P: Platform> Mcp<P> {
         };
         match answer {
             Err(fault) if fault.kind == Kind::UnknownMethod && client.era() == Era::Legacy => {
-                Err(unknown_method_legacy(call.method))
+                Err(Fault { kind: Kind::UnknownMethodLegacy, ..fault })
             }
             other => other,
         }
@@ -391,7 +395,7 @@ impl<P: Platform> Mcp<P> {
         let forgetful = modern_upstream || profile.http_sse;
         match call.method {
             "server/discover" if !modern_upstream => {
-                return Ok(Answer::Json(StatusCode::OK, self.discover_one(call, &profile)));
+                return Ok(Answer::Json(StatusCode::OK, self.discover_one(call, &server, &profile)));
             }
             "server/discover" => return self.discover_through(inbound, client, call, server).await,
             // What is passed through is not filtered.
@@ -407,6 +411,10 @@ impl<P: Platform> Mcp<P> {
                 return self.subscribe(inbound, client, call, Some(server), note).await;
             }
             method if LEGACY_ONLY.contains(&method) && forgetful => return Err(unknown_method(method)),
+            // It would hold the tasks of everybody.
+            "tasks/list" if !modern_upstream && is_shared(&server, &profile) => {
+                return Err(unknown_method(call.method));
+            }
             _ => {}
         }
         let filtered = self.filters(&server, &client.caller);
@@ -567,11 +575,14 @@ impl<P: Platform> Mcp<P> {
             session.memory.cancel(&id);
             self.tell_mailbox(session, &Letter::Cancelled(id)).await?;
         }
-        if matches!(
-            method,
-            "notifications/cancelled" | "notifications/roots/list_changed" | "notifications/progress"
-        ) {
-            self.tell_upstreams(session, &inbound.part(text)).await;
+        match method {
+            "notifications/initialized" => {}
+            "notifications/cancelled" | "notifications/roots/list_changed" | "notifications/progress" => {
+                self.tell_upstreams(session, &inbound.part(text)).await;
+            }
+            _ if inbound.target.is_some() => self.tell_upstreams(session, &inbound.part(text)).await,
+            _ if is_core_notification(method) => {}
+            _ => self.tell_extended(session, method, inbound.part(text)).await,
         }
         Ok(())
     }
@@ -585,12 +596,16 @@ impl<P: Platform> Mcp<P> {
         Ok(())
     }
 
-    /// Passes a client's message on to every session that is held for it.
+    /// Passes a client's message on to every session that is held for it; one that is about a task, to its server
+    /// alone.
     async fn tell_upstreams(&self, session: &Session, body: &Bytes) {
         let upstreams = lock(&session.memory.record).0.upstreams.clone();
+        let merged = session.facts.server.is_none();
+        let known = |name: &str| merged && self.plan.server(name).is_some();
         for (name, upstream) in &upstreams {
-            if let Some(server) = self.plan.server(name) {
-                self.tell(server, body.clone(), upstream).await;
+            let Some(server) = self.plan.server(name) else { continue };
+            if let Some(body) = tasks::inward_message(body.clone(), server, known) {
+                self.tell(server, body, upstream).await;
             }
         }
     }
@@ -645,7 +660,10 @@ impl<P: Platform> Mcp<P> {
         let Some((server, upstream)) = to else { return false };
         let mut splice = jsonrpc::Splice::new(text);
         splice.replace(id, own.get().as_bytes().to_vec());
-        self.tell(&server, splice.finish(), &upstream).await;
+        let known = |name: &str| inbound.target.is_none() && name == server.name;
+        if let Some(body) = tasks::inward_message(splice.finish(), &server, known) {
+            self.tell(&server, body, &upstream).await;
+        }
         true
     }
 

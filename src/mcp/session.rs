@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 
 use super::Mcp;
 use super::catalog::Kind as ListKind;
+use super::extensions::{told, told_across};
 use super::memory::{Record, SessionMemory, UpstreamSession, lock};
 use super::revision::Revision;
 use super::serve::Client;
@@ -245,7 +246,11 @@ impl<P: Platform> Mcp<P> {
             (_, Some(session), _) => Holder::Client(session.clone()),
             (_, None, None) => Holder::Pool(format!("caller {name}"), nothing()),
             // What a client can do is settled when a session is opened, and some servers offer what goes with it.
-            (_, None, Some(able)) => Holder::Pool(format!("caller {name} {able}"), able.clone()),
+            (_, None, Some(able)) => {
+                let able = told_across(server, able, true);
+                let key = if able.get() == "{}" { String::new() } else { format!(" {able}") };
+                Holder::Pool(format!("caller {name}{key}"), able)
+            }
         }
     }
 
@@ -264,9 +269,7 @@ impl<P: Platform> Mcp<P> {
                 let key = format!("session {} {}", session.facts.id, server.name);
                 let open = || async {
                     let facts = &session.facts;
-                    let own = facts.server.is_some();
-                    let capabilities =
-                        if own { facts.capabilities.clone() } else { carried(&facts.capabilities, true) };
+                    let capabilities = told(server, &facts.capabilities);
                     let info = facts.client_info.get();
                     let opened = self.initialize(server, capabilities.get(), info, facts.revision).await?.0;
                     let opened = self.keep_upstream(server, session, &opened).await?;
@@ -400,22 +403,4 @@ fn host(error: crate::platform::SeamError) -> Fault {
 fn short(given: Option<&RawValue>, instead: &str) -> Box<RawValue> {
     let own = given.filter(|raw| raw.get().len() <= CAPABILITIES && raw.get().starts_with('{'));
     own.map_or_else(|| RawValue::from_string(instead.to_owned()).unwrap_or_default(), RawValue::to_owned)
-}
-
-/// What a client can do, as a server is told of it: without what the gateway does not carry.
-///
-/// Tasks of 2025-11-25 belong to one session for their whole life. Questions of the server's (`asks`) are carried
-/// where they can find their way back.
-pub fn carried(capabilities: &RawValue, asks: bool) -> Box<RawValue> {
-    let all: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(capabilities.get()).unwrap_or_default();
-    let kept: serde_json::Map<_, _> = all
-        .into_iter()
-        .filter(|(name, _)| match name.as_str() {
-            "sampling" | "elicitation" | "roots" => asks,
-            "tasks" => false,
-            _ => true,
-        })
-        .collect();
-    serde_json::value::to_raw_value(&kept).unwrap_or_default()
 }

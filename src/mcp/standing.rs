@@ -259,7 +259,7 @@ impl<P: Platform> Keeper<'_, P> {
         let mut uris: Vec<String> = own.map(|subscribed| subscribed.own).collect();
         uris.sort();
         uris.dedup();
-        Wanted { lists: Topic::ALL.into(), uris }
+        Wanted { lists: Topic::ALL.into(), uris, tasks: Vec::new() }
     }
 
     async fn keep(&self, servers: Vec<Arc<Server>>, told: &mut UnboundedReceiver<Told>, leases: Leases) {
@@ -339,12 +339,20 @@ impl<P: Platform> Keeper<'_, P> {
                     What::Agreed(told) => {
                         if self.announce && unheard.contains(&server.name) {
                             for message in told.changes() {
-                                self.tell(&server, message);
+                                let _ = self.tell(&server, message);
                             }
                         }
                         heard(&mut unheard, &mut waiting, &server);
                     }
-                    What::Message(data) => self.tell(&server, data),
+                    What::Message(data) => {
+                        let own = over.get(&server.name).and_then(|(_, over, _)| match over {
+                            Over::Own(session) => Some(session.clone()),
+                            Over::Dedicated => None,
+                        });
+                        if let (Some(reply), Some(session)) = (self.tell(&server, data), own) {
+                            self.mcp.tell(&server, reply, &session).await;
+                        }
+                    }
                     What::Down(_) | What::Silent => heard(&mut unheard, &mut waiting, &server),
                     What::Lost => {
                         heard(&mut unheard, &mut waiting, &server);
@@ -397,35 +405,39 @@ impl<P: Platform> Keeper<'_, P> {
         }
     }
 
-    /// Passes on what a server says, if it is for this client.
-    fn tell(&self, server: &Server, data: Bytes) {
+    /// Passes on what a server says, if it is for this client. Gives what is to be said to it in return, if that is
+    /// not for the client to say.
+    fn tell(&self, server: &Server, data: Bytes) -> Option<Bytes> {
         match Message::decode(&data) {
             Ok(Message::Notification { method, params }) if method == UPDATED => {
-                let Some(uri) = params.and_then(uri_of) else { return };
-                if !server.resources.admits(&uri) {
-                    return;
-                }
+                let uri = params.and_then(uri_of).filter(|uri| server.resources.admits(uri))?;
                 for name in given(&self.subscriptions(), &server.name, &uri) {
                     if let Some(message) = renamed(&data, &name) {
                         self.desk.say(&message);
                     }
                 }
+                None
             }
             Ok(Message::Notification { method, .. }) => {
                 if Topic::of(&method).is_some() {
                     self.mcp.outdated(server, &method);
                 }
-                self.pass(server, data);
+                self.pass(server, data)
             }
             Ok(Message::Request { .. }) => self.pass(server, data),
-            _ => {}
+            _ => None,
         }
     }
 
-    fn pass(&self, server: &Server, data: Bytes) {
+    fn pass(&self, server: &Server, data: Bytes) -> Option<Bytes> {
         let rewrite = Rewrite::routed_from(self.merged.then_some(server));
-        if let Rewritten::Pass(message) = rewrite.apply(data, &server.name) {
-            self.desk.say(&message);
+        match rewrite.apply(data, server) {
+            Rewritten::Pass(message) => {
+                self.desk.say(&message);
+                None
+            }
+            Rewritten::Reply(reply) => Some(reply),
+            _ => None,
         }
     }
 }

@@ -20,9 +20,10 @@ use super::resume::Resume;
 use super::revision::Revision;
 use super::rounds::Rounds;
 use super::serve::Cancel;
+use super::tasks::Names;
 use super::upstream::{error_of, field, no_answer};
-use super::{Mcp, ask, content};
-use crate::config::plan::Server;
+use super::{Mcp, ask, content, tasks};
+use crate::config::plan::{Sampling, Server};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform, SeamError};
 use crate::relay::{Reader, too_large};
@@ -50,6 +51,11 @@ pub struct Rewrite {
     /// The caller sees several legacy servers as one: which one this is, so that its questions and the places in its
     /// streams can be told from those of the others.
     pub route: Option<String>,
+    /// The two sides are of one era and share a session: whatever the server says is for the caller as it is, but for
+    /// what nobody answers.
+    pub direct: bool,
+    /// The caller sees several servers as one, and knows tasks by names of the gateway's.
+    pub tasks: Names,
     /// The result is one that must say how long it may be kept: for so many milliseconds.
     pub ttl_ms: Option<u128>,
     /// The caller asked for log messages.
@@ -104,6 +110,8 @@ impl Rewrite {
             modern: false,
             legacy: Some((method.to_owned(), revision)),
             route: None,
+            direct: false,
+            tasks: Names::None,
             ttl_ms: None,
             logs: true,
         }
@@ -119,15 +127,26 @@ impl Rewrite {
             modern: false,
             legacy: None,
             route: server.map(|server| server.name.clone()),
+            direct: server.is_none(),
+            tasks: if server.is_some() { Names::Before } else { Names::None },
             ttl_ms: None,
             logs: true,
         }
     }
 
-    /// Whether a message without questions stays as it is.
+    /// Whether a response of a legacy server stays as it is.
     #[must_use]
     pub fn only_routes(&self) -> bool {
-        self.route.is_some() && !self.modern && self.legacy.is_none() && self.upstream_id == self.id.get()
+        (self.route.is_some() || self.direct)
+            && !self.modern
+            && self.legacy.is_none()
+            && matches!(self.tasks, Names::None | Names::Before)
+            && self.upstream_id == self.id.get()
+    }
+
+    /// The id of an event as the caller knows it, if the stream is one that it may go on with from any place.
+    fn place(&self, id: String) -> Option<String> {
+        (self.route.is_some() || self.direct).then(|| self.routed(id))
     }
 
     /// An id of the server's as the caller knows it.
@@ -144,10 +163,20 @@ impl Rewrite {
     }
 
     /// Rewrites one message.
-    pub fn apply(&self, data: Bytes, server: &str) -> Rewritten {
+    pub fn apply(&self, data: Bytes, server: &Server) -> Rewritten {
+        let data = match tasks::outward(data, server, self.tasks) {
+            Ok(data) => data,
+            Err(_) if self.upstream_id.is_empty() => return Rewritten::Drop,
+            Err(fault) => {
+                let code = fault.kind.row().code;
+                return Rewritten::Response(fault.into_error(&self.id), Some(code));
+            }
+        };
         match Message::decode(&data) {
             // On the rest of a call's stream nobody knows here which call it was: the client does.
-            Ok(Message::Response { .. }) if self.route.is_some() && self.upstream_id.is_empty() => {
+            Ok(Message::Response { .. })
+                if (self.route.is_some() || self.direct) && self.upstream_id.is_empty() =>
+            {
                 Rewritten::Response(data, None)
             }
             Ok(Message::Response { id, outcome }) => {
@@ -160,10 +189,20 @@ impl Rewrite {
                     None => splice.insert_first(format!("\"id\":{}", self.id.get()).as_bytes()),
                 }
                 let code = match outcome {
+                    Ok(result) if let Err(fault) = ask::check(server, result) => {
+                        let code = fault.kind.row().code;
+                        return Rewritten::Response(fault.into_error(&self.id), Some(code));
+                    }
                     Ok(result) if self.legacy.is_some() => {
-                        if field(result, "resultType").is_some_and(|kind| kind.get() == "\"input_required\"")
-                        {
-                            return Rewritten::Asks(result.to_owned());
+                        let kind = field(result, "resultType");
+                        match kind.as_deref().map(RawValue::get) {
+                            Some("\"input_required\"") => return Rewritten::Asks(result.to_owned()),
+                            Some("\"task\"") => {
+                                let fault = unasked_task(server);
+                                let code = fault.kind.row().code;
+                                return Rewritten::Response(fault.into_error(&self.id), Some(code));
+                            }
+                            _ => {}
                         }
                         let less = without(result, &MODERN_ONLY);
                         let whole = less.as_deref().unwrap_or(result.get());
@@ -185,15 +224,21 @@ impl Rewrite {
                 Rewritten::Response(splice.finish(), code)
             }
             Ok(Message::Request { id, method, params }) => {
-                if method == "ping" {
+                if method == "ping" && !self.direct {
                     return Rewritten::Reply(jsonrpc::result(id, &serde_json::Map::new()));
+                }
+                if ask::answerer(server, &method) == ask::Answerer::Nobody {
+                    return Rewritten::Reply(ask::denied(id));
+                }
+                if self.direct {
+                    return Rewritten::Pass(data);
                 }
                 if self.route.is_some() {
                     return self.question(&data, id);
                 }
                 let reply =
                     jsonrpc::error(Some(id), -32601, "the client cannot be asked over this session", None);
-                match ask::Askable::default().admit(server, &method, params) {
+                match ask::Askable::default().admit(&server.name, &method, params) {
                     Err(fault) if self.modern && fault.kind == Kind::MissingCapability => {
                         Rewritten::Refuse(reply, fault.into_error(&self.id))
                     }
@@ -215,6 +260,10 @@ impl Rewrite {
                     Ok(cancelled) => self.question(&data, cancelled.id),
                     Err(_) => Rewritten::Drop,
                 }
+            }
+            // What a task of a modern server asks travels in its state.
+            Ok(Message::Notification { params: Some(params), .. }) if ask::check(server, params).is_err() => {
+                Rewritten::Drop
             }
             Ok(Message::Notification { .. }) => Rewritten::Pass(data),
             Err(_) => Rewritten::Drop,
@@ -326,6 +375,18 @@ impl Mode {
     pub fn routed(server: &Server, session: UpstreamSession) -> Self {
         let rewrite = Rewrite::routed_from(Some(server));
         Self::Rewritten(Decoder::new(server.max_response), rewrite, Some(session))
+    }
+
+    /// The same of the one server that the caller sees: as they are, unless some are answered by nobody.
+    #[must_use]
+    pub fn open(server: &Server, session: UpstreamSession) -> Self {
+        match server.sampling {
+            Sampling::Client => Self::Open,
+            Sampling::Deny => {
+                let rewrite = Rewrite::routed_from(None);
+                Self::Rewritten(Decoder::new(server.max_response), rewrite, Some(session))
+            }
+        }
     }
 }
 
@@ -626,14 +687,19 @@ impl<P: Platform> Stream<P> {
             }
             Mode::Rewritten(decoder, rewrite, _) => {
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
-                for event in events {
+                for event in events.into_iter().flat_map(singles) {
                     if let Some(resume) = &mut self.resume {
                         resume.saw(&event);
                     }
+                    if self.news
+                        && let Ok(Message::Notification { method, .. }) = Message::decode(&event.data)
+                    {
+                        self.mcp.outdated(&self.reader.server, &method);
+                    }
                     let Event { id, retry, data, .. } = event;
                     // Only the caller's own stream can be gone on with from one of its places.
-                    let id = id.filter(|_| rewrite.route.is_some()).map(|id| rewrite.routed(id));
-                    let retry = retry.filter(|_| rewrite.route.is_some());
+                    let id = id.and_then(|id| rewrite.place(id));
+                    let retry = retry.filter(|_| rewrite.route.is_some() || rewrite.direct);
                     let event = |data| Event { id: id.clone(), retry, ..Event::message(data) }.encode();
                     self.resumable |= id.is_some();
                     if data.is_empty() {
@@ -642,7 +708,7 @@ impl<P: Platform> Stream<P> {
                         }
                         continue;
                     }
-                    match rewrite.apply(data, &self.reader.server.name) {
+                    match rewrite.apply(data, &self.reader.server) {
                         Rewritten::Asks(result) => {
                             self.asks = Some(result);
                             break;
@@ -678,12 +744,29 @@ impl<P: Platform> Stream<P> {
             // A document that has begun cannot become another; the cut says that it is not whole.
             Mode::Json => Some(Err(SeamError::Cut(fault.message.clone()))),
             Mode::Open => None,
+            // There is no call that it could be about.
+            Mode::Rewritten(..) if self.id.is_none() => None,
             Mode::Events(..) | Mode::Rewritten(..) => {
                 let error = jsonrpc::error(self.id.as_deref(), fault.kind.row().code, &fault.message, None);
                 Some(Ok(Event::message(error).encode()))
             }
         }
     }
+}
+
+/// An event for each message of `event`: 2025-03-26 has batches on streams, too. What a stream can be gone on with
+/// behind stands at the last of them.
+fn singles(event: Event) -> Vec<Event> {
+    let parts = match jsonrpc::decode_batch(&event.data) {
+        Ok(Some(parts)) if !parts.is_empty() => parts,
+        _ => return vec![event],
+    };
+    let data = parts.into_iter().map(|part| Bytes::copy_from_slice(part.get().as_bytes()));
+    let mut all: Vec<Event> = data.map(Event::message).collect();
+    if let Some(last) = all.last_mut() {
+        (last.id, last.retry) = (event.id, event.retry);
+    }
+    all
 }
 
 /// The server asks, and there is no way to ask the caller.
@@ -693,6 +776,15 @@ pub fn cannot_ask(server: &str) -> Fault {
          text/event-stream and declare the capability"
     );
     Fault::new(Kind::MissingCapability, message)
+}
+
+/// The server made a task of a call, and its client has not said that it knows what to do with one.
+fn unasked_task(server: &Server) -> Fault {
+    let message = format!(
+        "server {:?}: answered with a task, which a client of a revision before 2026-07-28 cannot take and did not ask for",
+        server.name
+    );
+    Fault::new(Kind::UpstreamInvalid, message)
 }
 
 /// Whether `data` is a response, told by its first telling member; the rest is not read.
@@ -740,9 +832,15 @@ mod tests {
             modern,
             legacy: None,
             route: None,
+            direct: false,
+            tasks: Names::None,
             ttl_ms: None,
             logs: false,
         }
+    }
+
+    fn server() -> Server {
+        Server::new("s", "http://s/mcp".parse().unwrap())
     }
 
     fn check(input: &str, expect: &str) {
@@ -750,7 +848,7 @@ mod tests {
     }
 
     fn check_with(rewrite: &Rewrite, input: &str, expect: &str) {
-        let got = match rewrite.apply(Bytes::from(input.to_owned()), "s") {
+        let got = match rewrite.apply(Bytes::from(input.to_owned()), &server()) {
             Rewritten::Pass(data) => format!("pass {}", String::from_utf8_lossy(&data)),
             Rewritten::Response(data, code) => {
                 format!("response {code:?} {}", String::from_utf8_lossy(&data))
@@ -807,6 +905,14 @@ mod tests {
             r#"{"jsonrpc":"2.0","id":9,"result":{"resultType":"input_required","requestState":"s"}}"#,
             r#"asks {"resultType":"input_required","requestState":"s"}"#,
         );
+        check(
+            "tools/call",
+            r#"{"jsonrpc":"2.0","id":9,"result":{"resultType":"task","taskId":"t"}}"#,
+            &format!(
+                "response Some(-32603) {}",
+                String::from_utf8_lossy(&unasked_task(&server()).into_error(&id))
+            ),
+        );
         let missing = r#"{"jsonrpc":"2.0","id":9,"error":{"code":-32602,"message":"m","data":{"uri":"u"}}}"#;
         check(
             "resources/read",
@@ -814,6 +920,16 @@ mod tests {
             &format!("response Some(-32002) {}", missing.replace("32602", "32002").replace("9,", "1,")),
         );
         check("tools/call", missing, &format!("response Some(-32602) {}", missing.replace("9,", "1,")));
+    }
+
+    #[test]
+    fn messages_of_a_batch_come_one_by_one() {
+        let event = |data: &'static str| Event { id: Some("e".to_owned()), ..Event::message(data.into()) };
+        let all = singles(event(r#" [{"a":1}, {"b":2}]"#));
+        let all: Vec<_> = all.iter().map(|event| (event.id.as_deref(), event.data.as_ref())).collect();
+        assert_eq!(all, [(None, &br#"{"a":1}"#[..]), (Some("e"), br#"{"b":2}"#)]);
+        assert_eq!(singles(event("[]")).len(), 1);
+        assert_eq!(singles(event(r#"{"a":1}"#))[0].id.as_deref(), Some("e"));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 use super::memory::{Profile, ServerMemory, UpstreamSession};
 use super::resume::Resume;
 use super::revision::{Era, Revision};
-use super::{Mcp, headers, meta};
+use super::{Mcp, extensions, headers, meta};
 use crate::config::plan::{Server, Transport};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, ConnectTimeout, HttpClient as _, Platform, Timestamp, UpstreamBody};
@@ -231,7 +231,7 @@ impl<P: Platform> Mcp<P> {
         let id = format!("causeway-{}", self.memory.server(server).next_id());
         let (revision, params) = match session {
             Some(session) => (session.revision, params.to_owned()),
-            None => (Revision::MODERN, with_meta(params)),
+            None => (Revision::MODERN, with_meta(params, "{}")),
         };
         let headers =
             standard_headers(revision, session.and_then(|session| session.id.as_deref()), method, None);
@@ -300,7 +300,7 @@ impl<P: Platform> Mcp<P> {
         };
         if server.transport == Transport::HttpSse {
             let (_, session, result) =
-                self.open_old(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await?;
+                self.open_old(server, &everything(server), IMPLEMENTATION, Revision::LEGACY).await?;
             return Ok(kept((session, result)));
         }
         let mut asked = self.ask(server, "server/discover", "{}", None).await;
@@ -334,7 +334,7 @@ impl<P: Platform> Mcp<P> {
             return Ok(memory.set_profile(profile));
         }
         let (fault, refusal) =
-            match self.try_handshake(server, EVERYTHING, IMPLEMENTATION, Revision::LEGACY).await {
+            match self.try_handshake(server, &everything(server), IMPLEMENTATION, Revision::LEGACY).await {
                 Ok((session, result)) => {
                     self.confirm(server, &session).await;
                     return Ok(kept((session, result)));
@@ -518,7 +518,14 @@ pub(super) fn http_request(
 
 /// What the gateway says that it can do where it only wants to know what a server offers: some offer a tool only to
 /// clients that can be asked what the tool asks.
-pub const EVERYTHING: &str = r#"{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{}}"#;
+const EVERYTHING: &str = r#"{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{}}"#;
+
+/// What the gateway says to `server` that it can do, for the same end: what clients could at most.
+pub fn everything(server: &Server) -> String {
+    let all = RawValue::from_string(EVERYTHING.to_owned()).unwrap_or_default();
+    extensions::told(server, &all).get().to_owned()
+}
+
 /// The holder of the gateway's own sessions.
 pub const GATEWAY: &str = "";
 
@@ -574,10 +581,10 @@ fn has_legacy(versions: &[Option<Revision>]) -> bool {
     versions.iter().flatten().any(|revision| revision.era() == Era::Legacy)
 }
 
-/// `params` of a request of our own to a modern server.
-pub(super) fn with_meta(params: &str) -> String {
+/// `params` of a request of our own to a modern server, by a client with these capabilities.
+pub(super) fn with_meta(params: &str, capabilities: &str) -> String {
     let members = format!(
-        "\"_meta\":{{\"{}\":\"{}\",\"{}\":{IMPLEMENTATION},\"{}\":{{}}}}",
+        "\"_meta\":{{\"{}\":\"{}\",\"{}\":{IMPLEMENTATION},\"{}\":{capabilities}}}",
         meta::VERSION,
         Revision::MODERN.as_str(),
         meta::CLIENT_INFO,
@@ -615,12 +622,15 @@ fn discovered(result: &RawValue) -> Option<Profile> {
         described.supported_versions.iter().filter_map(|version| Revision::parse(version)).collect();
     let newest = |era| versions.iter().copied().filter(|revision| revision.era() == era).max();
     newest(Era::Modern)?;
+    let capabilities = described.capabilities.map_or_else(empty_object, RawValue::to_owned);
     Some(Profile {
         modern: newest(Era::Modern),
         legacy: newest(Era::Legacy),
         sessions: newest(Era::Legacy).is_some(),
         http_sse: false,
-        capabilities: described.capabilities.map_or_else(empty_object, RawValue::to_owned),
+        extensions: extensions::names(&capabilities),
+        tasks: field(&capabilities, "tasks").is_some(),
+        capabilities,
         info: described.meta.and_then(|meta| field(meta, "io.modelcontextprotocol/serverInfo")),
         instructions: described.instructions,
         result: result.to_owned(),
@@ -631,12 +641,15 @@ fn discovered(result: &RawValue) -> Option<Profile> {
 fn initialized(result: &RawValue, session: &UpstreamSession) -> Profile {
     let described = serde_json::from_str::<Described<'_>>(result.get()).ok();
     let of = |pick: fn(&Described<'_>) -> Option<Box<RawValue>>| described.as_ref().and_then(pick);
+    let capabilities = of(|d| d.capabilities.map(RawValue::to_owned)).unwrap_or_else(empty_object);
     Profile {
         modern: None,
         legacy: Some(session.revision),
         sessions: session.id.is_some(),
         http_sse: session.endpoint.is_some(),
-        capabilities: of(|d| d.capabilities.map(RawValue::to_owned)).unwrap_or_else(empty_object),
+        extensions: extensions::names(&capabilities),
+        tasks: field(&capabilities, "tasks").is_some(),
+        capabilities,
         info: of(|d| d.server_info.map(RawValue::to_owned)),
         instructions: described.as_ref().and_then(|d| d.instructions.clone()),
         result: result.to_owned(),

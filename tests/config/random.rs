@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::{EDGE, LAPTOP, Vars};
 
-const KEYS: &str = "mcpServers|servers|keys|origins|limits|inputs|llm|a|b|A b|x/y|type|url|headers|command|args|env|\
-    via|disabled|enabled|prefix|tools|prompts|resources|session|timeouts|max_response|list_ttl|allow|deny|\
+const KEYS: &str = "mcpServers|servers|keys|origins|limits|sessions|lenient|inputs|llm|a|b|A b|x/y|type|url|headers|command|args|env|\
+    via|disabled|enabled|prefix|tools|prompts|resources|session|sampling|timeouts|max_response|list_ttl|allow|deny|\
     overrides|rename|description|hide|hash|hashes|admin|connect|total|body|batch|page|keep_alive|é|";
 
 fn value() -> impl Strategy<Value = Value> {
@@ -24,6 +24,8 @@ fn value() -> impl Strategy<Value = Value> {
         json!("sse"),
         json!("stdio"),
         json!("shared"),
+        json!("deny"),
+        json!("gateway"),
         json!("*"),
         json!(""),
         json!("${HASH}"),

@@ -47,6 +47,7 @@ fn what_the_schema_refuses_is_refused() {
         "timeouts: { connect: soon }",
         "max_response: 16M",
         "session: share",
+        "sampling: gateway",
         "type: htpp",
         "prefix: a__b",
         "tools: { overrides: { x: { rename: \"a b\" } } }",
@@ -55,9 +56,14 @@ fn what_the_schema_refuses_is_refused() {
         assert!(!errors(&text, Format::Yaml).is_empty(), "the schema accepts {part}");
         assert!(load(&text, Format::Yaml).config.is_none(), "the reader accepts {part}");
     }
-    for part in
-        ["keys: { a: { hash: cw_plain } }", "keys: { a: {} }", "limits: { page: 0 }", "limits: { x: 1 }"]
-    {
+    for part in [
+        "keys: { a: { hash: cw_plain } }",
+        "keys: { a: {} }",
+        "limits: { page: 0 }",
+        "limits: { x: 1 }",
+        "sessions: { lenient: 1 }",
+        "sessions: { x: true }",
+    ] {
         let text = format!("mcpServers: {{}}\n{part}\n");
         assert!(!errors(&text, Format::Yaml).is_empty(), "the schema accepts {part}");
         assert!(load(&text, Format::Yaml).config.is_none(), "the reader accepts {part}");

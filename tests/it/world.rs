@@ -57,6 +57,7 @@ pub fn plan(servers: Vec<Server>) -> Plan {
         keys: vec![],
         origins: vec![],
         limits: Limits::default(),
+        lenient: false,
     }
 }
 

@@ -8,11 +8,11 @@ use url::{Host, Url};
 use super::super::fill;
 use super::super::node::{Entry, Node, Value};
 use super::super::problem::{Place, nearest};
-use super::super::types::{Kind, Named, Override, Server, Session, Size, Timeouts, Tools};
+use super::super::types::{Kind, Named, Override, Sampling, Server, Session, Size, Timeouts, Tools};
 use super::{DAY, HOUR, MINUTE, MOST_SERVERS, Reader, is_comment, join, segment};
 
 /// The keys of a server.
-const KNOWN: [&str; 20] = [
+const KNOWN: [&str; 21] = [
     "type",
     "url",
     "headers",
@@ -29,6 +29,7 @@ const KNOWN: [&str; 20] = [
     "prompts",
     "resources",
     "session",
+    "sampling",
     "timeouts",
     "max_response",
     "list_ttl",
@@ -157,6 +158,7 @@ impl Reader {
                     let words = [("shared", Session::Shared), ("isolated", Session::Isolated)];
                     server.session = self.one_of(node, &path, &words);
                 }
+                "sampling" => server.sampling = self.sampling(node, &path),
                 "timeouts" => self.timeouts(node, &path, &mut server.timeouts),
                 "timeout" => {
                     let fix = "write `timeouts: { total: \"60s\" }`";
@@ -297,6 +299,17 @@ impl Reader {
         let fix = "use up to 32 letters, digits, `-` and `_`, without `__` and no `_` at the end";
         self.error(node.place, path, format!("is {}", super::shown(&prefix)), fix);
         None
+    }
+
+    fn sampling(&mut self, node: &Node, path: &str) -> Sampling {
+        let words = [("client", Some(Sampling::Client)), ("deny", Some(Sampling::Deny)), ("gateway", None)];
+        let found = self.one_of(node, path, &words);
+        if found == Some(None) {
+            let what = "is \"gateway\", which answers with a model of `llm`, and this version has no `llm`";
+            let fix = "write `client` to let clients answer, or `deny` to let nobody";
+            self.error(node.place, path, what, fix);
+        }
+        found.flatten().unwrap_or_default()
     }
 
     fn tools(&mut self, node: &Node, path: &str, into: &mut Tools) {

@@ -18,7 +18,7 @@ use crate::mcp::upstream::{
     Answered, Asked, Content, ERROR_BODY, IMPLEMENTATION, Outgoing, content, error_of, no_answer, refused,
     standard_headers, with_meta,
 };
-use crate::mcp::{Mcp, forgotten, meta};
+use crate::mcp::{Mcp, extensions, forgotten, meta};
 use crate::platform::{Clock as _, Entropy as _, Platform, Timestamp};
 use crate::relay::{Reader, too_large};
 use crate::wire::jsonrpc::{self, Message, decode_batch};
@@ -216,7 +216,10 @@ impl<P: Platform> Line<P> {
             return self.attend_own(&session).await;
         }
         let profile = self.mcp.profile(&self.source.server).await?;
-        let wanted = self.source.wanted.within(&profile.capabilities);
+        let mut wanted = self.source.wanted.within(&profile.capabilities);
+        if profile.modern.is_none() {
+            wanted.tasks.clear();
+        }
         if wanted.is_nothing() {
             return Ok(Connected::Nothing);
         }
@@ -247,7 +250,9 @@ impl<P: Platform> Line<P> {
         let server = self.source.server.clone();
         let memory = self.mcp.memory.server(&server);
         let id = format!("causeway-{}", memory.next_id());
-        let params = with_meta(&format!("{{\"notifications\":{}}}", wanted.filter()));
+        let able =
+            if wanted.tasks.is_empty() { "{}".to_owned() } else { extensions::alone(extensions::TASKS) };
+        let params = with_meta(&format!("{{\"notifications\":{}}}", wanted.filter()), &able);
         let body = meta::request(&id, METHOD, &params);
         let headers = standard_headers(Revision::MODERN, None, METHOD, None);
         let mut answered = self.dial(Outgoing { http: Method::POST, to: None, body, headers }).await?;
@@ -596,7 +601,7 @@ mod tests {
 
     #[test]
     fn the_first_message_is_the_acknowledgement_or_a_mistake() {
-        let wanted = Wanted { lists: Topic::ALL.into(), uris: vec![] };
+        let wanted = Wanted { lists: Topic::ALL.into(), ..Wanted::default() };
         let check = |data: &str, expect: &str| {
             let got = acknowledged(&Event::message(Bytes::from(data.to_owned())), &wanted);
             let got = match got {

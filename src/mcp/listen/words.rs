@@ -12,9 +12,9 @@ use crate::mcp::feed::{Topic, Wanted, is_same};
 use crate::mcp::upstream::IMPLEMENTATION;
 use crate::wire::jsonrpc::{Message, Splice, quote, string};
 
-/// Resources in one subscription.
+/// Resources, and tasks, in one subscription.
 const URIS: usize = 256;
-/// The length of a resource's URI.
+/// The length of a resource's URI, and of a task's id.
 const URI: usize = 2048;
 /// The field that says which subscription a message belongs to.
 const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
@@ -40,23 +40,26 @@ pub(super) fn asked(params: Option<&RawValue>) -> Result<Wanted, Fault> {
             Some(_) => return Err(invalid(&format!(".{}: a boolean is required", topic.field()))),
         }
     }
-    if let Some(uris) = fields.get("resourceSubscriptions") {
-        let wrong = |what: String| invalid(&format!(".resourceSubscriptions{what}"));
-        let uris: Vec<&RawValue> = serde_json::from_str(uris.get())
+    let kinds = [
+        ("resourceSubscriptions", "resources", "a URI", &mut wanted.uris),
+        ("taskIds", "tasks", "an id", &mut wanted.tasks),
+    ];
+    for (field, many, one, into) in kinds {
+        let Some(listed) = fields.get(field) else { continue };
+        let wrong = |what: String| invalid(&format!(".{field}{what}"));
+        let listed: Vec<&RawValue> = serde_json::from_str(listed.get())
             .map_err(|_| wrong(": an array of strings is required".to_owned()))?;
-        if uris.len() > URIS {
-            return Err(wrong(format!(
-                ": {} resources are more than the {URIS} of one subscription",
-                uris.len()
-            )));
+        if listed.len() > URIS {
+            let count = listed.len();
+            return Err(wrong(format!(": {count} {many} are more than the {URIS} of one subscription")));
         }
-        for (index, raw) in uris.into_iter().enumerate() {
-            let uri = string(raw).ok_or_else(|| wrong(format!("[{index}]: a string is required")))?;
-            if uri.is_empty() || uri.len() > URI {
-                return Err(wrong(format!("[{index}]: a URI of 1 to {URI} bytes is required")));
+        for (index, raw) in listed.into_iter().enumerate() {
+            let text = string(raw).ok_or_else(|| wrong(format!("[{index}]: a string is required")))?;
+            if text.is_empty() || text.len() > URI {
+                return Err(wrong(format!("[{index}]: {one} of 1 to {URI} bytes is required")));
             }
-            if !wanted.uris.iter().any(|other| *other == uri) {
-                wanted.uris.push(uri.into_owned());
+            if !into.iter().any(|other| *other == text) {
+                into.push(text.into_owned());
             }
         }
     }
@@ -210,6 +213,8 @@ mod tests {
             &format!("[{}0]", "0,".repeat(256)),
             ".resourceSubscriptions: 257 resources are more than the 256 of one subscription",
         );
+        check(r#"{"notifications":{"taskIds":["t","t"]}}"#, r#"{"taskIds":["t"]}"#);
+        check(r#"{"notifications":{"taskIds":[7]}}"#, ".taskIds[0]: a string is required");
         assert!(asked(None).is_err());
     }
 
