@@ -127,6 +127,9 @@ impl<P: Platform> Mcp<P> {
                 let (key, rounds) = handover.as_ref();
                 return self.spoken(client, call, server, key, &Letter::Rounds(rounds.clone())).await;
             }
+            if let Some(session) = &client.session {
+                session.memory.opened(self.platform.clock()).await;
+            }
             let running = client.session.as_ref().map(|session| session.memory.begin(call.id));
             let answered = match (line, &way.session, &running) {
                 // Hanging up ends the session, and with it the call.

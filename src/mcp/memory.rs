@@ -23,6 +23,9 @@ const SESSIONS: usize = 50_000;
 const MERGED: usize = 256;
 /// Sessions kept with one server for stateless clients.
 const POOLED: usize = 4096;
+/// How long a call waits at most for a stream that is being set up, and how often it looks.
+const OPENING: Duration = Duration::from_secs(3);
+const LOOK_FOR_STREAM: Duration = Duration::from_millis(5);
 /// How often a call that runs looks whether its client has given it up.
 const LOOK_FOR_CANCEL: Duration = Duration::from_millis(100);
 /// How soon a list that could not be read anew is looked at again.
@@ -483,6 +486,8 @@ pub struct SessionMemory {
     pub checked: AtomicU64,
     /// Its record.
     pub record: Mutex<(Record, Option<Version>)>,
+    /// GET requests whose stream is being set up.
+    opening: AtomicU64,
     /// Calls that run here, by their id as JSON, and whether the client has given them up.
     running: Mutex<HashMap<String, Arc<AtomicBool>>>,
 }
@@ -496,6 +501,22 @@ impl SessionMemory {
             *record = fresh;
         }
         same
+    }
+
+    /// A stream of the session is being set up, for as long as this is kept.
+    pub fn opens(self: &Arc<Self>) -> Opening {
+        self.opening.fetch_add(1, Ordering::Relaxed);
+        Opening(self.clone())
+    }
+
+    /// Resolves when no stream of the session is being set up, or after a while: a client that has sent its GET and
+    /// then its call takes the stream to be there, and some servers ask on it what belongs to the call.
+    pub async fn opened(&self, clock: &impl Clock) {
+        let mut left = OPENING;
+        while self.opening.load(Ordering::Relaxed) > 0 && !left.is_zero() {
+            clock.sleep(LOOK_FOR_STREAM).await;
+            left = left.saturating_sub(LOOK_FOR_STREAM);
+        }
     }
 
     /// A call with this id begins.
@@ -515,6 +536,16 @@ impl SessionMemory {
         if let Some(cancelled) = lock(&self.running).get(id.get()) {
             cancelled.store(true, Ordering::Relaxed);
         }
+    }
+}
+
+/// A stream that is being set up.
+#[derive(Debug)]
+pub struct Opening(Arc<SessionMemory>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.opening.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -60,6 +60,7 @@ impl<P: Platform> Mcp<P> {
         }
         let client = self.client(inbound, None, "GET").await?;
         let session = client.session.as_ref().ok_or_else(none)?;
+        let _opening = session.memory.opens();
         note.revision = Some(client.revision.as_str());
         note.server = inbound.target.as_ref().map(|server| server.name.clone());
         let last = inbound.headers.get(resume::LAST_EVENT_ID).and_then(|id| id.to_str().ok());
