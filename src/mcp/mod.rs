@@ -19,6 +19,7 @@ pub mod memory;
 pub mod meta;
 pub mod names;
 pub mod news;
+mod once;
 pub mod park;
 pub mod resume;
 pub mod revision;
