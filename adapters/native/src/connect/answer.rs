@@ -235,7 +235,7 @@ fn path_of(url: &Url) -> String {
 /// What an adapter reported, told of `server`.
 pub(super) fn reset(server: &str, error: &SeamError) -> Reset {
     let code = match error {
-        SeamError::Connect(_) | SeamError::Denied(_) => ResetCode::Connect,
+        SeamError::Connect(_) | SeamError::Denied(_) | SeamError::Offline(_) => ResetCode::Connect,
         SeamError::Timeout(_) => ResetCode::Timeout,
         SeamError::Cut(_) => ResetCode::Cut,
         SeamError::Host(_) => ResetCode::Failed,

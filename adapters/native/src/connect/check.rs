@@ -98,6 +98,7 @@ async fn tools(
         // Answers come on another stream; that there is one is enough here.
         let mut head = frame::Request::post(offer.clone(), "");
         head.method = "GET".to_owned();
+        head.headers.0.push((ACCEPT.as_str().to_owned(), Bytes::from_static(b"text/event-stream")));
         let response = ask(kitchen, server, &head, Bytes::new()).await.map_err(|reset| reset.words)?;
         return match response.status().as_u16() {
             200 => Ok(None),

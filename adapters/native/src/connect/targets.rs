@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use causeway::config::plan::Server;
-use causeway::platform::Abilities;
+use causeway::platform::{Abilities, Links};
 use causeway::tunnel::hello::Offer;
 
 use crate::secrets::Secrets;
@@ -79,6 +79,7 @@ fn read_now(file: &Path, link: &str) -> Result<Targets, Vec<String>> {
         keyless: true,
         config_file: true,
         mailboxes: true,
+        links: Links::No,
     };
     let plan = causeway::config::compile(&config.behind(link), &secrets, abilities)
         .map_err(|problems| checked.lines(&problems))?;
