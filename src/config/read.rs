@@ -163,7 +163,7 @@ impl Reader {
     }
 
     fn limits(&mut self, node: &Node, into: &mut Limits) {
-        const KNOWN: [&str; 11] = [
+        const KNOWN: [&str; 12] = [
             "body",
             "batch",
             "merge_deadline",
@@ -175,6 +175,7 @@ impl Reader {
             "rounds",
             "replay",
             "subscriptions",
+            "processes",
         ];
         for entry in self.map(node, "limits").unwrap_or_default() {
             let (path, node) = (format!("limits.{}", entry.key), &entry.node);
@@ -190,6 +191,7 @@ impl Reader {
                 "rounds" => into.rounds = self.count(node, &path, 1, 1000),
                 "replay" => into.replay = self.size(node, &path, Size(4 << 10), Size(64 << 20)),
                 "subscriptions" => into.subscriptions = self.count(node, &path, 1, 10_000),
+                "processes" => into.processes = self.count(node, &path, 1, 10_000),
                 _ => self.unknown(entry, "limits", &KNOWN),
             }
         }

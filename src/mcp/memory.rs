@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::catalog::{Kind as ListKind, List};
 use super::listen::Subscribed;
 use super::revision::{Era, Revision};
-use crate::config::plan::{Plan, Sampling, Server, SessionMode, Transport};
+use crate::config::plan::{Plan, Program, Sampling, Server, SessionMode, Transport};
 use crate::fault::Fault;
 use crate::platform::{Clock, Timestamp, Version};
 use crate::wire::sealed::Sealer;
@@ -300,9 +300,10 @@ impl ServerMemory {
     }
 
     fn fits(&self, server: &Server) -> bool {
-        let Identity { url, transport, headers, session, sampling, list_ttl } = &self.of;
+        let Identity { url, transport, program, headers, session, sampling, list_ttl } = &self.of;
         *url == server.url
             && *transport == server.transport
+            && *program == server.program
             && *session == server.session
             && *sampling == server.sampling
             && *list_ttl == server.list_ttl
@@ -458,6 +459,7 @@ fn scope(caller: &str) -> String {
 struct Identity {
     url: url::Url,
     transport: Transport,
+    program: Option<Arc<Program>>,
     headers: http::HeaderMap,
     session: Option<SessionMode>,
     sampling: Sampling,
@@ -469,6 +471,7 @@ impl Identity {
         Self {
             url: server.url.clone(),
             transport: server.transport,
+            program: server.program.clone(),
             headers: server.headers.clone(),
             session: server.session,
             sampling: server.sampling,
