@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use causeway::gateway::dock::Told;
 use causeway::mcp::mailbox::Said;
 use causeway::platform::{ConnectTimeout, HttpClient, SeamError};
 use futures_util::Stream;
@@ -27,6 +28,7 @@ use tokio::sync::OnceCell;
 use tower_service::Service;
 
 use crate::log::{Level, Log};
+use crate::platform::Native;
 use crate::programs::{Body, Programs};
 
 /// Bounds connection set-up when a request says nothing.
@@ -214,6 +216,8 @@ pub enum Answer {
     Mailbox(Said),
     /// What a program says.
     Program(Body),
+    /// What comes through a link.
+    Link(Box<Told<Native>>),
 }
 
 impl Stream for Answer {
@@ -224,6 +228,7 @@ impl Stream for Answer {
             Self::Http(received) => Pin::new(received).poll_next(cx),
             Self::Mailbox(said) => Pin::new(said).poll_next(cx),
             Self::Program(body) => Pin::new(body).poll_next(cx),
+            Self::Link(told) => Pin::new(told.as_mut()).poll_next(cx),
         }
     }
 }

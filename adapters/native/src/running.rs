@@ -19,7 +19,7 @@ use std::time::Duration;
 use causeway::admin;
 use causeway::config::Plan;
 use causeway::instance::Instance;
-use causeway::platform::{Abilities, Platform, Secrets as _};
+use causeway::platform::{Abilities, Links, Platform, Secrets as _};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -144,6 +144,7 @@ impl Running {
             keyless: loopback || allow_public,
             config_file: file.is_some(),
             mailboxes: true,
+            links: Links::Sockets,
         };
         let secrets = Secrets::beside(file);
         let native = Native::new(store, secrets.clone(), log.clone(), abilities);
@@ -282,6 +283,7 @@ impl Keeper {
         let renewed = admin::refresh(&self.native, &self.instance).await.map_err(|problem| vec![problem])?;
         if renewed && let Some(plan) = self.instance.plan() {
             self.native.programs().apply_plan(&plan);
+            self.native.owners().replan(&self.native);
             self.loaded(&plan);
         }
         Ok(())
@@ -309,6 +311,7 @@ impl Keeper {
         // Before the plan: no request may ask for a program that is not there yet.
         self.native.programs().apply_plan(&plan);
         self.instance.install(plan.clone());
+        self.native.owners().replan(&self.native);
         self.loaded(&plan);
         Ok(())
     }
