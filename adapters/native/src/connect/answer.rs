@@ -134,7 +134,7 @@ pub(super) async fn answer(
             return Ok(());
         }
         match target {
-            Target::Http(server) => {
+            Target::Server(server) => {
                 let response = ask(&kitchen, &server, &head, body).await?;
                 let names = names_endpoints(&head, &response).then_some((&*kitchen, &*server));
                 pass(response, exposed.as_ref(), names, &outlet).await
@@ -172,7 +172,7 @@ async fn body(pieces: &mut mpsc::UnboundedReceiver<Piece>, outlet: &Outlet) -> R
     }
 }
 
-/// Asks a server over HTTP, at its own URL and nowhere else.
+/// Asks a server at its own URL and nowhere else; one that is a program has a URL of its own kind.
 pub(super) async fn ask(
     kitchen: &Kitchen,
     server: &Server,
@@ -299,7 +299,7 @@ mod tests {
 
     async fn path(kitchen: &Kitchen, path: &str) -> Reset {
         let head = frame::Request { path: path.to_owned(), ..frame::Request::post(Offer::server("old"), "") };
-        ask(kitchen, &server(), &head, Bytes::new()).await.unwrap_err()
+        ask(kitchen, &server(), &head, Bytes::new()).await.map(drop).unwrap_err()
     }
 
     #[tokio::test]

@@ -93,7 +93,7 @@ async fn tools(
     offer: &Offer,
     allow: &Arc<[Glob]>,
 ) -> Result<Option<usize>, String> {
-    let Target::Http(server) = target;
+    let Target::Server(server) = target;
     if server.transport == Transport::HttpSse {
         // Answers come on another stream; that there is one is enough here.
         let mut head = frame::Request::post(offer.clone(), "");
@@ -223,7 +223,7 @@ impl Asking<'_> {
         let owned =
             own.into_iter().map(|(name, value)| (name.to_owned(), Bytes::copy_from_slice(value.as_bytes())));
         head.headers = Headers(owned.collect());
-        let Target::Http(server) = self.target;
+        let Target::Server(server) = self.target;
         ask(self.kitchen, server, &head, body).await.map_err(|reset| reset.words)
     }
 }

@@ -28,6 +28,7 @@ use super::view::{Show, View};
 use super::wire::{Heard, Peer, Transport, Why, Wire};
 use super::{Ended, Options, check};
 use crate::http::Http;
+use crate::programs::Programs;
 use crate::watch::Watch;
 
 /// A machine that has slept must not wait long to notice.
@@ -46,6 +47,7 @@ pub(super) struct Desk {
     targets: Arc<Targets>,
     allow: Arc<[Glob]>,
     kitchen: Arc<Kitchen>,
+    programs: Programs,
     peer: Peer,
     clock: Wall,
     link: Link,
@@ -84,17 +86,20 @@ struct Tap {
 
 impl Desk {
     pub(super) fn new(options: Options, targets: Targets) -> Self {
-        let http = Http::new();
+        let programs = Programs::new(options.log.clone());
+        let http = Http::with_programs(programs.clone());
         let mut url = options.tunnel.clone();
         url.query_pairs_mut().append_pair("name", &options.name);
         let gateway = options.tunnel.origin().ascii_serialization();
         let show = if options.once { Show::Nothing } else { options.show };
         let mut view = View::new(show, &options.name, &gateway);
         view.targets(&targets);
+        targets.apply(&programs);
         let link = Link::companion(options.limits(), &options.name, targets.offers());
         Self {
             allow: options.allow.clone().into(),
             kitchen: Arc::new(Kitchen::new(http.clone())),
+            programs,
             peer: Peer { url, bearer: options.bearer.clone(), http },
             targets: Arc::new(targets),
             clock: Wall::new(),
@@ -167,6 +172,7 @@ impl Desk {
                 if let State::Connected(wire) = self.state {
                     wire.close().await;
                 }
+                self.programs.stop().await;
                 return ended;
             }
         }
@@ -187,6 +193,7 @@ impl Desk {
             Ok(targets) => {
                 self.view.event("changed", "the file has changed", json!({}));
                 self.view.targets(&targets);
+                targets.apply(&self.programs);
                 let same = targets.offers() == self.targets.offers();
                 self.link.offer(targets.offers());
                 self.targets = Arc::new(targets);

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use causeway::config::Plan;
 use causeway::config::plan::Server;
 use causeway::platform::{Abilities, Links};
 use causeway::tunnel::hello::Offer;
 
+use crate::programs::Programs;
 use crate::secrets::Secrets;
 use crate::source;
 
@@ -21,13 +23,15 @@ pub struct Targets {
     pub warnings: Vec<String>,
     /// The files that it was made from.
     pub files: Vec<PathBuf>,
+    /// What it was made of.
+    plan: Option<Plan>,
 }
 
 /// One of them.
 #[derive(Debug, Clone)]
 pub(super) enum Target {
-    /// An MCP server that is reached over HTTP.
-    Http(Arc<Server>),
+    /// An MCP server, reached over HTTP or run here.
+    Server(Arc<Server>),
 }
 
 impl Targets {
@@ -35,6 +39,13 @@ impl Targets {
     #[must_use]
     pub fn offers(&self) -> Vec<Offer> {
         self.by_offer.values().map(|(offer, _)| offer.clone()).collect()
+    }
+
+    /// Has `programs` run those that are programs, and none else.
+    pub(super) fn apply(&self, programs: &Programs) {
+        if let Some(plan) = &self.plan {
+            programs.apply_plan(plan);
+        }
     }
 
     pub(super) fn get(&self, offer: &Offer) -> Option<&Target> {
@@ -50,7 +61,10 @@ impl Target {
     /// What it is, for people. Never with a secret: of a URL only the origin is shown.
     pub(super) fn shown(&self) -> String {
         match self {
-            Self::Http(server) => server.url.origin().ascii_serialization(),
+            Self::Server(server) => match &server.program {
+                Some(program) => format!("program {}", program.command),
+                None => server.url.origin().ascii_serialization(),
+            },
         }
     }
 }
@@ -86,10 +100,12 @@ fn read_now(file: &Path, link: &str) -> Result<Targets, Vec<String>> {
     let mut targets = Targets { warnings, ..Targets::default() };
     targets.files.push(file.to_owned());
     targets.files.extend(secrets.files().iter().cloned());
-    for server in plan.servers {
-        targets.insert(Offer::server(&server.name), Target::Http(server));
+    for server in &plan.servers {
+        targets.insert(Offer::server(&server.name), Target::Server(server.clone()));
     }
-    targets.left_out = plan.skipped.into_iter().map(|skipped| (skipped.name, skipped.reason)).collect();
+    let left_out = plan.skipped.iter().map(|skipped| (skipped.name.clone(), skipped.reason.clone()));
+    targets.left_out = left_out.collect();
+    targets.plan = Some(plan);
     Ok(targets)
 }
 
