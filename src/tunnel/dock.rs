@@ -689,7 +689,7 @@ impl Inner {
         }
         let at = self.link.as_ref().and_then(Link::wake_at);
         if let Some((until, _)) = &self.asleep
-            && at.is_some_and(|at| at < *until)
+            && at.is_none_or(|at| at < *until)
             && let Some((_, waker)) = self.asleep.take()
         {
             wakers.push(waker);
