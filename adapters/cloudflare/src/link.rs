@@ -12,12 +12,12 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use causeway::gateway::Gateway;
 use causeway::gateway::dock::{Docked, Opening};
 use causeway::platform::SeamError;
 use causeway::tunnel::dock::{Dock, Entry, Facts, Line, Say};
 use causeway::tunnel::pair::Message;
-use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use futures_util::future::{Either, select};
 use serde::{Deserialize, Serialize};
@@ -107,7 +107,8 @@ impl Links {
                     Say::Message(_, Message::Ping) => socket.send_with_str("ping"),
                     Say::Message(_, Message::Pong) => socket.send_with_str("pong"),
                     Say::Close(bye) => {
-                        let end = (0..=REASON).rev().find(|end| bye.words.is_char_boundary(*end)).unwrap_or(0);
+                        let end =
+                            (0..=REASON).rev().find(|end| bye.words.is_char_boundary(*end)).unwrap_or(0);
                         let words = bye.words.get(..end).unwrap_or(&bye.words);
                         _ = socket.close(Some(CLOSED + bye.code.number()), Some(words));
                         break;
@@ -176,7 +177,8 @@ impl Links {
         while let Some(Ok(chunk)) = body.next().await {
             whole.extend_from_slice(&chunk);
         }
-        let tended = Gateway::new(Worker::new(env.clone()), isolate::instance(&Worker::new(env.clone())).await);
+        let tended =
+            Gateway::new(Worker::new(env.clone()), isolate::instance(&Worker::new(env.clone())).await);
         let tended = tended.dock(&name, self.dock.clone());
         self.tend(tended);
         let mut gone = Gone::of(request);
@@ -241,7 +243,9 @@ impl Links {
         socket: WebSocket,
         message: Bytes,
     ) -> Result<()> {
-        let Some(attachment) = attached(&socket) else { return socket.close(Some(RESTART), Some("dial again")) };
+        let Some(attachment) = attached(&socket) else {
+            return socket.close(Some(RESTART), Some("dial again"));
+        };
         let docked = self.docked(state, env, &attachment.name).await;
         let message = Message::decode(message);
         let new = self.new.borrow_mut().remove(&attachment.number);
@@ -320,9 +324,23 @@ pub(crate) fn read(kind: &str, words: String) -> SeamError {
 /// Hands a companion's WebSocket to the object of its link: the answer is the Worker's.
 pub(crate) async fn open(env: &Env, opening: &Opening) -> worker::Result<web_sys::Response> {
     let failed = |error: JsValue| worker::Error::RustError(explain(&error));
-    let namespace = crate::mailbox::namespace(env).map_err(|error| worker::Error::RustError(error.to_string()))?;
-    let head = format!("upgrade\nwebsocket\n{NAME}\n{}\n{}\n{}\n", opening.name, causeway::relay::through::CALLER, opening.caller);
-    let promise = glue::ask_link(&namespace, &causeway::relay::through::key(&opening.name), "GET", "/", &head, None, &JsValue::UNDEFINED);
+    let namespace =
+        crate::mailbox::namespace(env).map_err(|error| worker::Error::RustError(error.to_string()))?;
+    let head = format!(
+        "upgrade\nwebsocket\n{NAME}\n{}\n{}\n{}\n",
+        opening.name,
+        causeway::relay::through::CALLER,
+        opening.caller
+    );
+    let promise = glue::ask_link(
+        &namespace,
+        &causeway::relay::through::key(&opening.name),
+        "GET",
+        "/",
+        &head,
+        None,
+        &JsValue::UNDEFINED,
+    );
     let answer = wasm_bindgen_futures::JsFuture::from(promise.map_err(failed)?).await.map_err(failed)?;
     Ok(answer.unchecked_into())
 }

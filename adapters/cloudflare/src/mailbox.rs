@@ -15,13 +15,13 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use ::http::Request;
 use bytes::Bytes;
 use causeway::gateway::Gateway;
 use causeway::mcp::mailbox::Mailbox as Owner;
 use causeway::platform::{Clock as _, HttpClient, Mailboxes, SeamError};
 use futures_util::StreamExt as _;
 use futures_util::future::{Either, select};
-use ::http::Request;
 use js_sys::{Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
