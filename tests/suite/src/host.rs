@@ -315,6 +315,15 @@ pub fn fixture_program() -> PathBuf {
     built("causeway-fixture", "CAUSEWAY_FIXTURE", "cargo build -p causeway-fixture")
 }
 
+/// The server of the Rust SDK: `CAUSEWAY_RMCP`, or what was built next to this test.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn rmcp_program() -> PathBuf {
+    built("causeway-rmcp", "CAUSEWAY_RMCP", "cargo build -p causeway-rmcp")
+}
+
 /// `config` as it goes into the file.
 fn written(config: &Value, keyed: bool) -> String {
     let mut config = config.clone();
