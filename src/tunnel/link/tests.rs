@@ -818,7 +818,8 @@ struct Bend {
 fn bends() -> impl Strategy<Value = Vec<Bend>> {
     let bend =
         (0usize..11, 0usize..64, any::<u8>(), proptest::option::of(0usize..64), 1usize..4, 0u64..20_000);
-    let bend = bend.prop_map(|(which, at, byte, cut, times, tick)| Bend { which, at, byte, cut, times, tick });
+    let bend =
+        bend.prop_map(|(which, at, byte, cut, times, tick)| Bend { which, at, byte, cut, times, tick });
     proptest::collection::vec(bend, 1..60)
 }
 
@@ -842,7 +843,11 @@ fn hostile(bends: &[Bend]) {
                 if companion { world.companion(input) } else { world.edge(input) }
             }
             world.now = world.now.after(Duration::from_millis(bend.tick));
-            if companion { world.companion(Input::Tick) } else { world.edge(Input::Tick) }
+            if companion {
+                world.companion(Input::Tick)
+            } else {
+                world.edge(Input::Tick)
+            }
             let edge = world.edge.as_ref().unwrap();
             assert!(edge.streams() <= 512 && world.companion.streams() <= 512);
             assert!(edge.kept() <= 2 * LEAST_KEPT.max(4 << 20) && world.companion.kept() <= 2 * (4 << 20));
