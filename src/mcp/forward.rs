@@ -198,7 +198,8 @@ impl<P: Platform> Mcp<P> {
         }
         let holder = self.holder(server, client, profile.sessions);
         let session = self.held(server, &holder).await?;
-        let shared = matches!(holder, Holder::Pool(..)) && session.id.is_some();
+        let several = matches!(&holder, Holder::Client(session) if session.is_lenient());
+        let shared = (several || matches!(holder, Holder::Pool(..))) && session.id.is_some();
         let id = shared.then(|| self.memory.server(server).next_id().to_string());
         let revision = session.revision;
         let (session, holder) = (Some(session), Some(holder));

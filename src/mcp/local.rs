@@ -71,6 +71,7 @@ impl<P: Platform> Mcp<P> {
         let Some(server) = &inbound.target else {
             let result = self.merged_handshake(&inbound.caller, revision).await;
             let (token, _) = self.open_session(&inbound.caller, None, revision, info, capabilities).await?;
+            self.keep_introduction(inbound, revision, info, capabilities).await?;
             return Ok(Answer::Opened(token, jsonrpc::result(call.id, &result)));
         };
         note.server = Some(server.name.clone());
@@ -80,12 +81,14 @@ impl<P: Platform> Mcp<P> {
             let result = one_handshake(server, &profile, revision, heard);
             let opened =
                 self.open_session(&inbound.caller, Some(server), revision, info, capabilities).await?;
+            self.keep_introduction(inbound, revision, info, capabilities).await?;
             return Ok(Answer::Opened(opened.0, jsonrpc::result(call.id, &result)));
         }
         if server.session == Some(crate::config::plan::SessionMode::Shared) {
             let result = one_handshake(server, &profile, revision, self.platform.abilities().mailboxes);
             let opened =
                 self.open_session(&inbound.caller, Some(server), revision, info, capabilities).await?;
+            self.keep_introduction(inbound, revision, info, capabilities).await?;
             return Ok(Answer::Opened(opened.0, jsonrpc::result(call.id, &result)));
         }
         // Session to session: the server meets the client as it is, and the client the server.
@@ -102,6 +105,7 @@ impl<P: Platform> Mcp<P> {
         let (token, session) =
             self.open_session(&inbound.caller, Some(server), agreed, info, capabilities).await?;
         self.keep_upstream(server, &session, &upstream).await?;
+        self.keep_introduction(inbound, agreed, info, capabilities).await?;
         Ok(Answer::Opened(token, jsonrpc::result(call.id, &result)))
     }
 

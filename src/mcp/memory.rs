@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::catalog::{Kind as ListKind, List};
+use super::lenient::Introduced;
 use super::listen::Subscribed;
 use super::revision::{Era, Revision};
 use crate::config::plan::{Plan, Sampling, Server, SessionMode, Transport};
@@ -50,6 +51,8 @@ pub struct Memory {
     sealer: OnceLock<Sealer>,
     /// Who listens.
     pub seats: Arc<super::listen::Seats>,
+    /// Callers of whom the log has said that they have clients without session ids.
+    lenient: Mutex<HashSet<String>>,
 }
 
 /// Which merged list.
@@ -182,6 +185,12 @@ impl Memory {
     pub fn sealer(&self) -> Option<&Sealer> {
         self.sealer.get()
     }
+    /// Whether it is the first time that `caller` has a client that names no session.
+    pub fn first_lenient(&self, caller: &str) -> bool {
+        let mut known = lock(&self.lenient);
+        !known.contains(caller) && known.insert(caller.to_owned())
+    }
+
 
     /// Sets the sealer; the first one stays.
     pub fn set_sealer(&self, sealer: Sealer) -> &Sealer {
@@ -602,3 +611,6 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     pub upstreams: HashMap<String, UpstreamSession>,
 }
+    /// What clients said of themselves that name no session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub introduced: Option<Introduced>,

@@ -22,6 +22,7 @@ mod eras;
 mod extensions;
 mod http_sse;
 mod http_sse_asks;
+mod lenient;
 mod listen;
 mod lists;
 mod resume;

@@ -232,7 +232,8 @@ fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Opti
     }
     // On the merged endpoint a server's questions must be known from those of the others when they are answered.
     let own = matches!(way.holder, Some(Holder::Client(_)));
-    let route = client.session.as_ref().filter(|session| own && session.facts.server.is_none());
+    let several = |session: &Session| session.facts.server.is_none() || session.is_lenient();
+    let route = client.session.as_ref().filter(|session| own && several(session));
     let route = way.asks.clone().or_else(|| route.map(|_| server.name.clone()));
     let as_it_is = way.tasks == Names::None && server.sampling == Sampling::Client;
     if !modern && way.id.is_none() && route.is_none() && as_it_is {
