@@ -54,6 +54,16 @@ impl Client {
         }
     }
 
+    /// What it can do, as it says it.
+    #[must_use]
+    pub fn able(&self) -> &str {
+        match (&self.session, &self.capabilities) {
+            (Some(session), _) => session.facts.capabilities.get(),
+            (None, Some(capabilities)) => capabilities.get(),
+            (None, None) => "{}",
+        }
+    }
+
     /// The era of its revision.
     pub fn era(&self) -> Era {
         self.revision.era()

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::catalog::{Kind as ListKind, List};
+use super::catalog::{ALL, Kind as ListKind, List};
 use super::client::Client;
 use super::extensions::{self, told};
 use super::forward::{Call, Route};
@@ -198,7 +198,7 @@ impl<P: Platform> Mcp<P> {
                     self.open_cursor(&client.caller, kind, &text_of(Some(raw), "params.cursor")?)?
                 }
             };
-            let result = self.merged(kind, client.era(), &client.caller, offset).await;
+            let result = self.merged(kind, client, offset).await;
             return Ok(Answer::Json(StatusCode::OK, framed(call.id, &result)));
         }
         let route = match call.method {
@@ -306,7 +306,7 @@ impl<P: Platform> Mcp<P> {
         kind: ListKind,
         caller: &Arc<Caller>,
     ) -> Result<Arc<List>, Fault> {
-        match self.memory.server(server).list(kind, &caller.name) {
+        match self.memory.server(server).list(kind, &caller.name, ALL) {
             Some(list) => Ok(list),
             None => self.list(server, kind, caller).await,
         }
@@ -324,7 +324,7 @@ impl<P: Platform> Mcp<P> {
         if known.offered(name).is_some() || known.is_fresh(self.platform.clock().now()) {
             return Ok(known);
         }
-        Box::pin(self.read_list(server, kind, caller)).await
+        Box::pin(self.read_list(server, kind, caller, ALL)).await
     }
 
     /// Where a merged tool or prompt is, and what its server calls it.
@@ -369,6 +369,15 @@ impl<P: Platform> Mcp<P> {
                 });
             }
         }
+        // What a server only offers to clients like this one, it does not offer to one that can do everything.
+        let able = RawValue::from_string(client.able().to_owned()).unwrap_or_default();
+        for (server, _) in candidates {
+            let Ok(list) = Box::pin(self.fitted(server, kind, caller, &able)).await else { continue };
+            if let Some(item) = list.offered(&offered) {
+                let name = Some(item.key.clone().into());
+                return Ok(Route { server: server.clone(), name, renamed: call.read.name });
+            }
+        }
         Err(unknown())
     }
 
@@ -399,7 +408,7 @@ impl<P: Platform> Mcp<P> {
         let mut found = self.listed_at(caller, uri);
         if found.is_none() {
             for kind in [ListKind::Resources, ListKind::Templates] {
-                self.parts(kind, caller).await;
+                self.parts(kind, caller, None).await;
             }
             found = self.listed_at(caller, uri);
         }
@@ -439,7 +448,7 @@ impl<P: Platform> Mcp<P> {
 
     /// Whether `server` is known to list the resource `uri`, or a template that it matches.
     fn is_known_to_have(&self, server: &Server, kind: ListKind, caller: &Caller, uri: &str) -> bool {
-        let list = self.memory.server(server).list(kind, &caller.name);
+        let list = self.memory.server(server).list(kind, &caller.name, ALL);
         server.resources.admits(uri)
             && list.is_some_and(|list| match kind {
                 ListKind::Templates => list.items.iter().any(|item| template(&item.key).matches(uri)),

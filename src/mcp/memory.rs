@@ -22,6 +22,8 @@ use crate::wire::sealed::Sealer;
 const SESSIONS: usize = 50_000;
 /// Merged lists held at most.
 const MERGED: usize = 256;
+/// What clients can do, in so many ways at most one server's lists are fitted to it.
+const FITTED: usize = 48;
 /// Sessions kept with one server for stateless clients.
 const POOLED: usize = 4096;
 /// How long a call waits at most for a stream that is being set up, and how often it looks.
@@ -64,6 +66,8 @@ pub struct MergedKey {
     pub era: Era,
     /// For whom; lists are filtered by caller.
     pub caller: String,
+    /// What its clients can do, as they say it.
+    pub able: String,
     /// The first item of the page.
     pub offset: usize,
     /// The plan that it was made under.
@@ -224,9 +228,23 @@ pub struct ServerMemory {
 #[derive(Debug, Default)]
 struct ServerState {
     profile: Option<Arc<Profile>>,
-    lists: HashMap<(ListKind, String), Arc<List>>,
+    lists: HashMap<ListKey, Arc<List>>,
+    /// Whether lists are fitted to what clients can do, by the digest of the list that was looked at.
+    fits: HashMap<ListKind, (u64, bool)>,
+    /// What the clients can do that lists are kept for.
+    fitted: HashSet<String>,
     pool: HashMap<String, UpstreamSession>,
     health: Health,
+}
+
+/// Which list of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct ListKey {
+    kind: ListKind,
+    /// The caller that it is for; empty: everybody.
+    owner: String,
+    /// What its clients can do; empty: everything.
+    able: String,
 }
 
 /// How a server has been doing.
@@ -340,38 +358,73 @@ impl ServerMemory {
         let mut state = lock(&self.state);
         state.profile = None;
         state.pool.clear();
+        state.fits.clear();
+        state.fitted.clear();
     }
 
-    /// The list of `kind` that `caller` may be given: the public one, or the caller's own.
-    pub fn list(&self, kind: ListKind, caller: &str) -> Option<Arc<List>> {
+    /// The list of `kind` that `caller` may be given, for clients that are this `able`: the public one, or the caller's
+    /// own.
+    pub fn list(&self, kind: ListKind, caller: &str, able: &str) -> Option<Arc<List>> {
+        let key = |owner| ListKey { kind, owner, able: able.to_owned() };
         let state = lock(&self.state);
         let public = state.lists.get(&(kind, String::new()));
         public.or_else(|| state.lists.get(&(kind, scope(caller)))).cloned()
     }
 
     /// Keeps a list: for everybody if it is public, else for `caller` alone.
-    pub fn set_list(&self, kind: ListKind, caller: &str, list: List) -> Arc<List> {
+    pub fn set_list(&self, kind: ListKind, caller: &str, able: &str, list: List) -> Arc<List> {
         let mut state = lock(&self.state);
         let list = Arc::new(list);
-        let key = if list.public {
-            state.lists.retain(|(other, owner), _| *other != kind || owner.is_empty());
+        let of = |key: &ListKey| key.kind == kind && key.able == able;
+        let owner = if list.public {
+            state.lists.retain(|key, _| !of(key) || key.owner.is_empty());
             String::new()
         } else {
             state.lists.remove(&(kind, String::new()));
             scope(caller)
         };
         if state.lists.len() >= MERGED {
-            state.lists.retain(|(_, owner), _| owner.is_empty());
+            state.lists.retain(|key, _| key.owner.is_empty() && key.able.is_empty());
         }
-        state.lists.insert((kind, key), list.clone());
+        state.lists.insert(ListKey { kind, owner, able: able.to_owned() }, list.clone());
         list
+    }
+
+    /// What the clients can do that `caller` has lists of `kind` for.
+    pub fn ables(&self, kind: ListKind, caller: &str) -> Vec<String> {
+        let own = scope(caller);
+        let state = lock(&self.state);
+        let seen =
+            state.lists.keys().filter(|key| key.kind == kind && (key.owner.is_empty() || key.owner == own));
+        let mut ables: Vec<String> = seen.map(|key| key.able.clone()).collect();
+        ables.sort();
+        ables.dedup();
+        ables
+    }
+
+    /// Whether the server is known to fit its lists of `kind` to what clients can do, of which `list` is the whole.
+    pub fn fitting(&self, kind: ListKind, list: &List) -> Option<bool> {
+        let known = lock(&self.state).fits.get(&kind).copied();
+        known.filter(|(digest, _)| *digest == list.digest()).map(|(_, fits)| fits)
+    }
+
+    /// Remembers that.
+    pub fn set_fitting(&self, kind: ListKind, list: &List, fits: bool) {
+        lock(&self.state).fits.insert(kind, (list.digest(), fits));
+    }
+
+    /// Whether lists may be kept for clients that are this `able`: callers choose what they say that they can do.
+    pub fn may_fit(&self, able: &str) -> bool {
+        let fitted = &mut lock(&self.state).fitted;
+        fitted.contains(able) || fitted.len() < FITTED && fitted.insert(able.to_owned())
     }
 
     /// Notes that the lists of `kind` have changed, as the server says.
     pub fn outdate(&self, kind: ListKind) {
         self.changes.fetch_add(1, Ordering::Relaxed);
-        let state = lock(&self.state);
-        let lists = state.lists.iter().filter(|((other, _), _)| *other == kind);
+        let mut state = lock(&self.state);
+        state.fits.remove(&kind);
+        let lists = state.lists.iter().filter(|(key, _)| key.kind == kind);
         lists.for_each(|(_, list)| list.outdate());
     }
 
@@ -415,7 +468,7 @@ impl ServerMemory {
         lock(&self.state)
             .lists
             .iter()
-            .filter(|((k, _), _)| *k == kind)
+            .filter(|(key, _)| key.kind == kind)
             .map(|(_, list)| list.items.len())
             .max()
     }

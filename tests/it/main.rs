@@ -20,6 +20,7 @@ mod world;
 mod client;
 mod eras;
 mod extensions;
+mod fitted;
 mod http_sse;
 mod http_sse_asks;
 mod lenient;

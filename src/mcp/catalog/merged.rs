@@ -11,12 +11,14 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
+use serde_json::value::RawValue;
 
 use super::item::{Item, Listed};
 use super::renewed::resting;
-use super::{Kind, LONGEST_TTL, List};
+use super::{ALL, Kind, LONGEST_TTL, List};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind as FaultKind};
+use crate::mcp::client::Client;
 use crate::mcp::content::adapted;
 use crate::mcp::memory::{Merged, MergedKey};
 use crate::mcp::revision::{Era, Revision};
@@ -33,20 +35,28 @@ pub(in crate::mcp) enum Part {
 }
 
 impl<P: Platform> Mcp<P> {
-    /// The merged list of `kind` for `caller`: the result object from item `offset` on.
-    pub async fn merged(&self, kind: Kind, era: Era, caller: &Arc<Caller>, offset: usize) -> Bytes {
-        let key =
-            MergedKey { kind, era, caller: caller.name.clone(), offset, plan: self.plan.digest.clone() };
+    /// The merged list of `kind` for `client`: the result object from item `offset` on.
+    pub async fn merged(&self, kind: Kind, client: &Client, offset: usize) -> Bytes {
+        let (era, caller, able) = (client.era(), &client.caller, client.able());
+        let key = MergedKey {
+            kind,
+            era,
+            caller: caller.name.clone(),
+            able: able.to_owned(),
+            offset,
+            plan: self.plan.digest.clone(),
+        };
         let now = self.platform.clock().now();
         if let Some(merged) = self.memory.merged(&key, now) {
             return merged.result.clone();
         }
         let mut generation = self.memory.generation();
-        let mut parts = self.parts(kind, caller).await;
+        let able = RawValue::from_string(able.to_owned()).ok().map(Arc::from);
+        let mut parts = self.parts(kind, caller, able.clone()).await;
         if generation != self.memory.generation() {
             // Lists were read just now; what is merged must be what the generation stands for.
             generation = self.memory.generation();
-            parts = self.parts(kind, caller).await;
+            parts = self.parts(kind, caller, able).await;
         }
         let now = self.platform.clock().now();
         let mut page = MergedPage::new(kind, offset, self.plan.limits.page);
@@ -104,8 +114,14 @@ impl<P: Platform> Mcp<P> {
         resting(&self.memory.server(server).health(), self.platform.clock().now())
     }
 
-    /// Every server's part, in the order of the plan, each within the merge deadline.
-    pub(in crate::mcp) async fn parts(&self, kind: Kind, caller: &Arc<Caller>) -> Vec<(Arc<Server>, Part)> {
+    /// Every server's part, in the order of the plan, each within the merge deadline: for a client that is this `able`,
+    /// or to know where things are.
+    pub(in crate::mcp) async fn parts(
+        &self,
+        kind: Kind,
+        caller: &Arc<Caller>,
+        able: Option<Arc<RawValue>>,
+    ) -> Vec<(Arc<Server>, Part)> {
         let servers: Vec<Arc<Server>> =
             self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name)).cloned().collect();
         let mut parts: Vec<(Arc<Server>, Part)> =
@@ -114,8 +130,15 @@ impl<P: Platform> Mcp<P> {
         for (index, (server, _)) in parts.iter().enumerate() {
             let memory = self.memory.server(server);
             let now = self.platform.clock().now();
-            if memory.list(kind, &caller.name).is_some() || !resting(&memory.health(), now) {
-                waiting.push(numbered(index, self.clone(), server.clone(), kind, caller.clone()));
+            if memory.list(kind, &caller.name, ALL).is_some() || !resting(&memory.health(), now) {
+                waiting.push(numbered(
+                    index,
+                    self.clone(),
+                    server.clone(),
+                    kind,
+                    caller.clone(),
+                    able.clone(),
+                ));
             }
         }
         let mut deadline = pin!(self.platform.clock().sleep(self.plan.limits.merge_deadline));
@@ -148,9 +171,16 @@ impl<P: Platform> Mcp<P> {
         let mut waiting = FuturesUnordered::new();
         for (index, server) in self.plan.servers.iter().enumerate() {
             let memory = self.memory.server(server);
-            let asked = memory.list(Kind::Tools, &caller.name).is_some() || memory.health().failed > 0;
+            let asked = memory.list(Kind::Tools, &caller.name, ALL).is_some() || memory.health().failed > 0;
             if !asked && caller.servers.admits(&server.name) {
-                waiting.push(numbered(index, self.clone(), server.clone(), Kind::Tools, caller.clone()));
+                waiting.push(numbered(
+                    index,
+                    self.clone(),
+                    server.clone(),
+                    Kind::Tools,
+                    caller.clone(),
+                    None,
+                ));
             }
         }
         let mut deadline = pin!(self.platform.clock().sleep(limit));
@@ -165,8 +195,14 @@ async fn numbered<P: Platform>(
     server: Arc<Server>,
     kind: Kind,
     caller: Arc<Caller>,
+    able: Option<Arc<RawValue>>,
 ) -> (usize, Result<Arc<List>, Fault>) {
-    (index, mcp.list(&server, kind, &caller).await)
+    let list = match &able {
+        // Boxed: to know where things are is needed more often.
+        Some(able) => Box::pin(mcp.fitted(&server, kind, &caller, able)).await,
+        None => mcp.list(&server, kind, &caller).await,
+    };
+    (index, list)
 }
 
 /// One page of a merged list, being written.

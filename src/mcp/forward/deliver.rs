@@ -163,7 +163,8 @@ impl<P: Platform> Mcp<P> {
         }
         // It may have changed what it wants mirrored (2026-07-28 Streamable HTTP, "Client Behavior").
         if way.session.is_none() && call.method == "tools/call" && code == Some(-32020) && !tried.headers {
-            let _ = Box::pin(self.read_list(&server, catalog::Kind::Tools, &client.caller)).await;
+            let _ =
+                Box::pin(self.read_list(&server, catalog::Kind::Tools, &client.caller, catalog::ALL)).await;
             // A modern client has written the headers itself and now asks for the list.
             if client.era() == Era::Legacy {
                 return Ok(Refusal::OtherHeaders);
