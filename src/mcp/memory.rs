@@ -51,10 +51,10 @@ pub struct Memory {
     flights: Mutex<HashSet<String>>,
     failures: Mutex<HashMap<String, (Timestamp, Fault)>>,
     sealer: OnceLock<Sealer>,
-    /// Who listens.
-    pub seats: Arc<super::listen::Seats>,
     /// Callers of whom the log has said that they have clients without session ids.
     lenient: Mutex<HashSet<String>>,
+    /// Who listens.
+    pub seats: Arc<super::listen::Seats>,
 }
 
 /// Which merged list.
@@ -185,16 +185,16 @@ impl Memory {
         failures.insert(key.to_owned(), (now, fault.clone()));
     }
 
-    /// The sealer, once it has been made.
-    pub fn sealer(&self) -> Option<&Sealer> {
-        self.sealer.get()
-    }
     /// Whether it is the first time that `caller` has a client that names no session.
     pub fn first_lenient(&self, caller: &str) -> bool {
         let mut known = lock(&self.lenient);
         !known.contains(caller) && known.insert(caller.to_owned())
     }
 
+    /// The sealer, once it has been made.
+    pub fn sealer(&self) -> Option<&Sealer> {
+        self.sealer.get()
+    }
 
     /// Sets the sealer; the first one stays.
     pub fn set_sealer(&self, sealer: Sealer) -> &Sealer {
@@ -367,8 +367,8 @@ impl ServerMemory {
     pub fn list(&self, kind: ListKind, caller: &str, able: &str) -> Option<Arc<List>> {
         let key = |owner| ListKey { kind, owner, able: able.to_owned() };
         let state = lock(&self.state);
-        let public = state.lists.get(&(kind, String::new()));
-        public.or_else(|| state.lists.get(&(kind, scope(caller)))).cloned()
+        let public = state.lists.get(&key(String::new()));
+        public.or_else(|| state.lists.get(&key(scope(caller)))).cloned()
     }
 
     /// Keeps a list: for everybody if it is public, else for `caller` alone.
@@ -380,7 +380,7 @@ impl ServerMemory {
             state.lists.retain(|key, _| !of(key) || key.owner.is_empty());
             String::new()
         } else {
-            state.lists.remove(&(kind, String::new()));
+            state.lists.retain(|key, _| !of(key) || !key.owner.is_empty());
             scope(caller)
         };
         if state.lists.len() >= MERGED {
@@ -436,7 +436,7 @@ impl ServerMemory {
     /// When the first list passes its time; one that has passed it already is looked at again a little later.
     pub fn stale_at(&self, now: Timestamp) -> Option<Timestamp> {
         let state = lock(&self.state);
-        let lists = state.lists.values().filter(|list| !list.ttl.is_zero());
+        let lists = state.lists.values().filter(|list| !list.ttl.is_zero() && list.is_wanted());
         lists.map(|list| list.read_at.after(list.ttl).max(now.after(LOOK_AGAIN))).min()
     }
 
@@ -582,10 +582,10 @@ impl SessionMemory {
     }
 
     /// A call with this id begins.
-    pub fn begin(self: &Arc<Self>, id: &RawValue) -> Running {
+    pub fn begin(self: &Arc<Self>, id: &RawValue, now: Timestamp) -> Running {
         let cancelled = Arc::new(AtomicBool::new(false));
         lock(&self.running).insert(id.get().to_owned(), cancelled.clone());
-        Running { memory: self.clone(), id: id.get().to_owned(), cancelled }
+        Running { memory: self.clone(), id: id.get().to_owned(), cancelled, begun: now }
     }
 
     /// The client has given up every call.
@@ -617,9 +617,21 @@ pub struct Running {
     memory: Arc<SessionMemory>,
     id: String,
     cancelled: Arc<AtomicBool>,
+    begun: Timestamp,
 }
 
 impl Running {
+    /// When it began.
+    #[must_use]
+    pub fn begun(&self) -> Timestamp {
+        self.begun
+    }
+
+    /// The client has given it up, as another instance was told.
+    pub fn give_up(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
     /// Whether the client has given it up.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
@@ -654,6 +666,9 @@ pub struct Record {
     /// The session was ended.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,
+    /// What clients said of themselves that name no session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub introduced: Option<Introduced>,
     /// The log level that the client set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<String>,
@@ -664,6 +679,3 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     pub upstreams: HashMap<String, UpstreamSession>,
 }
-    /// What clients said of themselves that name no session.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub introduced: Option<Introduced>,

@@ -35,6 +35,7 @@ pub mod tail;
 pub mod tasks;
 pub mod unknown;
 pub mod upstream;
+pub mod watch;
 
 use std::sync::Arc;
 

@@ -32,3 +32,4 @@ mod sampling;
 mod sessions;
 mod streams;
 mod tasks;
+mod watch;
