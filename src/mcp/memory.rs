@@ -13,7 +13,7 @@ use super::catalog::{Kind as ListKind, List};
 use super::lenient::Introduced;
 use super::listen::Subscribed;
 use super::revision::{Era, Revision};
-use crate::config::plan::{Plan, Sampling, Server, SessionMode, Transport};
+use crate::config::plan::{Plan, Sampling, Server, SessionMode, Transport, Via};
 use crate::fault::Fault;
 use crate::platform::{Clock, Timestamp, Version};
 use crate::wire::sealed::Sealer;
@@ -327,8 +327,9 @@ impl ServerMemory {
     }
 
     fn fits(&self, server: &Server) -> bool {
-        let Identity { url, transport, headers, session, sampling, list_ttl } = &self.of;
+        let Identity { url, via, transport, headers, session, sampling, list_ttl } = &self.of;
         *url == server.url
+            && *via == server.via
             && *transport == server.transport
             && *session == server.session
             && *sampling == server.sampling
@@ -406,6 +407,11 @@ impl ServerMemory {
     pub fn fitting(&self, kind: ListKind, list: &List) -> Option<bool> {
         let known = lock(&self.state).fits.get(&kind).copied();
         known.filter(|(digest, _)| *digest == list.digest()).map(|(_, fits)| fits)
+    }
+
+    /// Whether that is known of the lists of `kind` as they are or were.
+    pub fn is_looked_at(&self, kind: ListKind) -> bool {
+        lock(&self.state).fits.contains_key(&kind)
     }
 
     /// Remembers that.
@@ -519,6 +525,7 @@ fn scope(caller: &str) -> String {
 #[derive(Debug)]
 struct Identity {
     url: url::Url,
+    via: Option<Via>,
     transport: Transport,
     headers: http::HeaderMap,
     session: Option<SessionMode>,
@@ -530,6 +537,7 @@ impl Identity {
     fn new(server: &Server) -> Self {
         Self {
             url: server.url.clone(),
+            via: server.via.clone(),
             transport: server.transport,
             headers: server.headers.clone(),
             session: server.session,

@@ -18,12 +18,14 @@ mod server;
 mod world;
 
 mod client;
+mod companion;
 mod eras;
 mod extensions;
 mod fitted;
 mod http_sse;
 mod http_sse_asks;
 mod lenient;
+mod links;
 mod listen;
 mod lists;
 mod resume;

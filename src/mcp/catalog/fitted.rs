@@ -107,12 +107,11 @@ impl<P: Platform> Mcp<P> {
         caller: &Arc<Caller>,
     ) -> Result<bool, Fault> {
         let memory = self.memory.server(server);
-        let known = memory.list(kind, &caller.name, ALL).and_then(|whole| memory.fitting(kind, &whole));
         let whole = self.list(server, kind, caller);
-        let (whole, least) = match known {
-            Some(_) => (whole.await?, None),
+        let (whole, least) = match memory.is_looked_at(kind) {
+            true => (whole.await?, None),
             // Nobody knows yet: both are asked for at once.
-            None => {
+            false => {
                 let both = join(whole, self.list_for(server, kind, caller, NOTHING)).await;
                 (both.0?, Some(both.1))
             }
