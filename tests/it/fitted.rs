@@ -35,7 +35,7 @@ fn fitting(fake: &Fake, host: &str, is_modern: bool, fits: bool) -> Asked {
         if message.get("id").is_some() {
             log.lock().unwrap().push(format!("{} {}", number.map_or(String::new(), |n| n.to_string()), message["method"].as_str().unwrap()));
         }
-        let mut script = |result: Value| Script::json(json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string());
+        let script = |result: Value| Script::json(json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string());
         Ok(match message["method"].as_str().unwrap() {
             "server/discover" => script(json!({"resultType": "complete", "supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, "ttlMs": 60000, "cacheScope": "public"})),
             "initialize" => {
