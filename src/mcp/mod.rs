@@ -14,6 +14,7 @@ pub mod front;
 pub mod headers;
 pub mod http_sse;
 pub mod lenient;
+pub mod links;
 pub mod listen;
 pub mod local;
 pub mod mailbox;

@@ -81,7 +81,8 @@ impl<P: Platform> Mcp<P> {
         caller: &Arc<Caller>,
         capabilities: &RawValue,
     ) -> Result<Arc<List>, Fault> {
-        let profile = self.profile(server).await?;
+        // What is left of the list of a server that cannot be asked is what there is.
+        let Ok(profile) = self.profile(server).await else { return self.list(server, kind, caller).await };
         let able = able(server, &profile, capabilities);
         let memory = self.memory.server(server);
         if able == ALL || able == everything(server) || !profile.has(kind.capability()) {

@@ -35,6 +35,7 @@ impl<P: Platform> Mcp<P> {
             let due = kept.filter_map(|(kind, able)| {
                 let list = memory.list(kind, &caller.name, &able)?;
                 let due = !list.is_fresh(now) && !list.ttl.is_zero() && list.is_wanted();
+                let due = due && !self.is_known_offline(server);
                 (due && !resting(&memory.health(), now)).then(|| (server.clone(), kind, able))
             });
             due.collect::<Vec<_>>()
