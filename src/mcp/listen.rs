@@ -188,7 +188,7 @@ impl<P: Platform> Mcp<P> {
             if let Some(server) = self.listed_at(caller, uri) {
                 found.push(subscribed(&server, uri, uri));
             } else if let Some((server, own)) = self.named_at(caller, uri) {
-                found.push(subscribed(&server, own, uri));
+                found.push(subscribed(&server, &own, uri));
             } else {
                 if only.is_none() {
                     only = Some(self.only_with_resources(caller).await);

@@ -24,7 +24,7 @@ use super::revision::{Era, Revision};
 use super::serve::{Answer, Inbound, Note, brief, text_of};
 use super::unknown::unknown_name;
 use super::upstream::IMPLEMENTATION;
-use super::{Mcp, SERVER_META, names, tasks};
+use super::{Mcp, SERVER_META, apps, names, tasks};
 use crate::config::glob::Glob;
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
@@ -378,6 +378,11 @@ impl<P: Platform> Mcp<P> {
                 return Ok(Route { server: server.clone(), name, renamed: call.read.name });
             }
         }
+        if kind == ListKind::Tools
+            && let Some((server, own)) = self.called_by_interface(client, &offered)
+        {
+            return Ok(Route { server, name: Some(own.into()), renamed: call.read.name });
+        }
         Err(unknown())
     }
 
@@ -407,6 +412,13 @@ impl<P: Platform> Mcp<P> {
         // What is known first; only a resource that nobody is known to have makes anybody wait, for all at once.
         let mut found = self.listed_at(caller, uri);
         if found.is_none() {
+            // What tools show need not be listed, and with its server in front it is never listed.
+            if apps::is_interface(uri) {
+                if let Some(named) = self.named_at(caller, uri) {
+                    return Some(named);
+                }
+                self.parts(ListKind::Tools, caller, None).await;
+            }
             for kind in [ListKind::Resources, ListKind::Templates] {
                 self.parts(kind, caller, None).await;
             }
@@ -415,13 +427,18 @@ impl<P: Platform> Mcp<P> {
         if let Some(server) = found {
             return Some((server, uri.to_owned()));
         }
-        self.named_at(caller, uri).map(|(server, own)| (server, own.to_owned()))
+        self.named_at(caller, uri)
     }
 
-    /// The server that is known to list the resource `uri`, or a template that it matches.
+    /// The server that is known to have tools that show the resource `uri`, to list it, or a template that it matches.
     pub(super) fn listed_at(&self, caller: &Caller, uri: &str) -> Option<Arc<Server>> {
         let mut servers = self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name));
-        let mut templates = servers.clone();
+        let (mut templates, mut showing) = (servers.clone(), servers.clone());
+        if apps::is_interface(uri)
+            && let Some(server) = showing.find(|server| self.is_known_to_show(server, caller, uri))
+        {
+            return Some(server.clone());
+        }
         let known = |kind| move |server: &&Arc<Server>| self.is_known_to_have(server, kind, caller, uri);
         servers
             .find(known(ListKind::Resources))
@@ -430,11 +447,11 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// The server that `uri` names in front, `{server}+{uri}`, and what it calls the resource.
-    pub(super) fn named_at<'u>(&self, caller: &Caller, uri: &'u str) -> Option<(Arc<Server>, &'u str)> {
+    pub(super) fn named_at(&self, caller: &Caller, uri: &str) -> Option<(Arc<Server>, String)> {
         let mut servers = self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name));
         servers.find_map(|server| {
-            let own = uri.strip_prefix(&server.name)?.strip_prefix('+')?;
-            server.resources.admits(own).then(|| (server.clone(), own))
+            let own = apps::own(&server.name, uri)?;
+            server.resources.admits(&own).then(|| (server.clone(), own))
         })
     }
 

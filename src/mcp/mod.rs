@@ -3,6 +3,7 @@
 //! [`Mcp`] answers one message at a time. It **never** keeps anything but what it has learned ([`memory`]): what
 //! must outlive an instance travels sealed with the client or lies in the store.
 
+pub mod apps;
 pub mod ask;
 pub mod catalog;
 pub mod client;

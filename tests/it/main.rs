@@ -17,6 +17,7 @@ mod peer;
 mod server;
 mod world;
 
+mod apps;
 mod client;
 mod companion;
 mod eras;

@@ -2,7 +2,7 @@
 //!
 //! One broken, slow or lying server never breaks the others: its part is stale or missing, and `/status` says why.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::mcp::client::Client;
 use crate::mcp::content::adapted;
 use crate::mcp::memory::{Merged, MergedKey};
 use crate::mcp::revision::{Era, Revision};
-use crate::mcp::{Mcp, SERVER_META};
+use crate::mcp::{Mcp, SERVER_META, apps};
 use crate::platform::{Clock as _, Platform};
 use crate::wire::jsonrpc::{Splice, quote};
 
@@ -222,17 +222,22 @@ struct MergedPage {
     count: usize,
     more: bool,
     seen: HashSet<String>,
+    /// The interfaces that tools name, and of which server they are.
+    shown: HashMap<String, String>,
     out: String,
 }
 
 impl MergedPage {
     fn new(kind: Kind, offset: usize, limit: usize) -> Self {
         let out = format!("\"{}\":[", kind.member());
-        Self { kind, offset, limit, count: 0, more: false, seen: HashSet::new(), out }
+        Self { kind, offset, limit, count: 0, more: false, seen: HashSet::new(), shown: HashMap::new(), out }
     }
 
     fn add(&mut self, server: &Server, item: &Item) {
         let again = !self.seen.insert(item.offered.clone());
+        for uri in &item.shows {
+            self.shown.entry(uri.clone()).or_insert_with(|| server.name.clone());
+        }
         let index = self.count;
         self.count += 1;
         if index < self.offset {
@@ -253,7 +258,15 @@ impl MergedPage {
                     self.out.pop();
                 }
             }
-            (false, _) => self.out.push_str(item.merged.get()),
+            (false, _) => {
+                let is_others = |uri: &str| self.shown.get(uri).is_some_and(|first| *first != server.name);
+                if item.shows.iter().any(|uri| is_others(uri)) {
+                    let renamed = apps::renamed(&item.merged, server, is_others);
+                    self.out.push_str(&renamed);
+                } else {
+                    self.out.push_str(item.merged.get());
+                }
+            }
         }
     }
 
@@ -277,13 +290,13 @@ impl MergedPage {
     }
 }
 
-/// A resource whose URI an earlier server offers too: `{server}+{uri}`.
+/// A resource whose URI an earlier server offers too: `{server}+{uri}`, or `ui://{server}+…`.
 fn qualified(server: &Server, item: &Item) -> String {
     let listed: Option<Listed<'_>> = serde_json::from_str(item.text.get()).ok();
     let raw = listed.and_then(|listed| listed.uri.or(listed.uri_template));
     let mut splice = Splice::new(item.text.get().as_bytes());
     if let Some(raw) = raw {
-        splice.replace(raw, quote(&format!("{}+{}", server.name, item.key)));
+        splice.replace(raw, quote(&apps::qualified(&server.name, &item.key)));
     }
     String::from_utf8_lossy(&splice.finish()).into_owned()
 }
