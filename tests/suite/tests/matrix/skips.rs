@@ -96,7 +96,6 @@ const SKIPS: &[(&[&str], From, To, &str)] = &[
 /// What the gateway does not do.
 const KNOWN: &[(&[&str], From, To, &str)] = &[
     (&["roots_that_change"], From::Legacy, T::AnySse, ONE_CALL),
-    (&["a_page_to_visit_first"], From::Any, T::AnySse, ONE_CALL),
     (
         &["a_resource_updated"],
         From::Modern,
