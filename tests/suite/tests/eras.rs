@@ -9,6 +9,8 @@
 )]
 
 use causeway_fixture::{Era as Speaks, Fixture, MODERN, Options, Probe};
+use causeway_suite::legacy::Legacy;
+use causeway_suite::party::{Able, Target};
 use causeway_suite::{Client, ERAS, Era, Gateway, hash, left_out_behind_stdio, serving, with};
 use serde_json::{Value, json};
 
@@ -390,6 +392,39 @@ async fn server_requests_pass_through_where_the_session_is_one_to_one() {
     assert_eq!(reply.status, 202);
     let (result, _) = events.next().await.unwrap();
     assert!(result["result"]["content"][0]["text"].as_str().unwrap().contains("\"yes\""), "{result}");
+}
+
+#[tokio::test]
+async fn clients_that_forget_their_session_are_served_where_that_is_allowed() {
+    let asking =
+        |era| if era == "legacy" { "test_elicitation" } else { "test_input_required_result_elicitation" };
+    for (era, options) in [("legacy", Options::legacy("one")), ("modern", Options::modern("one"))] {
+        let fixture = Fixture::start(options).await;
+        for lenient in [true, false] {
+            let config = with(serving(&[("one", &fixture)]), json!({"sessions": {"lenient": lenient}}));
+            let gateway = Gateway::start(config).await;
+            for (path, prefix) in [("/mcp/one", ""), ("/mcp", "one__")] {
+                let what = format!("{path} {era} {lenient}");
+                let able = Able::all("2025-11-25");
+                let target = Target::new(gateway.url(path));
+                let client = Legacy::connect_forgetful(&target, "2025-11-25", able).await;
+                if !lenient {
+                    let refused = client.err().unwrap_or_default();
+                    assert!(refused.contains("400"), "{what}: the first notification is refused: {refused}");
+                    continue;
+                }
+                let client = client.expect(&what);
+                let tools = client.call("tools/list", json!({})).await.unwrap();
+                let tools = causeway_suite::names(&tools.result().unwrap()["tools"]);
+                assert!(tools.contains(&format!("{prefix}echo")), "{what}");
+                let params =
+                    json!({"name": format!("{prefix}{}", asking(era)), "arguments": {"message": "well?"}});
+                let outcome = client.call("tools/call", params).await.expect(&what);
+                assert!(outcome.result().unwrap()["content"].is_array(), "{what}");
+                assert_eq!(outcome.asked().len(), 1, "{what}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
