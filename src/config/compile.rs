@@ -13,10 +13,10 @@ use super::fill::fill;
 use super::glob::{Filter, Glob};
 use super::keys::parse_hash;
 use super::plan::{
-    Caller, Key, Limits, Override, Plan, Sampling, Server, SessionMode, Skipped, Timeouts, Transport,
+    Caller, Key, Limits, Override, Plan, Sampling, Sandbox, Server, SessionMode, Skipped, Timeouts, Transport,
 };
 use super::problem::Problem;
-use super::read::{endpoint, is_ours, origin};
+use super::read::{NOT_WHOLE, endpoint, is_ours, origin, whole};
 use super::types::{self, Choice, Config, Kind, Session, Size, Span};
 use crate::platform::{Abilities, Secrets};
 
@@ -114,6 +114,37 @@ fn server(
         max_response: bytes(entry.max_response, plain.max_response),
         list_ttl: time(entry.list_ttl, plain.list_ttl),
         ..plain
+    })
+}
+
+/// What the program of an entry may do to the machine that it runs on.
+///
+/// # Errors
+/// What keeps that from being known, and what to do.
+pub fn sandbox(entry: &types::Sandbox, secrets: &impl Secrets) -> Result<Sandbox, String> {
+    let plain = Sandbox::default();
+    let paths = |key: &str, paths: &[String]| -> Result<Vec<String>, String> {
+        let filled = paths.iter().enumerate().map(|(i, path)| {
+            let said = |what: &str, fix: &str| format!("sandbox.{key}[{i}]: {what}: {fix}");
+            let path = fill(path, secrets).map_err(|(what, fix)| said(&what, &fix))?;
+            match whole(&path) {
+                true => Ok(path),
+                false => Err(said(NOT_WHOLE.0, NOT_WHOLE.1)),
+            }
+        });
+        filled.collect()
+    };
+    Ok(Sandbox {
+        mode: entry.mode,
+        read: paths("read", &entry.read)?,
+        write: paths("write", &entry.write)?,
+        network: entry.network.unwrap_or(plain.network),
+        memory: entry.memory.map_or(plain.memory, |size| size.0),
+        cpu: time(entry.cpu, plain.cpu),
+        processes: entry.processes.unwrap_or(plain.processes),
+        files: entry.files.unwrap_or(plain.files),
+        file_size: entry.file_size.map_or(plain.file_size, |size| size.0),
+        namespace: entry.namespace.unwrap_or(plain.namespace),
     })
 }
 

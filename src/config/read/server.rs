@@ -12,7 +12,7 @@ use super::super::types::{Kind, Named, Override, Sampling, Server, Session, Size
 use super::{DAY, HOUR, MINUTE, MOST_SERVERS, Reader, is_comment, join, segment};
 
 /// The keys of a server.
-const KNOWN: [&str; 21] = [
+const KNOWN: [&str; 22] = [
     "type",
     "url",
     "headers",
@@ -21,6 +21,7 @@ const KNOWN: [&str; 21] = [
     "env",
     "envFile",
     "cwd",
+    "sandbox",
     "via",
     "disabled",
     "enabled",
@@ -37,7 +38,7 @@ const KNOWN: [&str; 21] = [
 ];
 
 /// Keys of known clients that mean nothing to a gateway: approval, appearance, origin, the client's own sign-in.
-const FOREIGN: [&str; 40] = [
+const FOREIGN: [&str; 39] = [
     "alwaysAllow",
     "approvalMode",
     "auth",
@@ -67,7 +68,6 @@ const FOREIGN: [&str; 40] = [
     "provider",
     "providerUrl",
     "required",
-    "sandbox",
     "sandboxEnabled",
     "scopes",
     "source",
@@ -140,6 +140,7 @@ impl Reader {
                 "env" => server.env = self.named_texts(node, &path),
                 "envFile" => server.env_file = self.text(node, &path),
                 "cwd" => server.cwd = self.text(node, &path),
+                "sandbox" => server.sandbox = self.sandbox(node, &path),
                 "via" => server.via = self.via(node, &path),
                 "disabled" => server.disabled |= self.flag(node, &path).unwrap_or(false),
                 "enabled" | "isActive" => enabled = self.flag(node, &path),
