@@ -6,18 +6,8 @@ use super::super::types::{Sandbox, SandboxMode, Size};
 use super::{DAY, Reader, SECOND, join};
 
 /// The keys of a sandbox.
-const KNOWN: [&str; 10] = [
-    "mode",
-    "read",
-    "write",
-    "network",
-    "memory",
-    "cpu",
-    "processes",
-    "files",
-    "file_size",
-    "namespace",
-];
+const KNOWN: [&str; 10] =
+    ["mode", "read", "write", "network", "memory", "cpu", "processes", "files", "file_size", "namespace"];
 
 const MODES: [(&str, SandboxMode); 3] =
     [("on", SandboxMode::On), ("off", SandboxMode::Off), ("required", SandboxMode::Required)];

@@ -90,7 +90,9 @@ pub(super) fn program(command: &str, cwd: Option<&Path>, path: &OsStr) -> Option
         let other = here().map(|here| here.join(command)).filter(|_| command.is_relative());
         return [Some(whole), other].into_iter().flatten().find(|path| path.is_file());
     }
-    std::env::split_paths(path).map(|folder| folder.join(command)).find(|path| path.is_absolute() && runs(path))
+    std::env::split_paths(path)
+        .map(|folder| folder.join(command))
+        .find(|path| path.is_absolute() && runs(path))
 }
 
 fn runs(path: &Path) -> bool {
@@ -156,9 +158,68 @@ impl Private {
     }
 }
 
+/// Removes temporary folders whose keeper was killed, once and beside everything else.
+pub(super) fn sweep() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        // Without a thread they stay for another day.
+        _ = std::thread::Builder::new().name("sweep".to_owned()).spawn(|| {
+            let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
+            for path in entries.flatten().map(|entry| entry.path()).filter(|path| is_left(path)) {
+                _ = std::fs::remove_dir_all(path);
+            }
+        });
+    });
+}
+
+/// Whether `path` is a folder of ours, of a gateway that is gone. It is given a day, as a gateway in a container may use
+/// the same folder and not be seen from here.
+fn is_left(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let Some((pid, word)) = name.strip_prefix("causeway-").and_then(|own| own.split_once('-')) else {
+        return false;
+    };
+    let ours = word.len() == 16 && word.chars().all(|c| c.is_ascii_hexdigit());
+    let Some(pid) = pid.parse::<i32>().ok().filter(|_| ours) else { return false };
+    let Ok(about) = path.symlink_metadata() else { return false };
+    let day = std::time::Duration::from_secs(24 * 60 * 60);
+    let old = about.modified().is_ok_and(|time| time.elapsed().is_ok_and(|age| age > day));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let alive = rustix::process::Pid::from_raw(pid)
+            .is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok());
+        old && !alive && about.is_dir() && about.uid() == rustix::process::geteuid().as_raw()
+    }
+    #[cfg(not(unix))]
+    {
+        _ = (old, pid);
+        false
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn only_old_folders_of_gateways_that_are_gone_are_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |name: &str, days: u64, expect: bool| {
+            let path = folder.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            let time = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 86_400 + 60);
+            std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
+            assert_eq!(is_left(&path), expect, "{name}");
+        };
+        check("causeway-2147483647-0123456789abcdef", 1, true);
+        check("causeway-2147483646-0123456789abcdef", 0, false);
+        check(&format!("causeway-{}-0123456789abcdef", std::process::id()), 1, false);
+        check("causeway-2147483647-mine", 1, false);
+        check("causeway-mine-0123456789abcdef", 1, false);
+        check("mine", 1, false);
+    }
 
     #[test]
     fn a_mark_is_unique() {

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, LandlockStatus, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetError, RulesetStatus, Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, LandlockStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
+    RulesetStatus, Scope, path_beneath_rules,
 };
 
 use super::orders::Bounds;
@@ -22,7 +22,9 @@ pub(super) fn restrict(bounds: &Bounds) -> Result<(), String> {
 /// The version of Landlock here. Restricts this process.
 pub(super) fn probe() -> i32 {
     match rules(&["/".into()], &["/".into()], true) {
-        Ok((status, LandlockStatus::Available { effective_abi, .. })) if status != RulesetStatus::NotEnforced => {
+        Ok((status, LandlockStatus::Available { effective_abi, .. }))
+            if status != RulesetStatus::NotEnforced =>
+        {
             effective_abi as i32
         }
         _ => 0,

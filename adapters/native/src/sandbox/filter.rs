@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use libc::c_long;
 use seccompiler::SeccompCmpOp::{Eq, MaskedEq, Ne};
 use seccompiler::{
-    BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCondition, SeccompFilter, SeccompRule, apply_filter,
+    BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCondition, SeccompFilter, SeccompRule,
+    apply_filter,
 };
 
 /// Refused whatever its arguments.
@@ -97,16 +98,18 @@ pub(super) fn apply(network: bool) -> Result<(), String> {
 
 fn programs(network: bool) -> Result<Vec<BpfProgram>, Error> {
     let one = |conditions: &[(u8, seccompiler::SeccompCmpOp, u64)]| -> Result<SeccompRule, Error> {
-        let conditions = conditions.iter().map(|(arg, op, value)| {
-            SeccompCondition::new(*arg, SeccompCmpArgLen::Dword, op.clone(), *value)
-        });
+        let conditions = conditions
+            .iter()
+            .map(|(arg, op, value)| SeccompCondition::new(*arg, SeccompCmpArgLen::Dword, op.clone(), *value));
         Ok(SeccompRule::new(conditions.collect::<Result<_, _>>()?)?)
     };
     let mut refused: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for call in NEVER {
         refused.insert(*call, Vec::new());
     }
-    let made = |flags: &[u64]| flags.iter().map(|flag| one(&[(0, MaskedEq(*flag), *flag)])).collect::<Result<_, _>>();
+    let made = |flags: &[u64]| {
+        flags.iter().map(|flag| one(&[(0, MaskedEq(*flag), *flag)])).collect::<Result<_, _>>()
+    };
     refused.insert(libc::SYS_unshare, made(&NAMESPACES)?);
     let [of_clone @ .., _time] = &NAMESPACES;
     refused.insert(libc::SYS_clone, made(of_clone)?);
@@ -115,7 +118,8 @@ fn programs(network: bool) -> Result<Vec<BpfProgram>, Error> {
     let sockets = if network { vec![one(&FAMILIES.map(|family| (0, Ne, family)))?] } else { Vec::new() };
     refused.insert(libc::SYS_socket, sockets);
 
-    let absent = [libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+    let absent =
+        [libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
     let absent = absent.into_iter().map(|call| (call, Vec::new())).collect();
 
     let arch = std::env::consts::ARCH.try_into()?;

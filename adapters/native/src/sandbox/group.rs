@@ -48,7 +48,8 @@ pub(super) fn measure(pids: &[u32]) -> Use {
         let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         // The name may hold anything, parentheses as well.
         let Some((_, fields)) = stat.rsplit_once(')') else { continue };
-        let fields: Vec<u64> = fields.split_ascii_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+        let fields: Vec<u64> =
+            fields.split_ascii_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
         let field = |i: usize| fields.get(i).copied().unwrap_or(0);
         let ticks: u64 = (11..=14).map(field).sum();
         sum.cpu += Duration::from_millis(ticks.saturating_mul(1000) / tick);

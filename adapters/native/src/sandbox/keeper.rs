@@ -157,7 +157,10 @@ fn exit_status(status: WaitStatus) -> ExitStatus {
 
 /// What a server may use, and when to look again.
 struct Watch<'a> {
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there each process is limited by itself"))]
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "there each process is limited by itself")
+    )]
     bounds: &'a Bounds,
     wait: Duration,
     #[cfg(target_os = "linux")]
@@ -186,7 +189,9 @@ mod linux {
     use nix::sys::signalfd::{SfdFlags, SignalFd};
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::process::{DumpableBehavior, getgid, getuid};
-    use rustix::thread::{CapabilitySet, capabilities, configure_capability_in_ambient_set, set_capabilities};
+    use rustix::thread::{
+        CapabilitySet, capabilities, configure_capability_in_ambient_set, set_capabilities,
+    };
 
     use super::super::group;
     use super::super::orders::{self, Orders};
@@ -293,7 +298,8 @@ mod linux {
             let signal = rustix::process::Signal::KILL;
             if self.orders.namespaces == Namespaces::None {
                 // The whole of the server's own process group in one go, before anything of it can start more.
-                if let Some(server) = i32::try_from(self.server).ok().and_then(rustix::process::Pid::from_raw) {
+                if let Some(server) = i32::try_from(self.server).ok().and_then(rustix::process::Pid::from_raw)
+                {
                     _ = rustix::process::kill_process_group(server, signal);
                 }
                 group::signal(&self.all(usize::MAX), signal);
@@ -319,13 +325,17 @@ mod linux {
             let (bounds, fix) = (self.bounds, "raise the limit if it needs more");
             if pids.len() > most || used.tasks > bounds.processes.into() {
                 let most = bounds.processes;
-                return Some(format!("it has more than {most} processes and threads (`sandbox.processes`): {fix}"));
+                return Some(format!(
+                    "it has more than {most} processes and threads (`sandbox.processes`): {fix}"
+                ));
             }
             if used.memory > bounds.memory {
                 let memory = group::exact_memory(&pids).unwrap_or(used.memory);
                 if memory > bounds.memory {
                     let (has, most) = (memory >> 20, bounds.memory >> 20);
-                    return Some(format!("it has {has} MiB of memory, more than {most} MiB (`sandbox.memory`): {fix}"));
+                    return Some(format!(
+                        "it has {has} MiB of memory, more than {most} MiB (`sandbox.memory`): {fix}"
+                    ));
                 }
             }
             if cpu > Duration::from_secs(bounds.cpu) {

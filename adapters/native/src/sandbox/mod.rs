@@ -71,7 +71,10 @@ pub struct Spec {
 impl std::fmt::Debug for Spec {
     /// Arguments and variables may be secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Spec").field("name", &self.name).field("command", &self.command).finish_non_exhaustive()
+        f.debug_struct("Spec")
+            .field("name", &self.name)
+            .field("command", &self.command)
+            .finish_non_exhaustive()
     }
 }
 
@@ -255,6 +258,7 @@ fn orders(spec: &Spec, system: &System) -> Result<(Orders, Vec<(OsString, OsStri
     };
     base::set(&mut env, orders::MARK, mark.clone().into());
     if on {
+        base::sweep();
         let private = base::Private::new(spec, &mark, &env);
         private.describe(&mut env);
         let mut rules = rules::rules(spec, &orders.program, &env, Some(&private));

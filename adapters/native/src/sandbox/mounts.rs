@@ -24,7 +24,11 @@ pub(super) fn enter(hide: &[PathBuf], memory: u64, processes: u32) -> std::io::R
     }
     for path in hide {
         // What cannot be covered up is as it would be without a namespace.
-        _ = if path.is_dir() { empty(path, flags) } else { mount_bind("/dev/null", path).map_err(Into::into) };
+        _ = if path.is_dir() {
+            empty(path, flags)
+        } else {
+            mount_bind("/dev/null", path).map_err(Into::into)
+        };
     }
     Ok(())
 }

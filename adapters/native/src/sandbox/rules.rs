@@ -64,14 +64,25 @@ const TOOLS: &[&str] = &[
 
 /// Programs that run a program named by an argument.
 const RUNTIMES: &[&str] = &[
-    "node", "nodejs", "bun", "deno", "tsx", "ts-node", "python", "pypy", "uv", "ruby", "perl", "php", "java", "dotnet",
-    "sh", "bash", "zsh", "dash", "lua", "Rscript", "julia", "guile",
+    "node", "nodejs", "bun", "deno", "tsx", "ts-node", "python", "pypy", "uv", "ruby", "perl", "php", "java",
+    "dotnet", "sh", "bash", "zsh", "dash", "lua", "Rscript", "julia", "guile",
 ];
 
 /// What stands in the folder of a project.
 const PROJECT: &[&str] = &[
-    "package.json", "pyproject.toml", "setup.py", "requirements.txt", "deno.json", "deno.jsonc", "Cargo.toml", "go.mod",
-    "Gemfile", "composer.json", "node_modules", ".venv", "venv",
+    "package.json",
+    "pyproject.toml",
+    "setup.py",
+    "requirements.txt",
+    "deno.json",
+    "deno.jsonc",
+    "Cargo.toml",
+    "go.mod",
+    "Gemfile",
+    "composer.json",
+    "node_modules",
+    ".venv",
+    "venv",
 ];
 
 /// Sockets by which a program gets another to act for it, and that file rules do not cover.
@@ -101,7 +112,12 @@ pub(super) struct Rules {
     pub(super) notes: Vec<String>,
 }
 
-pub(super) fn rules(spec: &Spec, program: &Path, env: &[(OsString, OsString)], private: Option<&Private>) -> Rules {
+pub(super) fn rules(
+    spec: &Spec,
+    program: &Path,
+    env: &[(OsString, OsString)],
+    private: Option<&Private>,
+) -> Rules {
     let home = base::value(env, "HOME").map(PathBuf::from).filter(|home| home.is_absolute());
     let mut rules = Rules::default();
     rules.read.extend(SYSTEM.iter().map(PathBuf::from));
@@ -129,14 +145,18 @@ pub(super) fn rules(spec: &Spec, program: &Path, env: &[(OsString, OsString)], p
     if let Some(folder) = project_folder(spec, program) {
         place.read.push(folder.clone());
         // Where `uv` puts what the project needs.
-        rules.write.extend([folder.join(".venv"), folder.join("uv.lock")].into_iter().filter(|path| path.exists()));
+        rules
+            .write
+            .extend([folder.join(".venv"), folder.join("uv.lock")].into_iter().filter(|path| path.exists()));
     }
     rules.read.extend(spec.cwd.clone());
     for (key, listed) in [("read", &spec.sandbox.read), ("write", &spec.sandbox.write)] {
         for text in listed {
             let path = whole(text, home.as_deref());
             if !path.exists() {
-                rules.notes.push(format!("sandbox.{key}: {text} is not there and gives no right: make it first"));
+                rules
+                    .notes
+                    .push(format!("sandbox.{key}: {text} is not there and gives no right: make it first"));
             }
             if key == "read" { &mut rules.read } else { &mut rules.write }.push(path);
         }
@@ -147,10 +167,17 @@ pub(super) fn rules(spec: &Spec, program: &Path, env: &[(OsString, OsString)], p
     }
     let granted = |path: &Path| rules.read.iter().chain(&rules.write).any(|granted| beneath(path, granted));
     rules.hide = HIDDEN.iter().map(PathBuf::from).filter(|path| path.exists()).collect();
-    let listed: Vec<PathBuf> =
-        spec.sandbox.read.iter().chain(&spec.sandbox.write).map(|text| whole(text, home.as_deref())).collect();
+    let listed: Vec<PathBuf> = spec
+        .sandbox
+        .read
+        .iter()
+        .chain(&spec.sandbox.write)
+        .map(|text| whole(text, home.as_deref()))
+        .collect();
     rules.hide.retain(|path| !listed.iter().any(|listed| beneath(listed, path) || beneath(path, listed)));
-    for argument in spec.args.iter().filter(|argument| argument.starts_with('/') || argument.starts_with("~/")) {
+    for argument in
+        spec.args.iter().filter(|argument| argument.starts_with('/') || argument.starts_with("~/"))
+    {
         let path = whole(argument, home.as_deref());
         if path.exists() && !granted(&path) && !path.canonicalize().is_ok_and(|path| granted(&path)) {
             // The argument is a path that exists, and so no secret.
@@ -178,7 +205,10 @@ fn etc() -> Vec<PathBuf> {
         for entry in open_entries(Path::new("/etc")) {
             // These hold files that are root's alone beside others that everybody needs.
             match entry.file_name().and_then(OsStr::to_str) {
-                Some("ssl" | "ssh" | "NetworkManager" | "letsencrypt" | "mysql" | "postgresql" | "docker" | "kubernetes") => {
+                Some(
+                    "ssl" | "ssh" | "NetworkManager" | "letsencrypt" | "mysql" | "postgresql" | "docker"
+                    | "kubernetes",
+                ) => {
                     open.extend(open_entries(&entry));
                 }
                 _ => open.push(entry),
@@ -211,7 +241,8 @@ struct Places<'a> {
 impl Places<'_> {
     /// Whether a folder holds much besides a program: the home directory, what it is in, or the root.
     fn is_wide(&self, folder: &Path) -> bool {
-        let shared = ["/", "/home", "/root", "/srv", "/tmp", "/var", "/var/tmp", "/mnt", "/media", "/etc", "/run"];
+        let shared =
+            ["/", "/home", "/root", "/srv", "/tmp", "/var", "/var/tmp", "/mnt", "/media", "/etc", "/run"];
         let is_shared = shared.iter().any(|shared| folder == Path::new(shared));
         is_shared
             || self.home.is_some_and(|home| {
@@ -272,7 +303,9 @@ impl Places<'_> {
                 None => self.read.push(script.clone()),
             }
             // What a project shares with others around it.
-            self.read.extend(folders.iter().map(|folder| folder.join("node_modules")).filter(|path| path.is_dir()));
+            self.read.extend(
+                folders.iter().map(|folder| folder.join("node_modules")).filter(|path| path.is_dir()),
+            );
         }
     }
 }
@@ -304,7 +337,8 @@ fn interpreter(program: &Path, path: &OsStr) -> Option<PathBuf> {
 }
 
 fn is_runtime(program: &Path, command: &str) -> bool {
-    let names = [program.file_name().and_then(OsStr::to_str), Path::new(command).file_name().and_then(OsStr::to_str)];
+    let names =
+        [program.file_name().and_then(OsStr::to_str), Path::new(command).file_name().and_then(OsStr::to_str)];
     names.into_iter().flatten().any(|name| {
         let plain = name.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
         RUNTIMES.contains(&plain)
@@ -321,14 +355,21 @@ fn script<'a>(spec: &'a Spec, program: &Path) -> Option<(&'a str, PathBuf)> {
     spec.args.iter().filter(|argument| !argument.starts_with('-')).find_map(|argument| {
         let path = here.join(argument);
         let inside = folder.as_ref().map(|folder| folder.join(argument));
-        [Some(path), inside].into_iter().flatten().find(|path| path.is_file()).map(|path| (argument.as_str(), path))
+        [Some(path), inside]
+            .into_iter()
+            .flatten()
+            .find(|path| path.is_file())
+            .map(|path| (argument.as_str(), path))
     })
 }
 
 /// The project that a tool is told to run in.
 fn project_folder(spec: &Spec, program: &Path) -> Option<PathBuf> {
     let name = program.file_name().and_then(OsStr::to_str).unwrap_or_default();
-    if !matches!(name, "uv" | "uvx" | "npm" | "npx" | "pnpm" | "yarn" | "bun" | "poetry" | "pdm" | "make" | "go" | "dotnet") {
+    if !matches!(
+        name,
+        "uv" | "uvx" | "npm" | "npx" | "pnpm" | "yarn" | "bun" | "poetry" | "pdm" | "make" | "go" | "dotnet"
+    ) {
         return None;
     }
     let flags = ["--directory", "--project", "--prefix", "--cwd", "--dir", "-C"];

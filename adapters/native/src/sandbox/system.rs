@@ -39,7 +39,10 @@ impl System {
         static KNOWN: Mutex<Option<HashMap<PathBuf, &'static System>>> = Mutex::new(None);
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
         // There is one keeper, two in a test: that much is kept for good.
-        known.get_or_insert_default().entry(keeper.0.clone()).or_insert_with(|| Box::leak(Self::probe(keeper).into()))
+        known
+            .get_or_insert_default()
+            .entry(keeper.0.clone())
+            .or_insert_with(|| Box::leak(Self::probe(keeper).into()))
     }
 
     #[cfg(target_os = "linux")]
@@ -71,7 +74,9 @@ impl System {
             lacks.push("this kernel has no Landlock: files are not restricted".to_owned());
         }
         if !self.seccomp {
-            lacks.push("this kernel has no seccomp filters: network and system calls are not restricted".to_owned());
+            lacks.push(
+                "this kernel has no seccomp filters: network and system calls are not restricted".to_owned(),
+            );
         }
         lacks
     }
@@ -80,18 +85,28 @@ impl System {
     pub(super) fn lacks(&self, asked: &Sandbox) -> Vec<String> {
         let mut lacks = self.lacks_of_importance();
         if !cfg!(target_os = "linux") {
-            lacks.push("memory, CPU time and processes are limited for each process, not for all together".to_owned());
+            lacks.push(
+                "memory, CPU time and processes are limited for each process, not for all together"
+                    .to_owned(),
+            );
             return lacks;
         }
         if (1..6).contains(&self.landlock) {
             lacks.push(format!(
                 "Landlock {} (6 is needed): abstract sockets of others can be reached{}",
                 self.landlock,
-                if self.namespaces == Namespaces::None { ", and processes of the same user signalled" } else { "" }
+                if self.namespaces == Namespaces::None {
+                    ", and processes of the same user signalled"
+                } else {
+                    ""
+                }
             ));
         }
         if asked.namespace && self.namespaces == Namespaces::None {
-            lacks.push(format!("no PID namespace ({}): processes are seen, and found by a mark when they stay behind", self.why));
+            lacks.push(format!(
+                "no PID namespace ({}): processes are seen, and found by a mark when they stay behind",
+                self.why
+            ));
         }
         lacks
     }
