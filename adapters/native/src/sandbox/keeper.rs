@@ -40,8 +40,11 @@ pub(super) fn main() -> ExitCode {
 fn end_as(status: ExitStatus) -> ExitCode {
     if let Some(signal) = status.signal() {
         _ = SigSet::all().thread_unblock();
-        if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
-            _ = kill_process(rustix::process::getpid(), signal);
+        // Twice: the first time a signal for faults is taken for one, and only its handler goes.
+        for _ in 0..2 {
+            if let Some(signal) = rustix::process::Signal::from_named_raw(signal) {
+                _ = kill_process(rustix::process::getpid(), signal);
+            }
         }
         // A signal that does not end a process does not end this one either.
         return ExitCode::from(u8::try_from(128 + signal).unwrap_or(u8::MAX));
