@@ -2,7 +2,7 @@
 //!
 //! From the gateway's own environment a server is given
 //!
-//! - `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`, `LANG`, `LANGUAGE`, `LC_*`, `TZ`;
+//! - `PATH`, `HOME`, `USER`, `LOGNAME`, `SHELL`, `LANG`, `LANGUAGE`, `LC_*`, `TERM`, `TMPDIR`, `TZ`;
 //! - where certificates are (`SSL_CERT_FILE`, `SSL_CERT_DIR`, `NODE_EXTRA_CA_CERTS`, `REQUESTS_CA_BUNDLE`,
 //!   `CURL_CA_BUNDLE`, `GIT_SSL_CAINFO`);
 //! - proxies (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`, in either case), unless their value holds a password;
@@ -18,7 +18,20 @@ use super::Spec;
 
 type Environment = Vec<(OsString, OsString)>;
 
-const PLAIN: [&str; 7] = ["HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ"];
+const PLAIN: [&str; 11] = [
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "TERM",
+    "TMPDIR",
+    "TZ",
+    // What Windows cannot do without.
+    "SYSTEMROOT",
+    "APPDATA",
+];
 
 /// Those whose value is a path that must be readable.
 pub(super) const CERTIFICATES: [&str; 6] = [
@@ -68,12 +81,6 @@ pub(super) fn set(env: &mut Environment, name: &str, value: OsString) {
     match env.iter_mut().find(|(own, _)| own == name) {
         Some((_, old)) => *old = value,
         None => env.push((name.into(), value)),
-    }
-}
-
-fn set_new(env: &mut Environment, name: &str, value: &Path) {
-    if self::value(env, name).is_none() {
-        env.push((name.into(), value.into()));
     }
 }
 
@@ -139,21 +146,26 @@ impl Private {
         Self { temp, cache }
     }
 
-    /// Points programs to them.
-    pub(super) fn describe(&self, env: &mut Environment) {
-        for name in ["TMPDIR", "TMP", "TEMP"] {
-            set_new(env, name, &self.temp);
-        }
-        set_new(env, "XDG_CACHE_HOME", &self.cache);
-        set_new(env, "npm_config_cache", &self.cache.join("npm"));
-        // What is looked for in the cache and is large, or is made by hand.
+    /// Points programs to them, unless the entry says otherwise.
+    pub(super) fn describe(&self, spec: &Spec, env: &mut Environment) {
         let home = value(env, "HOME").map(PathBuf::from).unwrap_or_default();
+        let mut point = |name: &str, path: &Path| {
+            if !spec.env.iter().any(|(own, _)| own == name) {
+                set(env, name, path.into());
+            }
+        };
+        for name in ["TMPDIR", "TMP", "TEMP"] {
+            point(name, &self.temp);
+        }
+        point("XDG_CACHE_HOME", &self.cache);
+        point("npm_config_cache", &self.cache.join("npm"));
+        // What is looked for in the cache and is large, or is made by hand.
         let browsers = home.join(".cache/ms-playwright");
         if browsers.is_dir() {
-            set_new(env, "PLAYWRIGHT_BROWSERS_PATH", &browsers);
+            point("PLAYWRIGHT_BROWSERS_PATH", &browsers);
         }
         if !home.join(".local/share/uv/python").is_dir() {
-            set_new(env, "UV_PYTHON_INSTALL_DIR", &self.cache.join("python"));
+            point("UV_PYTHON_INSTALL_DIR", &self.cache.join("python"));
         }
     }
 }

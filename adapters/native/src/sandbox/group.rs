@@ -8,6 +8,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::orders::MARK;
 
+/// What a guard calls itself.
+const GUARD: &str = "causeway-guard";
+
 /// What some processes use together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Use {
@@ -38,6 +41,11 @@ pub(super) fn descendants(root: u32, most: usize) -> Vec<u32> {
         }
     }
     found
+}
+
+/// Whether this is one of our own guards.
+pub(super) fn is_guard(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == GUARD)
 }
 
 /// What these processes use.

@@ -78,6 +78,20 @@ impl std::fmt::Debug for Spec {
     }
 }
 
+impl Spec {
+    /// The environment that the program gets, but for what is private to one start.
+    #[must_use]
+    pub fn environment(&self) -> Vec<(OsString, OsString)> {
+        base::environment(self)
+    }
+
+    /// Where commands are looked up.
+    #[must_use]
+    pub fn path(&self) -> OsString {
+        base::value(&self.environment(), "PATH").unwrap_or_default()
+    }
+}
+
 /// The binary whose keeper is used.
 #[derive(Debug, Clone)]
 pub struct Keeper(PathBuf);
@@ -185,6 +199,22 @@ pub fn kill(keeper: u32) {
     signal(keeper, rustix::process::Signal::USR1);
 }
 
+/// The memory of the server of this keeper and all that it started, where the system tells.
+#[must_use]
+pub fn memory(keeper: u32) -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut all = group::descendants(keeper, usize::MAX);
+        all.retain(|pid| !group::is_guard(*pid));
+        (!all.is_empty()).then(|| group::measure(&all).memory)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        _ = keeper;
+        None
+    }
+}
+
 #[cfg(unix)]
 fn signal(pid: u32, signal: rustix::process::Signal) {
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
@@ -260,7 +290,7 @@ fn orders(spec: &Spec, system: &System) -> Result<(Orders, Vec<(OsString, OsStri
     if on {
         base::sweep();
         let private = base::Private::new(spec, &mark, &env);
-        private.describe(&mut env);
+        private.describe(spec, &mut env);
         let mut rules = rules::rules(spec, &orders.program, &env, Some(&private));
         if orders.namespaces != system::Namespaces::None {
             // One of its own: otherwise what others share stays theirs.
