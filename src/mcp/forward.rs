@@ -32,7 +32,7 @@ use super::upstream::{
 use super::{Mcp, catalog, forgets, headers, park};
 use crate::config::plan::{Sampling, Server, SessionMode, Transport};
 use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, Platform};
+use crate::platform::{Mailboxes as _, Clock as _, Platform};
 use crate::relay::{Reader, too_large};
 use crate::wire::jsonrpc::{Message, Splice, quote, string};
 use crate::wire::sse::{Decoder, Event};
@@ -560,7 +560,9 @@ impl<P: Platform> Mcp<P> {
             return Ok(None);
         }
         let hash = sha2::Sha256::digest(format!("{}\0{}\0{capabilities}", client.caller.name, server.name));
-        let key = format!("park/{}", super::hex(hash.get(..16).unwrap_or_default()));
+        let place = self.platform.mailboxes().place();
+        let place = if place.is_empty() { String::new() } else { format!("/{place}") };
+        let key = format!("park/{}{place}", super::hex(hash.get(..16).unwrap_or_default()));
         let letter = park::Call {
             key: key.clone(),
             caller: client.caller.name.clone(),

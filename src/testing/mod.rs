@@ -4,7 +4,7 @@
 //! clock to the next moment that somebody waits for.
 
 use std::collections::{HashMap, VecDeque};
-use std::future::{Ready, ready};
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +22,7 @@ use crate::platform::{
     Abilities, Clock, Entropy, Held, HttpClient, KeyValue, Log, Mailboxes, Platform, SeamError, Secrets,
     StateStore, Swap, Timestamp, Version,
 };
+use crate::polled::Polled;
 
 /// One step of an upstream's answer.
 #[derive(Debug, Clone)]
@@ -102,7 +103,18 @@ struct World {
     dropped: u64,
     mailboxes: HashMap<String, Arc<Mailbox<Fake>>>,
     owner: Option<Arc<Instance>>,
-    working: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    working: Vec<Work>,
+    instances: u64,
+}
+
+/// Work of an instance, by its number; 0 is the host itself.
+type Work = (u64, Pin<Box<dyn Future<Output = ()> + Send>>);
+
+/// An instance of a host where nothing outlives a request.
+struct Here {
+    number: u64,
+    polled: Arc<Polled<Fake>>,
+    instance: Arc<Instance>,
 }
 
 /// The fake platform. Clones share one world.
@@ -110,6 +122,7 @@ struct World {
 pub struct Fake {
     world: Arc<Mutex<World>>,
     abilities: Abilities,
+    here: Option<Arc<Here>>,
 }
 
 impl std::fmt::Debug for Fake {
@@ -129,7 +142,7 @@ impl Default for Fake {
             config_file: false,
             mailboxes: true,
         };
-        Self { world: Arc::new(Mutex::new(world)), abilities }
+        Self { world: Arc::new(Mutex::new(world)), abilities, here: None }
     }
 }
 
@@ -171,6 +184,37 @@ impl Fake {
         self.world().secrets.insert(name.to_owned(), value.to_owned());
     }
 
+    /// A further instance, which works with what `instance` knows, of a host where nothing outlives a request: it shares
+    /// the store with the others, and nothing else.
+    #[must_use]
+    pub fn further(&self, instance: &Arc<Instance>) -> Self {
+        let number = {
+            let mut world = self.world();
+            world.instances += 1;
+            world.instances
+        };
+        let here = Here { number, polled: Arc::default(), instance: instance.clone() };
+        Self { here: Some(Arc::new(here)), ..self.clone() }
+    }
+
+    /// How many mailboxes this instance owns.
+    pub fn owns(&self) -> usize {
+        self.here.as_ref().map_or(0, |here| here.polled.owns())
+    }
+
+    /// Ends this instance, in the middle of whatever it does.
+    pub fn die(&self) {
+        let number = self.here.as_ref().map_or(0, |here| here.number);
+        let ended: Vec<Work> = {
+            let mut world = self.world();
+            let working = std::mem::take(&mut world.working);
+            let (ended, others) = working.into_iter().partition(|(of, _)| *of == number);
+            world.working = others;
+            ended
+        };
+        drop(ended);
+    }
+
     /// Mailboxes work with what `instance` knows from now on. Those that there were are gone: the host was restarted.
     pub fn restart(&self, instance: &Arc<Instance>) {
         let (mailboxes, working) = {
@@ -191,7 +235,7 @@ impl Fake {
     /// Lets the work of mailboxes go on as far as it can.
     fn work(&self, waker: &Waker) {
         let mut working = std::mem::take(&mut self.world().working);
-        working.retain_mut(|work| work.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+        working.retain_mut(|(_, work)| work.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
         let mut world = self.world();
         // What they have set going meanwhile comes behind them.
         working.append(&mut world.working);
@@ -338,21 +382,37 @@ impl Stream for FakeBody {
 impl Mailboxes for Fake {
     type Body = FakeBody;
 
+    fn place(&self) -> String {
+        self.here.as_ref().map(|here| here.polled.place(self).to_owned()).unwrap_or_default()
+    }
+
     #[expect(refining_impl_trait, reason = "the type must be known without looking into what the owner does")]
-    fn post(&self, key: &str, letter: Bytes) -> Ready<Result<FakeBody, SeamError>> {
+    fn post(&self, key: &str, letter: Bytes) -> Posting {
+        self.world().trace.push(format!("mailbox.post {}", kind_of(key)));
+        if let Some(here) = self.here.clone() {
+            let (fake, key) = (self.clone(), key.to_owned());
+            return Box::pin(async move {
+                let gateway = Gateway::new(fake.clone(), here.instance.clone());
+                let (said, work) = here.polled.clone().post(gateway, &key, letter).await?;
+                fake.world().working.push((here.number, Box::pin(work)));
+                Ok(FakeBody::Said(said))
+            });
+        }
         let (mailbox, owner) = {
             let mut world = self.world();
-            world.trace.push(format!("mailbox.post {}", kind_of(key)));
             (world.mailboxes.entry(key.to_owned()).or_default().clone(), world.owner.clone())
         };
         let Some(owner) = owner else {
-            return ready(Err(SeamError::Denied("no instance to work with".to_owned())));
+            return Box::pin(ready(Err(SeamError::Denied("no instance to work with".to_owned()))));
         };
         let (said, work) = Gateway::new(self.clone(), owner).deliver(mailbox, &letter);
-        self.world().working.push(Box::pin(work));
-        ready(Ok(FakeBody::Said(said)))
+        self.world().working.push((0, Box::pin(work)));
+        Box::pin(ready(Ok(FakeBody::Said(said))))
     }
 }
+
+/// A letter on its way.
+type Posting = Pin<Box<dyn Future<Output = Result<FakeBody, SeamError>> + Send>>;
 
 /// A scripted body.
 pub struct ScriptBody {
