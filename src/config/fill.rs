@@ -199,7 +199,10 @@ mod tests {
 
     #[test]
     fn the_variables_of_a_text_are_found() {
-        assert_eq!(names("${TOKEN} ${env:B:-x} ${A} ${TOKEN} ${input:c} ${1} $${D} ${E"), ["A", "B", "D", "TOKEN"]);
+        assert_eq!(
+            names("${TOKEN} ${env:B:-x} ${A} ${TOKEN} ${input:c} ${1} $${D} ${E"),
+            ["A", "B", "D", "TOKEN"]
+        );
         assert_eq!(names("plain"), [""; 0]);
     }
 

@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub mod catalog;
+pub mod client;
 pub mod content;
 pub mod extensions;
 pub mod feed;
@@ -19,9 +20,11 @@ pub mod memory;
 pub mod meta;
 pub mod names;
 pub mod news;
+mod once;
 pub mod park;
 pub mod resume;
 pub mod revision;
+pub mod rewrite;
 pub mod rounds;
 pub mod serve;
 pub mod session;
@@ -29,6 +32,7 @@ pub mod standing;
 pub mod stream;
 pub mod tail;
 pub mod tasks;
+pub mod unknown;
 pub mod upstream;
 
 use std::sync::Arc;

@@ -3,6 +3,9 @@
 //! Source: 2026-07-28 and 2025-11-25, Streamable HTTP. Redirects are followed within the same origin only; no
 //! answer is read past its limit; every wait has an end.
 
+mod handshake;
+mod profile;
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +17,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::memory::{Profile, ServerMemory, UpstreamSession};
+pub use self::handshake::{GATEWAY, READY, agreed, everything, introduction, not_initialized};
+use super::memory::UpstreamSession;
 use super::resume::Resume;
 use super::revision::{Era, Revision};
-use super::{Mcp, extensions, headers, meta};
-use crate::config::plan::{Server, Transport};
+use super::{Mcp, headers, meta};
+use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, ConnectTimeout, HttpClient as _, Platform, Timestamp, UpstreamBody};
 use crate::relay::{Reader, redirect, seam, too_large};
-use crate::wire::jsonrpc::{Message, string};
+use crate::wire::jsonrpc::Message;
 use crate::wire::sse::Decoder;
 
 /// Redirects followed within one origin.
@@ -273,217 +277,6 @@ impl<P: Platform> Mcp<P> {
             let _ = Box::pin(self.exchange(server, outgoing)).await;
         }
     }
-
-    /// What the server is: remembered, or asked once.
-    ///
-    /// # Errors
-    /// When the server cannot be reached or is no MCP server.
-    pub async fn profile(&self, server: &Arc<Server>) -> Result<Arc<Profile>, Fault> {
-        let memory = self.memory.server(server);
-        if let Some(known) = memory.profile() {
-            return Ok(known);
-        }
-        let key = format!("profile {}", server.name);
-        // Boxed: a server is asked once, and every call would have to make room for it.
-        self.once(&key, || memory.profile(), || Box::pin(self.probe(server, &memory))).await
-    }
-
-    /// Asks the server what it is: `server/discover` first, `initialize` if that is no modern answer, and if it
-    /// takes neither, for the stream of HTTP+SSE (2026-07-28 Streamable HTTP, "Backward Compatibility").
-    async fn probe(&self, server: &Arc<Server>, memory: &ServerMemory) -> Result<Arc<Profile>, Fault> {
-        let kept = |(session, result): (UpstreamSession, Box<RawValue>)| {
-            let profile = initialized(&result, &session);
-            if session.endpoint.is_none() {
-                memory.pool(GATEWAY, session);
-            }
-            memory.set_profile(profile)
-        };
-        if server.transport == Transport::HttpSse {
-            let (_, session, result) =
-                self.open_old(server, &everything(server), IMPLEMENTATION, Revision::LEGACY).await?;
-            return Ok(kept((session, result)));
-        }
-        let mut asked = self.ask(server, "server/discover", "{}", None).await;
-        if supported(&asked).is_some_and(|all| all.contains(&Some(Revision::MODERN))) {
-            // It refused a version that it lists (2026-07-28 versioning, "Protocol Version Negotiation").
-            asked = self.ask(server, "server/discover", "{}", None).await;
-        }
-        let versions = supported(&asked);
-        let modern = match asked {
-            Ok(result) => Some(result),
-            Err(Asked::Fault(fault)) => return Err(fault),
-            Err(Asked::NotMcp(status, fault)) if is_final(status) => return Err(fault),
-            Err(asked) => match versions {
-                // A modern server without a legacy revision has no use for `initialize`.
-                Some(all) if all.contains(&Some(Revision::MODERN)) && !has_legacy(&all) => {
-                    return Err(asked.fault(&server.name, "server/discover"));
-                }
-                Some(all) if all.iter().all(Option::is_none) => {
-                    let message = format!(
-                        "server {:?}: speaks none of the protocol revisions that the gateway speaks",
-                        server.name
-                    );
-                    return Err(Fault::new(Kind::UpstreamInvalid, message));
-                }
-                _ => None,
-            },
-        };
-        if let Some(result) = modern
-            && let Some(profile) = discovered(&result)
-        {
-            return Ok(memory.set_profile(profile));
-        }
-        let (fault, refusal) =
-            match self.try_handshake(server, &everything(server), IMPLEMENTATION, Revision::LEGACY).await {
-                Ok((session, result)) => {
-                    self.confirm(server, &session).await;
-                    return Ok(kept((session, result)));
-                }
-                Err(refused) => refused,
-            };
-        if refusal.is_some_and(|(status, code)| may_be_old(status, code))
-            && let Some((_, session, result)) = self.detect_old(server).await?
-        {
-            return Ok(kept((session, result)));
-        }
-        Err(fault)
-    }
-
-    /// Opens a session with a legacy server. Gives the session and the whole `initialize` result.
-    ///
-    /// # Errors
-    /// When the server does not take it.
-    pub async fn initialize(
-        &self,
-        server: &Arc<Server>,
-        capabilities: &str,
-        client_info: &str,
-        revision: Revision,
-    ) -> Result<(UpstreamSession, Box<RawValue>), Fault> {
-        let (session, result) = self.handshake(server, capabilities, client_info, revision).await?;
-        self.confirm(server, &session).await;
-        Ok((session, result))
-    }
-
-    /// The second half of opening a session.
-    pub(super) async fn confirm(&self, server: &Arc<Server>, session: &UpstreamSession) {
-        self.tell(server, Bytes::from_static(READY), session).await;
-    }
-
-    /// The first half of opening a session: the server has one from here on, and is to be told that the gateway is
-    /// ready ([`Self::confirm`]).
-    ///
-    /// # Errors
-    /// When the server does not take it.
-    pub(super) async fn handshake(
-        &self,
-        server: &Arc<Server>,
-        capabilities: &str,
-        client_info: &str,
-        revision: Revision,
-    ) -> Result<(UpstreamSession, Box<RawValue>), Fault> {
-        self.try_handshake(server, capabilities, client_info, revision).await.map_err(|(fault, _)| fault)
-    }
-
-    /// The same; a server that refuses by an HTTP error gives its status, and the code of its JSON-RPC error.
-    async fn try_handshake(
-        &self,
-        server: &Arc<Server>,
-        capabilities: &str,
-        client_info: &str,
-        revision: Revision,
-    ) -> Result<(UpstreamSession, Box<RawValue>), (Fault, Option<(StatusCode, Option<i64>)>)> {
-        let plain = |fault| (fault, None);
-        let id = format!("causeway-{}", self.memory.server(server).next_id());
-        let params = introduction(capabilities, client_info, revision);
-        // No version header: the version is not agreed yet (2025-11-25 transports, "Protocol Version Header").
-        let body = meta::request(&id, "initialize", &params);
-        let outgoing = Outgoing { http: Method::POST, to: None, body, headers: HeaderMap::new() };
-        let mut answered = self.exchange(server, outgoing).await.map_err(plain)?;
-        if !answered.status.is_success() {
-            let status = answered.status;
-            let body = answered.reader.all(ERROR_BODY).await.unwrap_or_default();
-            let code = error_of(&body).map(|(code, _)| code);
-            let fault = code.map_or_else(|| refused(server, status), |code| not_initialized(server, code));
-            return Err((fault, Some((status, code))));
-        }
-        let issued = session_id(&answered.headers);
-        let body = self.single(answered, &format!("\"{id}\""), None).await.map_err(plain)?;
-        let Ok(Message::Response { outcome: Ok(result), .. }) = Message::decode(&body) else {
-            let code = error_of(&body).map_or(-32603, |(code, _)| code);
-            return Err(plain(not_initialized(server, code)));
-        };
-        let revision = agreed(server, result).map_err(plain)?;
-        Ok((UpstreamSession { id: issued, revision, endpoint: None }, result.to_owned()))
-    }
-
-    /// Does `make` once, however many ask at the same time: the first works, the others look again until
-    /// `look` finds what was made or the work has failed. Nobody waits on another request's input or output,
-    /// which Workers forbid.
-    ///
-    /// # Errors
-    /// What `make` says.
-    pub async fn once<T, M>(
-        &self,
-        key: &str,
-        look: impl Fn() -> Option<T>,
-        make: impl FnOnce() -> M,
-    ) -> Result<T, Fault>
-    where
-        M: Future<Output = Result<T, Fault>>,
-    {
-        if let Some(found) = look() {
-            return Ok(found);
-        }
-        let began = self.platform.clock().now();
-        let mut pause = Duration::from_millis(1);
-        loop {
-            if let Some(_claim) = self.memory.claim(key) {
-                if let Some(found) = look() {
-                    return Ok(found);
-                }
-                if let Some(fault) =
-                    self.memory.failure(key, began).filter(|_| pause > Duration::from_millis(1))
-                {
-                    return Err(fault);
-                }
-                let made = make().await;
-                if let Err(fault) = &made {
-                    self.memory.set_failure(key, self.platform.clock().now(), fault);
-                }
-                return made;
-            }
-            self.platform.clock().sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(20));
-        }
-    }
-}
-
-/// What opens the exchange of messages once a session is agreed.
-pub(super) const READY: &[u8] = b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}";
-
-/// The parameters of `initialize`.
-pub(super) fn introduction(capabilities: &str, client_info: &str, revision: Revision) -> String {
-    format!(
-        "{{\"protocolVersion\":\"{}\",\"capabilities\":{capabilities},\"clientInfo\":{client_info}}}",
-        revision.as_str()
-    )
-}
-
-/// The revision that an `initialize` result agrees on.
-pub(super) fn agreed(server: &Server, result: &RawValue) -> Result<Revision, Fault> {
-    let chosen = field(result, "protocolVersion").as_deref().and_then(string).as_deref().map(Revision::parse);
-    chosen.flatten().filter(|revision| revision.era() == Era::Legacy).ok_or_else(|| {
-        let message = format!("server {:?}: chose a protocol revision that nobody offered", server.name);
-        Fault::new(Kind::UpstreamInvalid, message)
-    })
-}
-
-/// Whether a server that refused `initialize` like this may be one of HTTP+SSE: one that has newer transports says
-/// what is wrong with the message (2026-07-28 Streamable HTTP, "HTTP+SSE Transport").
-fn may_be_old(status: StatusCode, code: Option<i64>) -> bool {
-    matches!(status.as_u16(), 400 | 404 | 405)
-        && !code.is_some_and(|code| matches!(code, -32022..=-32020 | -32601))
 }
 
 /// `outgoing` as it goes to `url`.
@@ -516,19 +309,6 @@ pub(super) fn http_request(
     Ok(request)
 }
 
-/// What the gateway says that it can do where it only wants to know what a server offers: some offer a tool only to
-/// clients that can be asked what the tool asks.
-const EVERYTHING: &str = r#"{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{}}"#;
-
-/// What the gateway says to `server` that it can do, for the same end: what clients could at most.
-pub fn everything(server: &Server) -> String {
-    let all = RawValue::from_string(EVERYTHING.to_owned()).unwrap_or_default();
-    extensions::told(server, &all).get().to_owned()
-}
-
-/// The holder of the gateway's own sessions.
-pub const GATEWAY: &str = "";
-
 /// Why a request of our own has no result.
 #[derive(Debug)]
 pub enum Asked {
@@ -560,27 +340,6 @@ impl Asked {
     }
 }
 
-/// An HTTP error that has nothing to do with the era: trying `initialize` would only meet it again.
-fn is_final(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 401 | 403 | 407 | 429) || status.is_server_error()
-}
-
-/// What an `UnsupportedProtocolVersionError` says that the server speaks; `None` in the list is a revision that the
-/// gateway does not know.
-fn supported(asked: &Result<Box<RawValue>, Asked>) -> Option<Vec<Option<Revision>>> {
-    #[derive(Deserialize)]
-    struct Data {
-        supported: Vec<String>,
-    }
-    let Err(Asked::Refused { code: -32022, data: Some(data), .. }) = asked else { return None };
-    let data: Data = serde_json::from_str(data.get()).ok()?;
-    Some(data.supported.iter().map(|version| Revision::parse(version)).collect())
-}
-
-fn has_legacy(versions: &[Option<Revision>]) -> bool {
-    versions.iter().flatten().any(|revision| revision.era() == Era::Legacy)
-}
-
 /// `params` of a request of our own to a modern server, by a client with these capabilities.
 pub(super) fn with_meta(params: &str, capabilities: &str) -> String {
     let members = format!(
@@ -595,79 +354,11 @@ pub(super) fn with_meta(params: &str, capabilities: &str) -> String {
     format!("{{{members}{comma}{rest}")
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Described<'a> {
-    #[serde(default)]
-    supported_versions: Vec<String>,
-    #[serde(borrow, default)]
-    capabilities: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    server_info: Option<&'a RawValue>,
-    #[serde(default)]
-    instructions: Option<String>,
-    #[serde(borrow, default, rename = "_meta")]
-    meta: Option<&'a RawValue>,
-}
-
-fn empty_object() -> Box<RawValue> {
-    // `{}` is JSON.
-    RawValue::from_string("{}".to_owned()).unwrap_or_default()
-}
-
-/// Reads a `server/discover` result; `None` if it is none.
-fn discovered(result: &RawValue) -> Option<Profile> {
-    let described: Described<'_> = serde_json::from_str(result.get()).ok()?;
-    let versions: Vec<Revision> =
-        described.supported_versions.iter().filter_map(|version| Revision::parse(version)).collect();
-    let newest = |era| versions.iter().copied().filter(|revision| revision.era() == era).max();
-    newest(Era::Modern)?;
-    let capabilities = described.capabilities.map_or_else(empty_object, RawValue::to_owned);
-    Some(Profile {
-        modern: newest(Era::Modern),
-        legacy: newest(Era::Legacy),
-        sessions: newest(Era::Legacy).is_some(),
-        http_sse: false,
-        extensions: extensions::names(&capabilities),
-        tasks: field(&capabilities, "tasks").is_some(),
-        capabilities,
-        info: described.meta.and_then(|meta| field(meta, "io.modelcontextprotocol/serverInfo")),
-        instructions: described.instructions,
-        result: result.to_owned(),
-    })
-}
-
-/// Reads an `initialize` result.
-fn initialized(result: &RawValue, session: &UpstreamSession) -> Profile {
-    let described = serde_json::from_str::<Described<'_>>(result.get()).ok();
-    let of = |pick: fn(&Described<'_>) -> Option<Box<RawValue>>| described.as_ref().and_then(pick);
-    let capabilities = of(|d| d.capabilities.map(RawValue::to_owned)).unwrap_or_else(empty_object);
-    Profile {
-        modern: None,
-        legacy: Some(session.revision),
-        sessions: session.id.is_some(),
-        http_sse: session.endpoint.is_some(),
-        extensions: extensions::names(&capabilities),
-        tasks: field(&capabilities, "tasks").is_some(),
-        capabilities,
-        info: of(|d| d.server_info.map(RawValue::to_owned)),
-        instructions: described.as_ref().and_then(|d| d.instructions.clone()),
-        result: result.to_owned(),
-    }
-}
-
 /// The member `name` of an object.
 pub fn field(object: &RawValue, name: &str) -> Option<Box<RawValue>> {
     let mut members: std::collections::HashMap<String, Box<RawValue>> =
         serde_json::from_str(object.get()).ok()?;
     members.remove(name)
-}
-
-/// The session id that an `initialize` answer carries: visible ASCII of sane length.
-fn session_id(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(headers::SESSION)?.to_str().ok()?;
-    (value.len() <= 1024 && !value.is_empty() && value.bytes().all(|b| (0x21..=0x7E).contains(&b)))
-        .then(|| value.to_owned())
 }
 
 /// The code and data of a JSON-RPC error.
@@ -709,11 +400,6 @@ pub fn refused(server: &Server, status: StatusCode) -> Fault {
         _ => "",
     };
     let message = format!("server {:?}: answered HTTP {}{hint}", server.name, status.as_u16());
-    Fault::new(Kind::UpstreamRefused, message)
-}
-
-pub(super) fn not_initialized(server: &Server, code: i64) -> Fault {
-    let message = format!("server {:?}: refused initialize with error {code}", server.name);
     Fault::new(Kind::UpstreamRefused, message)
 }
 

@@ -123,7 +123,8 @@ impl<P: Platform> Polled<P> {
             }
             let now = platform.clock().now();
             let held = platform.store().load(&record).await.ok().flatten();
-            if let Some((version, mut saying)) = held.and_then(|held| Some((held.version, Saying::read(&held.value)?)))
+            if let Some((version, mut saying)) =
+                held.and_then(|held| Some((held.version, Saying::read(&held.value)?)))
             {
                 if saying.moved {
                     let _ = platform.store().swap(&record, Some(version), Bytes::new(), Duration::ZERO).await;

@@ -42,7 +42,9 @@ use crate::gateway::Gateway;
 use crate::mcp::mailbox::{self, Mailbox, Said};
 use crate::mcp::memory::lock;
 use crate::mcp::tail::{Log, Tail};
-use crate::platform::{Clock as _, Entropy as _, Platform, SeamError, StateStore as _, Swap, Timestamp, Version};
+use crate::platform::{
+    Clock as _, Entropy as _, Platform, SeamError, StateStore as _, Swap, Timestamp, Version,
+};
 use follow::Following;
 use record::{Inbox, Letter, Owner};
 use tell::Telling;
@@ -151,8 +153,7 @@ enum Way<P: Platform> {
 
 impl<P: Platform> Default for Polled<P> {
     fn default() -> Self {
-        let state =
-            State { seat: None, owned: HashMap::new(), taken: VecDeque::new(), told: HashMap::new() };
+        let state = State { seat: None, owned: HashMap::new(), taken: VecDeque::new(), told: HashMap::new() };
         Self { state: Mutex::new(state), place: std::sync::OnceLock::new(), turns: Arc::default() }
     }
 }
@@ -344,9 +345,7 @@ impl<P: Platform> Polled<P> {
         while own || !taken.is_empty() {
             let (first_done, letters) = {
                 let mut pieces = pin!(async {
-                    let first = async {
-                        if own { first.as_mut().await } else { pending().await }
-                    };
+                    let first = async { if own { first.as_mut().await } else { pending().await } };
                     let others = async {
                         if taken.next().await.is_none() {
                             pending::<()>().await;
@@ -365,12 +364,10 @@ impl<P: Platform> Polled<P> {
                     match due {
                         Err(first_done) => (first_done, Vec::new()),
                         // Not to be dropped half-way: letters that have left the inbox would be lost.
-                        Ok(()) => {
-                            match select(pin!(self.look(&platform, turn.as_mut())), pieces).await {
-                                Either::Left((letters, _)) => (false, letters),
-                                Either::Right((first_done, look)) => (first_done, look.await),
-                            }
-                        }
+                        Ok(()) => match select(pin!(self.look(&platform, turn.as_mut())), pieces).await {
+                            Either::Left((letters, _)) => (false, letters),
+                            Either::Right((first_done, look)) => (first_done, look.await),
+                        },
                     }
                 }
             };

@@ -119,7 +119,8 @@ fn a_caller_whose_instance_dies_while_it_listens_is_told_to_start_again() {
     let params = json!({"name": "t"});
     let asked = last(&call(&one, 1, &params));
     // It is to take the letter and then die: the answer to the question does not come to an end before.
-    let retried = request("/mcp/a", 2, &retry(&params, &asked, json!({"q1": {"action": "accept"}})), &capable(), "x");
+    let retried =
+        request("/mcp/a", 2, &retry(&params, &asked, json!({"q1": {"action": "accept"}})), &capable(), "x");
     let killer = async {
         fake.sleep(Duration::from_millis(600)).await;
         one.fake.die();

@@ -17,8 +17,7 @@ use http_body_util::Full;
 use spin_sdk::wasip3::http::client;
 use spin_sdk::wasip3::http::types::{self, ErrorCode, RequestOptions};
 use spin_sdk::wasip3::http_compat::{
-    IncomingBody, IncomingMessage, RequestOptionsExtension, http_from_wasi_response,
-    http_into_wasi_request,
+    IncomingBody, IncomingMessage, RequestOptionsExtension, http_from_wasi_response, http_into_wasi_request,
 };
 use spin_sdk::wit_bindgen::spawn;
 
@@ -115,7 +114,9 @@ impl Future for Sent {
         let lost = || SeamError::Host("the exchange was forgotten".to_owned());
         match &mut *self {
             Self::New(_) => Poll::Ready(Err(lost())),
-            Self::Out(answer) => answer.poll_unpin(context).map(|answer| answer.unwrap_or_else(|_| Err(lost()))),
+            Self::Out(answer) => {
+                answer.poll_unpin(context).map(|answer| answer.unwrap_or_else(|_| Err(lost())))
+            }
         }
     }
 }
@@ -170,7 +171,8 @@ fn failure(error: ErrorCode) -> SeamError {
         | ErrorCode::ConnectionWriteTimeout
         | ErrorCode::HttpResponseTimeout => SeamError::Timeout(words),
         ErrorCode::HttpRequestDenied => SeamError::Denied(
-            "the application may not reach this host; name it in allowed_outbound_hosts (spin.toml)".to_owned(),
+            "the application may not reach this host; name it in allowed_outbound_hosts (spin.toml)"
+                .to_owned(),
         ),
         ErrorCode::DestinationIpProhibited | ErrorCode::ConnectionLimitReached => SeamError::Denied(words),
         ErrorCode::DnsError(_)

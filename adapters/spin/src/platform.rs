@@ -9,11 +9,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use causeway::admin::BUNDLED;
 use causeway::gateway::Gateway;
-use causeway::platform::{Abilities, Clock, Entropy, Log, Mailboxes, Platform, SeamError, Secrets, Timestamp};
+use causeway::platform::{
+    Abilities, Clock, Entropy, Log, Mailboxes, Platform, SeamError, Secrets, Timestamp,
+};
+use spin_sdk::variables;
 use spin_sdk::wasip3::clocks::monotonic_clock;
 use spin_sdk::wasip3::random::random;
 use spin_sdk::wit_bindgen::spawn;
-use spin_sdk::variables;
 
 use crate::http::{Chunks, Outbound};
 use crate::instance;

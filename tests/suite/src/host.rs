@@ -1,7 +1,7 @@
-//! Starting the gateway on the host that `CAUSEWAY_HOST` names: `native` (the default) or `cloudflare`.
+//! Starting the gateway on the host that `CAUSEWAY_HOST` names: `native` (the default), `cloudflare` or `spin`.
 //!
 //! Each host is a program that takes a configuration file, watches it, and says `listening on URL` on stderr. The
-//! Worker's is `tests/hosts/workerd.mjs`, which pushes what changes to the Worker it runs.
+//! Worker's is `tests/hosts/workerd.mjs` and the component's `tests/hosts/spin.mjs`, which push what changes.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,8 @@ pub enum Host {
     Native,
     /// The Worker, on workerd.
     Cloudflare,
+    /// The component, on what stands in for Spin, or on Spin itself.
+    Spin,
 }
 
 impl Host {
@@ -45,6 +47,7 @@ impl Host {
         match std::env::var("CAUSEWAY_HOST").as_deref().unwrap_or("native") {
             "native" => Self::Native,
             "cloudflare" => Self::Cloudflare,
+            "spin" => Self::Spin,
             other => panic!("this suite cannot start the host {other:?}"),
         }
     }
@@ -68,12 +71,16 @@ impl Host {
                 command.envs(secrets.iter().map(|(name, value)| (name, value)));
                 command
             }
-            Self::Cloudflare => {
-                let runner = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hosts/workerd.mjs");
+            Self::Cloudflare | Self::Spin => {
+                let (runner, own): (_, &[&str]) = match self {
+                    Self::Cloudflare => ("../hosts/workerd.mjs", &["--front"]),
+                    _ => ("../hosts/spin.mjs", &[]),
+                };
                 let mut command = Command::new("node");
                 command
-                    .arg(runner)
-                    .args(["--front", "--port", &port.to_string()])
+                    .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(runner))
+                    .args(own)
+                    .args(["--port", &port.to_string()])
                     .arg("--config")
                     .arg(file)
                     .arg("--state")
@@ -140,13 +147,14 @@ impl Gateway {
         self.process = process;
     }
 
-    /// How many kilobytes of memory its process has resident; on workerd, workerd's.
+    /// How many kilobytes of memory its process has resident; on workerd, workerd's, and so for Spin.
     #[must_use]
     pub fn resident(&self) -> Option<u64> {
         let own = self.process.id()?;
         let process = match self.host {
             Host::Native => own,
             Host::Cloudflare => child_of(own, "workerd")?,
+            Host::Spin => child_of(own, "spin")?,
         };
         let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -205,8 +213,8 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // The Worker's runner ends workerd, too, but only if it is asked.
-        if self.host == Host::Cloudflare
+        // A runner ends what it runs, too, at once only if it is asked.
+        if self.host != Host::Native
             && let Some(id) = self.process.id()
         {
             let _ = std::process::Command::new("kill").arg(id.to_string()).status();
