@@ -8,17 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use url::Url;
 
 use super::fill::fill;
 use super::glob::{Filter, Glob};
 use super::keys::parse_hash;
 use super::plan::{
-    Caller, Key, Limits, Override, Plan, Sampling, Server, SessionMode, Skipped, Timeouts, Transport,
+    Caller, Key, Limits, Offline, Override, Plan, Sampling, Server, SessionMode, Skipped, Timeouts,
+    Transport, Via,
 };
 use super::problem::Problem;
 use super::read::{endpoint, is_ours, origin};
 use super::types::{self, Choice, Config, Kind, Session, Size, Span};
-use crate::platform::{Abilities, Secrets};
+use crate::platform::{Abilities, Links, Secrets};
 
 /// Makes the plan for a host with these secrets and abilities.
 pub fn compile(config: &Config, secrets: &impl Secrets, abilities: Abilities) -> Result<Plan, Vec<Problem>> {
@@ -59,7 +61,11 @@ fn server(
         return Err("disabled in the configuration".to_owned());
     }
     if let Some(link) = &entry.via {
-        return Err(format!("it is behind the link `{link}`, and this version has no links: remove `via`"));
+        if host.links == Links::No {
+            let host = host.host;
+            return Err(format!("it is behind the link `{link}`, and {host} has no links"));
+        }
+        return behind(name, entry, link);
     }
     let url = match (entry.kind, &entry.url) {
         (Some(Kind::Stdio), _) | (_, None) if host.processes => {
@@ -93,11 +99,26 @@ fn server(
             headers.insert(name, value);
         }
     }
+    Ok(Server { headers, ..offered(name, entry, url) })
+}
+
+/// A server behind a link. How it is reached there, and with which credentials, is the other end's business.
+fn behind(name: &str, entry: &types::Server, link: &str) -> Result<Server, String> {
+    let offline = match entry.offline {
+        types::Offline::Keep => Offline::Keep,
+        types::Offline::Hide => Offline::Hide,
+    };
+    // Nobody asks for it by this name; an endpoint that the server names is told from other origins by it.
+    let url = Url::parse("http://link/").map_err(|error| error.to_string())?;
+    Ok(Server { via: Some(Via { link: link.to_owned(), offline }), ..offered(name, entry, url) })
+}
+
+/// What `entry` says besides how the server is reached.
+fn offered(name: &str, entry: &types::Server, url: Url) -> Server {
     let plain = Server::new(name, url);
-    Ok(Server {
+    Server {
         transport: if entry.kind == Some(Kind::Sse) { Transport::HttpSse } else { Transport::Http },
         prefix: entry.prefix.clone().unwrap_or_else(|| name.to_owned()),
-        headers,
         tools: Filter { allow: globs(&entry.tools.allow), deny: globs(&entry.tools.deny) },
         prompts: filter(&entry.prompts),
         resources: filter(&entry.resources),
@@ -114,7 +135,7 @@ fn server(
         max_response: bytes(entry.max_response, plain.max_response),
         list_ttl: time(entry.list_ttl, plain.list_ttl),
         ..plain
-    })
+    }
 }
 
 fn keys(config: &Config, secrets: &impl Secrets, problems: &mut Vec<Problem>) -> Vec<Key> {
@@ -125,6 +146,7 @@ fn keys(config: &Config, secrets: &impl Secrets, problems: &mut Vec<Problem>) ->
             name: name.to_owned(),
             servers: filter(&entry.servers),
             tools: filter(&entry.tools),
+            links: globs(&entry.links),
             admin: entry.admin,
         });
         let first = entry.hash.iter().map(|hash| (".hash".to_owned(), hash));
@@ -180,6 +202,8 @@ fn limits(given: &types::Limits) -> Limits {
         parked: count(given.parked, plain.parked),
         rounds: count(given.rounds, plain.rounds),
         replay: bytes(given.replay, plain.replay),
+        link_resume: time(given.link_resume, plain.link_resume),
+        link_calls: count(given.link_calls, plain.link_calls),
         subscriptions: count(given.subscriptions, plain.subscriptions),
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use url::Url;
 
-use super::glob::Filter;
+use super::glob::{Filter, Glob};
 
 /// Everything the gateway needs to know, checked and ready.
 #[derive(Debug)]
@@ -72,6 +72,9 @@ pub struct Server {
     pub prefix: String,
     /// Its MCP endpoint; with HTTP+SSE, where its stream of events is.
     pub url: Url,
+    /// The link behind which it is, if it is behind one: then requests go there, and only what follows the origin of
+    /// `url` says where to.
+    pub via: Option<Via>,
     /// How it is spoken to.
     pub transport: Transport,
     /// Headers to send with each request. Values are marked sensitive.
@@ -104,6 +107,7 @@ impl Server {
             name: name.to_owned(),
             prefix: name.to_owned(),
             url,
+            via: None,
             transport: Transport::Http,
             headers: HeaderMap::new(),
             tools: Filter::default(),
@@ -117,6 +121,24 @@ impl Server {
             list_ttl: Duration::from_secs(60),
         }
     }
+}
+
+/// A link that a server is behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Via {
+    /// The link's name.
+    pub link: String,
+    /// What becomes of what the server offers while the link is not connected.
+    pub offline: Offline,
+}
+
+/// What becomes of what a server offers while its link is not connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offline {
+    /// It stays listed as it was last.
+    Keep,
+    /// It is left out of lists.
+    Hide,
 }
 
 /// How a server is spoken to.
@@ -188,15 +210,25 @@ pub struct Caller {
     pub servers: Filter,
     /// Which tools they see, by merged name (`server__tool`).
     pub tools: Filter,
+    /// Under which names they may open links. None unless named.
+    pub links: Vec<Glob>,
     /// May read `/status` in full and change the configuration.
     pub admin: bool,
 }
 
 impl Caller {
-    /// Whoever it may be, where nobody needs a key.
+    /// Whoever it may be, where nobody needs a key. On a gateway that only its own machine reaches they may do
+    /// everything (`all`).
     #[must_use]
-    pub fn anyone(admin: bool) -> Self {
-        Self { name: String::new(), servers: Filter::default(), tools: Filter::default(), admin }
+    pub fn anyone(all: bool) -> Self {
+        let links = if all { vec![Glob::new("*")] } else { Vec::new() };
+        Self { name: String::new(), servers: Filter::default(), tools: Filter::default(), links, admin: all }
+    }
+
+    /// Whether they may open a link called `name`.
+    #[must_use]
+    pub fn may_link(&self, name: &str) -> bool {
+        self.links.iter().any(|glob| glob.matches(name))
     }
 }
 
@@ -223,6 +255,10 @@ pub struct Limits {
     pub rounds: usize,
     /// How many bytes of a stream's events are kept for a client that comes back for them.
     pub replay: usize,
+    /// How long a link whose connection was lost may come back and go on where it was.
+    pub link_resume: Duration,
+    /// Requests that may be on their way through one link at a time.
+    pub link_calls: usize,
     /// Open `subscriptions/listen` streams of one caller.
     pub subscriptions: usize,
 }
@@ -240,6 +276,8 @@ impl Default for Limits {
             parked: 64,
             rounds: 32,
             replay: 1024 * 1024,
+            link_resume: Duration::from_secs(60),
+            link_calls: 1024,
             subscriptions: 64,
         }
     }

@@ -40,7 +40,8 @@ pub struct Config {
     pub sessions: Sessions,
 }
 
-/// One MCP server: `url` for one that is reached over HTTP, `command` for one that is a program.
+/// One MCP server: `url` for one that is reached over HTTP, `command` for one that is a program, `via` for one that is
+/// behind a link.
 ///
 /// Keys of other clients that mean nothing to a gateway are ignored.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
@@ -79,9 +80,15 @@ pub struct Server {
     /// The program's working directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// The link behind which the server is reached or run: the name of a machine that dials in.
+    /// The link behind which the server is: the name of a machine that dials in with `causeway connect`. How it is
+    /// reached or run there (`url`, `headers`, `command` and what belongs to it) is that machine's business alone.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^(?!.*__)[A-Za-z0-9_-]{0,31}[A-Za-z0-9-]$")))]
     pub via: Option<String>,
+    /// What becomes of the server's tools, prompts and resources while its link is not connected.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub offline: Offline,
     /// Leave the server out. `enabled: false` means the same.
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
@@ -196,6 +203,18 @@ pub enum Session {
     Isolated,
 }
 
+/// What becomes of what a server offers while its link is not connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Offline {
+    /// It stays listed as it was last; calls fail and say why.
+    #[default]
+    Keep,
+    /// It is left out of lists until the link is back.
+    Hide,
+}
+
 /// Who answers a server that asks for a model's words.
 ///
 /// `gateway` is a word of the file as well, and refused: what would answer is not part of this version.
@@ -257,6 +276,11 @@ pub struct Key {
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default, with = "describe::OrList<Choice>"))]
     pub tools: Choice,
+    /// Under which names the caller may open links (`causeway connect`); `*` is any run of characters, `?` any one.
+    /// Without it, and with an empty list, under none; `admin` does not imply it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(default, extend("examples" = [["laptop", "build-*"]])))]
+    pub links: Vec<String>,
     /// May read the whole status and change the configuration.
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
@@ -307,6 +331,14 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(extend("default" = "1MiB")))]
     pub replay: Option<Size>,
+    /// How long a link whose connection was lost may come back and go on where it was: 0 to 10 minutes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "60s")))]
+    pub link_resume: Option<Span>,
+    /// Requests that may be on their way through one link at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 10000), extend("default" = 1024)))]
+    pub link_calls: Option<u32>,
     /// Open `subscriptions/listen` streams of one caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 10000), extend("default" = 64)))]

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::catalog::{Kind as ListKind, List};
 use super::listen::Subscribed;
 use super::revision::{Era, Revision};
-use crate::config::plan::{Plan, Sampling, Server, SessionMode, Transport};
+use crate::config::plan::{Plan, Sampling, Server, SessionMode, Transport, Via};
 use crate::fault::Fault;
 use crate::platform::{Clock, Timestamp, Version};
 use crate::wire::sealed::Sealer;
@@ -300,8 +300,9 @@ impl ServerMemory {
     }
 
     fn fits(&self, server: &Server) -> bool {
-        let Identity { url, transport, headers, session, sampling, list_ttl } = &self.of;
+        let Identity { url, via, transport, headers, session, sampling, list_ttl } = &self.of;
         *url == server.url
+            && *via == server.via
             && *transport == server.transport
             && *session == server.session
             && *sampling == server.sampling
@@ -457,6 +458,7 @@ fn scope(caller: &str) -> String {
 #[derive(Debug)]
 struct Identity {
     url: url::Url,
+    via: Option<Via>,
     transport: Transport,
     headers: http::HeaderMap,
     session: Option<SessionMode>,
@@ -468,6 +470,7 @@ impl Identity {
     fn new(server: &Server) -> Self {
         Self {
             url: server.url.clone(),
+            via: server.via.clone(),
             transport: server.transport,
             headers: server.headers.clone(),
             session: server.session,

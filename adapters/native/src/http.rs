@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use causeway::gateway::dock::Told;
 use causeway::mcp::mailbox::Said;
 use causeway::platform::{ConnectTimeout, HttpClient, SeamError};
 use futures_util::Stream;
@@ -25,6 +26,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tower_service::Service;
+
+use crate::platform::Native;
 
 /// Bounds connection set-up when a request says nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -197,6 +200,8 @@ pub enum Answer {
     Http(Received),
     /// What a mailbox says.
     Mailbox(Said),
+    /// What comes through a link.
+    Link(Box<Told<Native>>),
 }
 
 impl Stream for Answer {
@@ -206,6 +211,7 @@ impl Stream for Answer {
         match self.get_mut() {
             Self::Http(received) => Pin::new(received).poll_next(cx),
             Self::Mailbox(said) => Pin::new(said).poll_next(cx),
+            Self::Link(told) => Pin::new(told.as_mut()).poll_next(cx),
         }
     }
 }

@@ -10,12 +10,14 @@
 //! | [`workers`] | the threads that serve connections, one for each core |
 //! | [`watch`] | sees when a file has changed |
 //! | [`mailboxes`] | what outlives a request: an owner for each key |
+//! | `links` | companions that dial in |
 //! | [`cli`] | the `causeway` command |
 //!
 //! Nothing here decides what a gateway does: that is the core's. A file here only converts types and calls it.
 
 pub mod cli;
 pub mod http;
+mod links;
 pub mod log;
 pub mod mailboxes;
 pub mod platform;

@@ -19,7 +19,7 @@ use std::time::Duration;
 use causeway::admin;
 use causeway::config::Plan;
 use causeway::instance::Instance;
-use causeway::platform::{Abilities, Platform, Secrets as _};
+use causeway::platform::{Abilities, Links, Platform, Secrets as _};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -143,6 +143,7 @@ impl Running {
             keyless: loopback || allow_public,
             config_file: file.is_some(),
             mailboxes: true,
+            links: Links::Sockets,
         };
         let secrets = Secrets::beside(file);
         let native = Native::new(store, secrets.clone(), log.clone(), abilities);
@@ -278,6 +279,7 @@ impl Keeper {
     async fn poll(&mut self) -> Result<(), Vec<String>> {
         let renewed = admin::refresh(&self.native, &self.instance).await.map_err(|problem| vec![problem])?;
         if renewed && let Some(plan) = self.instance.plan() {
+            self.native.owners().replan(&self.native);
             self.loaded(&plan);
         }
         Ok(())
@@ -303,6 +305,7 @@ impl Keeper {
             self.native.log().event(Level::Warn, "config.note", &note);
         }
         self.instance.install(plan.clone());
+        self.native.owners().replan(&self.native);
         self.loaded(&plan);
         Ok(())
     }

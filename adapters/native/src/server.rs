@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use causeway::gateway::dock::Opening;
 use causeway::gateway::{self, Gateway, Reply};
 use causeway::instance::Instance;
 use causeway::mcp::serve::Ticket;
@@ -26,6 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::http::Received;
+use crate::links;
 use crate::log::Level;
 use crate::platform::Native;
 use crate::workers::Workers;
@@ -54,6 +56,9 @@ impl Default for Limits {
     }
 }
 
+/// How long companions may take to hear that the gateway stops.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// Serves a gateway on `listener` until `stop` resolves and the requests in flight have ended, or the grace has.
 ///
 /// Says whether all of them ended in time.
@@ -70,6 +75,8 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     // Every connection and every piece of work behind a reply holds one; `idle` ends when the last is gone.
     let (busy, mut idle) = mpsc::channel::<()>(1);
+    // The same for links, which end when everything else has.
+    let (linked, mut unlinked) = mpsc::channel::<()>(1);
     let (closing, mut stop) = (instance.clone(), std::pin::pin!(stop));
     loop {
         let accepted = async {
@@ -90,13 +97,17 @@ pub async fn serve(
         // A small answer must not wait for the acknowledgement of the one before.
         _ = stream.set_nodelay(true);
         let Ok(stream) = stream.into_std() else { continue };
-        let (instance, builder, busy) = (instance.clone(), builder.clone(), busy.clone());
+        let (instance, builder) = (instance.clone(), builder.clone());
+        let (busy, linked) = (busy.clone(), linked.clone());
         let watcher = graceful.watcher();
         workers.run(move |native, load| {
             let Ok(stream) = TcpStream::from_std(stream) else { return };
-            let (gateway, behind) = (Gateway::new(native.clone(), instance), busy.clone());
-            let service = service_fn(move |request| answer(gateway.clone(), behind.clone(), request));
-            let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+            let (gateway, native) = (Gateway::new(native.clone(), instance), native.clone());
+            let behind = (busy.clone(), linked);
+            let service =
+                service_fn(move |request| answer(gateway.clone(), native.clone(), behind.clone(), request));
+            let connection =
+                builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
             let connection = watcher.watch(connection);
             tokio::spawn(async move {
                 // A caller that went away or spoke no HTTP is its own affair.
@@ -106,14 +117,17 @@ pub async fn serve(
         });
     }
     // New connections are refused from here on, not left waiting.
-    drop((listener, busy));
+    drop((listener, busy, linked));
     // What has no end of its own would use up the whole grace.
     closing.close();
     let ended = async {
         graceful.shutdown().await;
         _ = idle.recv().await;
     };
-    tokio::time::timeout(limits.grace, ended).await.is_ok()
+    let ended = tokio::time::timeout(limits.grace, ended).await.is_ok();
+    native.owners().stop_links(&native);
+    _ = tokio::time::timeout(FAREWELL, unlinked.recv()).await;
+    ended
 }
 
 fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
@@ -135,14 +149,29 @@ fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
 
 async fn answer(
     gateway: Gateway<Native>,
-    behind: mpsc::Sender<()>,
+    native: Native,
+    (behind, linked): (mpsc::Sender<()>, mpsc::Sender<()>),
     mut request: Request<Incoming>,
 ) -> Result<Response<impl Body<Data = Bytes, Error = SeamError>>, SeamError> {
     let ticket = Ticket::default();
     request.extensions_mut().insert(ticket.clone());
+    // A connection can only be taken over through its request.
+    let key = request.headers().get("sec-websocket-key").cloned();
+    let upgrade = key.map(|key| (hyper::upgrade::on(&mut request), key));
     let waiting = Waiting(Some((gateway.clone(), ticket, behind.clone())));
-    let Reply { response, after } = gateway.clone().handle(request.map(Received)).await;
+    let Reply { mut response, after } = gateway.clone().handle(request.map(Received)).await;
     waiting.answered();
+    let opening = response.extensions_mut().remove::<Opening>();
+    if let (Some(opening), Some((upgrade, key))) = (opening, upgrade)
+        && let Some(docked) = native.owners().docked(&native, &opening.name)
+    {
+        response.headers_mut().extend(links::accepted(&key));
+        let linked = linked.clone();
+        tokio::spawn(async move {
+            links::serve(docked, opening, upgrade).await;
+            drop(linked);
+        });
+    }
     tokio::spawn(async move {
         gateway.finish(after).await;
         drop(behind);

@@ -98,6 +98,8 @@ impl HttpClient for Outbound {
 pub(crate) enum Sent {
     New(Option<Box<Request<Bytes>>>),
     Out(oneshot::Receiver<Result<Response<Chunks>, SeamError>>),
+    /// To the owner of a link.
+    Asked(Pin<Box<dyn Future<Output = Result<Response<Chunks>, SeamError>>>>),
 }
 
 impl Future for Sent {
@@ -114,6 +116,7 @@ impl Future for Sent {
         let lost = || SeamError::Host("the exchange was forgotten".to_owned());
         match &mut *self {
             Self::New(_) => Poll::Ready(Err(lost())),
+            Self::Asked(answer) => answer.poll_unpin(context),
             Self::Out(answer) => {
                 answer.poll_unpin(context).map(|answer| answer.unwrap_or_else(|_| Err(lost())))
             }

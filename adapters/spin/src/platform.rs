@@ -10,14 +10,14 @@ use bytes::Bytes;
 use causeway::admin::BUNDLED;
 use causeway::gateway::Gateway;
 use causeway::platform::{
-    Abilities, Clock, Entropy, Log, Mailboxes, Platform, SeamError, Secrets, Timestamp,
+    Abilities, Clock, Entropy, Links, Log, Mailboxes, Platform, SeamError, Secrets, Timestamp,
 };
 use spin_sdk::variables;
 use spin_sdk::wasip3::clocks::monotonic_clock;
 use spin_sdk::wasip3::random::random;
 use spin_sdk::wit_bindgen::spawn;
 
-use crate::http::{Chunks, Outbound};
+use crate::http::{Chunks, Outbound, Sent};
 use crate::instance;
 use crate::key_value::Kv;
 use crate::store::Sqlite;
@@ -30,6 +30,7 @@ const ABILITIES: Abilities = Abilities {
     keyless: false,
     config_file: false,
     mailboxes: true,
+    links: Links::No,
 };
 
 /// Where a configuration lies that was bundled as a file (`files` in `spin.toml`).
@@ -97,6 +98,12 @@ impl Mailboxes for Spin {
             spawn(work);
             Ok(Chunks::Mailbox(said))
         })
+    }
+
+    type Sent = Sent;
+
+    fn ask(&self, _: &str, _: http::Request<Bytes>) -> Sent {
+        Sent::Asked(Box::pin(async { Err(SeamError::Denied("this host keeps no links".to_owned())) }))
     }
 }
 

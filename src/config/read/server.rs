@@ -8,11 +8,11 @@ use url::{Host, Url};
 use super::super::fill;
 use super::super::node::{Entry, Node, Value};
 use super::super::problem::{Place, nearest};
-use super::super::types::{Kind, Named, Override, Sampling, Server, Session, Size, Timeouts, Tools};
+use super::super::types::{Kind, Named, Offline, Override, Sampling, Server, Session, Size, Timeouts, Tools};
 use super::{DAY, HOUR, MINUTE, MOST_SERVERS, Reader, is_comment, join, segment};
 
 /// The keys of a server.
-const KNOWN: [&str; 21] = [
+const KNOWN: [&str; 22] = [
     "type",
     "url",
     "headers",
@@ -22,6 +22,7 @@ const KNOWN: [&str; 21] = [
     "envFile",
     "cwd",
     "via",
+    "offline",
     "disabled",
     "enabled",
     "prefix",
@@ -123,7 +124,7 @@ impl Reader {
 
     fn server(&mut self, entry: &Entry, path: &str) -> Option<Server> {
         let mut server = Server::default();
-        let (mut enabled, mut url_key) = (None, None);
+        let (mut enabled, mut url_key, mut offline) = (None, None, None);
         for entry in self.map(&entry.node, path)? {
             let (path, node) = (join(path, &entry.key), &entry.node);
             match entry.key.as_str() {
@@ -141,6 +142,11 @@ impl Reader {
                 "envFile" => server.env_file = self.text(node, &path),
                 "cwd" => server.cwd = self.text(node, &path),
                 "via" => server.via = self.via(node, &path),
+                "offline" => {
+                    offline = Some(entry);
+                    let words = [("keep", Offline::Keep), ("hide", Offline::Hide)];
+                    server.offline = self.one_of(node, &path, &words).unwrap_or_default();
+                }
                 "disabled" => server.disabled |= self.flag(node, &path).unwrap_or(false),
                 "enabled" | "isActive" => enabled = self.flag(node, &path),
                 "prefix" => server.prefix = self.prefix(node, &path),
@@ -182,6 +188,15 @@ impl Reader {
             self.error(entry.place, path, "is both enabled and disabled", "remove one of the two");
         }
         server.disabled |= enabled == Some(false);
+        if let Some(entry) = offline.filter(|_| server.via.is_none()) {
+            let fix = "name the link behind which the server is with `via`, or remove `offline`";
+            self.warn(
+                entry.place,
+                &join(path, "offline"),
+                "means nothing for a server that is behind no link",
+                fix,
+            );
+        }
         self.check_kind(entry, path, &server);
         if let (Some(url), Some((path, place))) = (&server.url, &url_key) {
             self.check_url(url, path, *place, server.via.is_some());
@@ -201,6 +216,8 @@ impl Reader {
         };
         match (server.kind, &server.url, &server.command) {
             _ if server.disabled => {}
+            // How it is reached is for the machine at the other end to know, which may have a file of its own.
+            (_, None, None) if server.via.is_some() => {}
             (Some(Kind::Stdio), _, Some(_)) | (Some(Kind::Http | Kind::Sse), Some(_), _) => {}
             (None, Some(_), Some(_)) => {
                 self.error(place, path, "has both `url` and `command`", "keep the one that is meant");
@@ -218,8 +235,8 @@ impl Reader {
                     Some(Kind::Http | Kind::Sse) => ("has no `url`", "add the server's MCP endpoint"),
                     None if given => return,
                     None => (
-                        "has neither `url` nor `command`",
-                        "add the server's MCP endpoint, or the program to run",
+                        "has neither `url` nor `command` nor `via`",
+                        "add the server's MCP endpoint, the program to run, or the link behind which it is",
                     ),
                 };
                 self.error(place, path, what, fix);

@@ -105,7 +105,9 @@ impl Lab {
                     }
                 }
             }
-            (Some(_), _) => lab.missing.push("spin: the component is not built; scripts/test spin".to_owned()),
+            (Some(_), _) => {
+                lab.missing.push("spin: the component is not built; scripts/test spin".to_owned())
+            }
             (None, _) => lab.missing.push("spin: not installed; scripts/setup spin-host".to_owned()),
         }
         Ok(lab)

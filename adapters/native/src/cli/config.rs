@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use causeway::config::schema;
-use causeway::platform::Abilities;
+use causeway::platform::{Abilities, Links};
 use serde_json::json;
 
 use super::{Failure, Outcome, complain, print, print_json};
@@ -57,6 +57,7 @@ impl Validate {
                 keyless: true,
                 config_file: true,
                 mailboxes: true,
+                links: Links::Sockets,
             };
             match checked.plan(&secrets, abilities) {
                 Ok(plan) => problems.extend(checked.reading.skipped(&plan)),
