@@ -274,6 +274,38 @@ pub trait Platform: Clone + 'static {
     fn log(&self) -> &Self::Log;
     /// What this host can do.
     fn abilities(&self) -> Abilities;
+    /// How the program that is the server `server` is doing, on a host that runs any.
+    fn program(&self, _server: &str) -> Option<Program> {
+        None
+    }
+}
+
+/// A server that is a program, as the host that runs it sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Program {
+    /// Its processes, the oldest first.
+    pub processes: Vec<Process>,
+    /// How often one has ended by itself.
+    pub restarts: u64,
+    /// Why there is none, if it does not start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub down: Option<String>,
+}
+
+/// A process of a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Process {
+    /// The system's number for it.
+    pub pid: u32,
+    /// `starting`, `idle`, `busy`, `retiring` (replaced, with calls to end) or `stopping`.
+    pub state: &'static str,
+    /// Seconds since it was started.
+    pub age_s: u64,
+    /// Requests that it was given.
+    pub calls: u64,
+    /// Its resident memory with that of its children, in bytes, where the host knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
 }
 
 /// The response body type of a platform's HTTP client.

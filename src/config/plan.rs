@@ -4,6 +4,7 @@
 //! `${NAME}`s are filled in. What this host cannot run is in [`Plan::skipped`], by name, with the reason.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use http::HeaderMap;
 use url::Url;
 
 use super::glob::{Filter, Glob};
+pub use super::types::{Processes, Start};
 
 /// Everything the gateway needs to know, checked and ready.
 #[derive(Debug)]
@@ -77,6 +79,8 @@ pub struct Server {
     pub via: Option<Via>,
     /// How it is spoken to.
     pub transport: Transport,
+    /// What to run, with [`Transport::Stdio`].
+    pub program: Option<Arc<Program>>,
     /// Headers to send with each request. Values are marked sensitive.
     pub headers: HeaderMap,
     /// Which tools are offered (by the server's own names).
@@ -109,6 +113,7 @@ impl Server {
             url,
             via: None,
             transport: Transport::Http,
+            program: None,
             headers: HeaderMap::new(),
             tools: Filter::default(),
             prompts: Filter::default(),
@@ -148,6 +153,71 @@ pub enum Transport {
     Http,
     /// The HTTP+SSE of revision 2024-11-05.
     HttpSse,
+    /// A program's standard input and output. The host runs the program, and gives it the face of a Streamable HTTP
+    /// server at the URL `stdio://{name}`.
+    Stdio,
+}
+
+/// A program that is a server, and how its processes are kept.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Program {
+    /// What to run: a path, or a name to look up in `PATH`.
+    pub command: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its environment variables, besides those that each program has.
+    pub env: Vec<(String, String)>,
+    /// A file with more of them.
+    pub env_file: Option<String>,
+    /// Its working directory.
+    pub cwd: Option<String>,
+    /// How many processes there are, and who shares them.
+    pub processes: Processes,
+    /// When it is started.
+    pub start: Start,
+    /// A process that nobody has used for this long is stopped.
+    pub idle_stop: Duration,
+    /// When a process is replaced.
+    pub recycle: Recycle,
+    /// How many bytes one message may have.
+    pub max_line: usize,
+}
+
+impl Program {
+    /// `command` with everything else as it is when the configuration says nothing more.
+    #[must_use]
+    pub fn new(command: &str, args: &[&str]) -> Self {
+        Self {
+            command: command.to_owned(),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            env: Vec::new(),
+            env_file: None,
+            cwd: None,
+            processes: Processes::Auto,
+            start: Start::Lazy,
+            idle_stop: Duration::from_secs(600),
+            recycle: Recycle::default(),
+            max_line: 16 * 1024 * 1024,
+        }
+    }
+}
+
+impl fmt::Debug for Program {
+    /// Arguments and variables may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Program").field("command", &self.command).finish_non_exhaustive()
+    }
+}
+
+/// When a process is replaced by a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Recycle {
+    /// When it is this old.
+    pub age: Option<Duration>,
+    /// When it has had this many calls.
+    pub calls: Option<u64>,
+    /// When it and its children have this many bytes of memory.
+    pub memory: Option<u64>,
 }
 
 /// How upstream sessions of a legacy server are given out.
@@ -261,6 +331,8 @@ pub struct Limits {
     pub link_calls: usize,
     /// Open `subscriptions/listen` streams of one caller.
     pub subscriptions: usize,
+    /// Processes of all programs together.
+    pub processes: usize,
 }
 
 impl Default for Limits {
@@ -279,6 +351,7 @@ impl Default for Limits {
             link_resume: Duration::from_secs(60),
             link_calls: 1024,
             subscriptions: 64,
+            processes: 64,
         }
     }
 }

@@ -166,7 +166,7 @@ impl Reader {
     }
 
     fn limits(&mut self, node: &Node, into: &mut Limits) {
-        const KNOWN: [&str; 13] = [
+        const KNOWN: [&str; 14] = [
             "body",
             "batch",
             "merge_deadline",
@@ -180,6 +180,7 @@ impl Reader {
             "link_resume",
             "link_calls",
             "subscriptions",
+            "processes",
         ];
         for entry in self.map(node, "limits").unwrap_or_default() {
             let (path, node) = (format!("limits.{}", entry.key), &entry.node);
@@ -197,6 +198,7 @@ impl Reader {
                 "link_resume" => into.link_resume = self.span(node, &path, 0, 10 * MINUTE),
                 "link_calls" => into.link_calls = self.count(node, &path, 1, 10_000),
                 "subscriptions" => into.subscriptions = self.count(node, &path, 1, 10_000),
+                "processes" => into.processes = self.count(node, &path, 1, 10_000),
                 _ => self.unknown(entry, "limits", &KNOWN),
             }
         }

@@ -12,9 +12,10 @@ use serde_json::value::RawValue;
 use super::catalog::{Kind as ListKind, List};
 use super::listen::Subscribed;
 use super::revision::{Era, Revision};
-use crate::config::plan::{Plan, Sampling, Server, SessionMode, Transport, Via};
+use crate::config::plan::{Plan, Program, Sampling, Server, SessionMode, Transport, Via};
 use crate::fault::Fault;
 use crate::platform::{Clock, Timestamp, Version};
+use crate::tunnel::dock::Shown;
 use crate::wire::sealed::Sealer;
 
 /// Sessions remembered at most; beyond it the ones not used for longest go, and are loaded again when needed.
@@ -45,6 +46,8 @@ pub struct Memory {
     generation: AtomicU64,
     /// When the first list passes its time, in milliseconds; until then nobody need look.
     stale_at: AtomicU64,
+    /// How links were when they were last looked at, and when that was.
+    links: Mutex<HashMap<String, (Timestamp, Arc<Shown>)>>,
     flights: Mutex<HashSet<String>>,
     failures: Mutex<HashMap<String, (Timestamp, Fault)>>,
     sealer: OnceLock<Sealer>,
@@ -155,6 +158,24 @@ impl Memory {
         }
         session.used.store(now.0, Ordering::Relaxed);
         sessions.entry(id.to_owned()).or_insert_with(|| Arc::new(session)).clone()
+    }
+
+    /// How the link `name` was when it was last looked at, and when that was.
+    pub fn link(&self, name: &str) -> Option<(Timestamp, Arc<Shown>)> {
+        lock(&self.links).get(name).cloned()
+    }
+
+    /// Remembers how a link is.
+    pub fn set_link(&self, name: &str, now: Timestamp, shown: Arc<Shown>) {
+        lock(&self.links).insert(name.to_owned(), (now, shown));
+    }
+
+    /// The link `name` is otherwise than it was: it is looked at anew, and merged lists are made anew.
+    pub fn link_changed(&self, name: &str) {
+        if let Some((looked, _)) = lock(&self.links).get_mut(name) {
+            *looked = Timestamp(0);
+        }
+        self.changed();
     }
 
     /// Claims the work called `key` for one asker; the others wait and look again. Freed when dropped.
@@ -300,10 +321,11 @@ impl ServerMemory {
     }
 
     fn fits(&self, server: &Server) -> bool {
-        let Identity { url, via, transport, headers, session, sampling, list_ttl } = &self.of;
+        let Identity { url, via, transport, program, headers, session, sampling, list_ttl } = &self.of;
         *url == server.url
             && *via == server.via
             && *transport == server.transport
+            && *program == server.program
             && *session == server.session
             && *sampling == server.sampling
             && *list_ttl == server.list_ttl
@@ -460,6 +482,7 @@ struct Identity {
     url: url::Url,
     via: Option<Via>,
     transport: Transport,
+    program: Option<Arc<Program>>,
     headers: http::HeaderMap,
     session: Option<SessionMode>,
     sampling: Sampling,
@@ -472,6 +495,7 @@ impl Identity {
             url: server.url.clone(),
             via: server.via.clone(),
             transport: server.transport,
+            program: server.program.clone(),
             headers: server.headers.clone(),
             session: server.session,
             sampling: server.sampling,

@@ -133,7 +133,11 @@ fn summary(reading: &Reading) -> String {
     if let Some(config) = &reading.config {
         let plan: Plan = compile(config, &Vars, LAPTOP).unwrap();
         for server in &plan.servers {
-            let way = if server.transport == Transport::HttpSse { " over HTTP+SSE" } else { "" };
+            let way = match server.transport {
+                Transport::HttpSse => " over HTTP+SSE",
+                Transport::Stdio => " as a program",
+                Transport::Http => "",
+            };
             writeln!(summary, "serves {}{way} with {:?}", server.name, server.headers).unwrap();
         }
         for skipped in &plan.skipped {

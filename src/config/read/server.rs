@@ -8,11 +8,14 @@ use url::{Host, Url};
 use super::super::fill;
 use super::super::node::{Entry, Node, Value};
 use super::super::problem::{Place, nearest};
-use super::super::types::{Kind, Named, Offline, Override, Sampling, Server, Session, Size, Timeouts, Tools};
-use super::{DAY, HOUR, MINUTE, MOST_SERVERS, Reader, is_comment, join, segment};
+use super::super::types::{
+    Kind, Named, Offline, Override, Processes, Recycle, Sampling, Server, Session, Size, Start, Timeouts,
+    Tools,
+};
+use super::{DAY, HOUR, MINUTE, MOST_SERVERS, Reader, SECOND, is_comment, join, segment};
 
 /// The keys of a server.
-const KNOWN: [&str; 22] = [
+const KNOWN: [&str; 26] = [
     "type",
     "url",
     "headers",
@@ -21,6 +24,10 @@ const KNOWN: [&str; 22] = [
     "env",
     "envFile",
     "cwd",
+    "processes",
+    "start",
+    "idle_stop",
+    "recycle",
     "via",
     "offline",
     "disabled",
@@ -141,6 +148,13 @@ impl Reader {
                 "env" => server.env = self.named_texts(node, &path),
                 "envFile" => server.env_file = self.text(node, &path),
                 "cwd" => server.cwd = self.text(node, &path),
+                "processes" => server.processes = self.processes(node, &path),
+                "start" => {
+                    let words = [("lazy", Start::Lazy), ("eager", Start::Eager)];
+                    server.start = self.one_of(node, &path, &words).unwrap_or_default();
+                }
+                "idle_stop" => server.idle_stop = self.span(node, &path, SECOND, 30 * DAY),
+                "recycle" => self.recycle(node, &path, &mut server.recycle),
                 "via" => server.via = self.via(node, &path),
                 "offline" => {
                     offline = Some(entry);
@@ -296,6 +310,27 @@ impl Reader {
             }
         }
         Named(headers)
+    }
+
+    fn processes(&mut self, node: &Node, path: &str) -> Processes {
+        if matches!(node.value, Value::Number(_)) {
+            return self.count(node, path, 1, 64).map(Processes::Pool).unwrap_or_default();
+        }
+        let words =
+            [("auto", Processes::Auto), ("shared", Processes::Shared), ("session", Processes::Session)];
+        self.one_of(node, path, &words).unwrap_or_default()
+    }
+
+    fn recycle(&mut self, node: &Node, path: &str, into: &mut Recycle) {
+        for entry in self.map(node, path).unwrap_or_default() {
+            let own = join(path, &entry.key);
+            match entry.key.as_str() {
+                "age" => into.age = self.span(&entry.node, &own, SECOND, 30 * DAY),
+                "calls" => into.calls = self.count(&entry.node, &own, 1, 1_000_000_000),
+                "memory" => into.memory = self.size(&entry.node, &own, Size(1 << 20), Size(u32::MAX)),
+                _ => self.unknown(entry, path, &["age", "calls", "memory"]),
+            }
+        }
     }
 
     fn via(&mut self, node: &Node, path: &str) -> Option<String> {

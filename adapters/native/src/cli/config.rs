@@ -52,7 +52,7 @@ impl Validate {
             // Where it will listen, the file does not know; `serve` does.
             let abilities = Abilities {
                 host: "native",
-                processes: false,
+                processes: true,
                 loopback_only: true,
                 keyless: true,
                 config_file: true,
