@@ -23,6 +23,7 @@
 //! and whoever has not been seen for [`LEASE`] is gone. What has passed its time is left to the store to forget.
 
 mod follow;
+mod link;
 mod record;
 mod tell;
 
@@ -45,7 +46,11 @@ use crate::mcp::tail::{Log, Tail};
 use crate::platform::{
     Clock as _, Entropy as _, Platform, SeamError, StateStore as _, Swap, Timestamp, Version,
 };
+use crate::tunnel::dock::Dock;
 use follow::Following;
+use futures_channel::oneshot;
+use http::{Request, Response};
+pub use link::Asked;
 use record::{Inbox, Letter, Owner};
 use tell::Telling;
 
@@ -99,8 +104,51 @@ struct Seat {
     beat: Timestamp,
 }
 
-struct Owned<P: Platform> {
+/// What the owner of a key keeps: a mailbox, or where a companion dials in.
+struct Kept<P: Platform> {
     mailbox: Arc<Mailbox<P>>,
+    dock: Arc<Dock>,
+}
+
+impl<P: Platform> Default for Kept<P> {
+    fn default() -> Self {
+        Self { mailbox: Arc::default(), dock: Arc::default() }
+    }
+}
+
+impl<P: Platform> Clone for Kept<P> {
+    fn clone(&self) -> Self {
+        Self { mailbox: self.mailbox.clone(), dock: self.dock.clone() }
+    }
+}
+
+impl<P: Platform> Kept<P> {
+    fn is_idle(&self) -> bool {
+        self.mailbox.is_idle() && self.dock.is_idle()
+    }
+
+    /// Takes `letter` to the owner of `key`: what is said to it, and the work that it sets going.
+    fn deliver(
+        self,
+        gateway: &Gateway<P>,
+        key: &str,
+        letter: &Bytes,
+    ) -> (Said, impl Future<Output = ()> + use<P>) {
+        match link::name(key) {
+            None => {
+                let (said, work) = gateway.deliver(self.mailbox, letter);
+                (said, Either::Left(work))
+            }
+            Some(name) => {
+                let (said, work) = link::answer(gateway, name, self.dock, letter.clone());
+                (said, Either::Right(work))
+            }
+        }
+    }
+}
+
+struct Owned<P: Platform> {
+    kept: Kept<P>,
     /// The record that says so.
     version: Version,
     since: Timestamp,
@@ -134,7 +182,7 @@ impl Pace {
 /// A letter out of the inbox, and whom it is for.
 struct Taken<P: Platform> {
     key: String,
-    mailbox: Arc<Mailbox<P>>,
+    kept: Kept<P>,
     letter: Bytes,
     id: String,
     /// Ends when nobody listens to what is said any more.
@@ -144,7 +192,7 @@ struct Taken<P: Platform> {
 /// Where a letter goes.
 enum Way<P: Platform> {
     /// To the owner, who is here.
-    Here(Arc<Mailbox<P>>),
+    Here(Kept<P>),
     /// To nobody: there is no owner, and a new one would not know what the letter is about.
     Nowhere,
     /// Into the inbox of the owner.
@@ -186,21 +234,57 @@ impl<P: Platform> Polled<P> {
         key: &str,
         letter: Bytes,
     ) -> Result<(Said, impl Future<Output = ()> + use<P>), SeamError> {
-        match self.way(gateway.platform(), key, &letter).await? {
-            Way::Here(mailbox) => {
-                let (said, work) = gateway.deliver(mailbox, &letter);
-                Ok((said, Either::Left(self.attend(gateway, key.to_owned(), work, None))))
-            }
-            Way::Nowhere => {
-                let (said, work) = gateway.deliver(Arc::default(), &letter);
-                Ok((said, Either::Left(self.attend(gateway, key.to_owned(), work, None))))
-            }
+        let kept = match self.way(gateway.platform(), key, &letter, mailbox::founds(&letter)).await? {
+            Way::Here(kept) => kept,
+            Way::Nowhere => Kept::default(),
             Way::There(following) => {
                 let log = Log::once();
                 let said = log.tail(0).map_or(Said::nothing(), |tail| Said::Tail(false, tail));
-                Ok((said, Either::Right(self.followed(gateway, following, log))))
+                return Ok((said, Either::Right(self.followed(gateway, following, log))));
             }
-        }
+        };
+        let (said, work) = kept.deliver(&gateway, key, &letter);
+        Ok((said, Either::Left(self.attend(gateway, key.to_owned(), work, None))))
+    }
+
+    /// Hands `request` to the owner of the link `key`: its response, and work that must be run to its end whether or not
+    /// anybody waits for that.
+    ///
+    /// # Errors
+    /// When the store fails, or the owner takes no requests.
+    pub async fn ask(
+        self: Arc<Self>,
+        gateway: Gateway<P>,
+        key: &str,
+        request: Request<Bytes>,
+    ) -> Result<
+        (
+            impl Future<Output = Result<Response<Asked<P>>, SeamError>> + use<P>,
+            impl Future<Output = ()> + use<P>,
+        ),
+        SeamError,
+    > {
+        let letter = link::write(&request);
+        let kept = match self.way(gateway.platform(), key, &letter, link::founds(&request)).await? {
+            Way::Here(kept) => kept,
+            Way::Nowhere => Kept::default(),
+            Way::There(following) => {
+                let log = Log::once();
+                let said = log.tail(0).map_or(Said::nothing(), |tail| Said::Tail(false, tail));
+                let work = self.followed(gateway, following, log);
+                return Ok((Either::Left(link::response(said)), Either::Left(work)));
+            }
+        };
+        let name = link::name(key).unwrap_or(key).to_owned();
+        let (done, asked) = oneshot::channel();
+        let docked = gateway.dock(&name, kept.dock.clone());
+        let answer = async move {
+            let answer = docked.ask(request).await;
+            let _ = done.send(());
+            Ok(answer?.map(Asked::Here))
+        };
+        let work = link::tend(gateway.clone(), name, kept.dock, asked);
+        Ok((Either::Right(answer), Either::Right(self.attend(gateway, key.to_owned(), work, None))))
     }
 
     /// Hears what is said elsewhere; or, if the owner has gone before it took the letter, here.
@@ -208,27 +292,31 @@ impl<P: Platform> Polled<P> {
         let mut following = following;
         for _ in 0..TRIES {
             let Some((key, letter)) = self.follow(gateway.platform(), following, &log).await else { return };
-            let mailbox = match self.way(gateway.platform(), &key, &letter).await {
+            let founds = match link::name(&key) {
+                None => mailbox::founds(&letter),
+                Some(_) => link::read(&letter).is_some_and(|request| link::founds(&request)),
+            };
+            let kept = match self.way(gateway.platform(), &key, &letter, founds).await {
                 Ok(Way::There(next)) => {
                     following = next;
                     continue;
                 }
-                Ok(Way::Here(mailbox)) => mailbox,
-                Ok(Way::Nowhere) => Arc::default(),
+                Ok(Way::Here(kept)) => kept,
+                Ok(Way::Nowhere) => Kept::default(),
                 Err(_) => break,
             };
-            let (said, work) = gateway.deliver(mailbox, &letter);
+            let (said, work) = kept.deliver(&gateway, &key, &letter);
             return self.attend(gateway, key, work, Some(Telling::Log(said, log))).await;
         }
         log.end();
     }
 
-    /// Finds the owner of `key`, or becomes it.
-    async fn way(&self, platform: &P, key: &str, letter: &Bytes) -> Result<Way<P>, SeamError> {
+    /// Finds the owner of `key`; or becomes it, if the letter `founds` something.
+    async fn way(&self, platform: &P, key: &str, letter: &Bytes, founds: bool) -> Result<Way<P>, SeamError> {
         let record = owner_key(key);
         for _ in 0..TRIES {
-            if let Some(mailbox) = self.held(platform, key) {
-                return Ok(Way::Here(mailbox));
+            if let Some(kept) = self.held(platform, key) {
+                return Ok(Way::Here(kept));
             }
             let own = key.ends_with(self.place(platform));
             // Nobody else takes a key that ends in this instance's name.
@@ -239,7 +327,7 @@ impl<P: Platform> Polled<P> {
             {
                 return Ok(Way::There(following));
             }
-            if !self.has(key) && !mailbox::founds(letter) {
+            if !self.has(key) && !founds {
                 return Ok(Way::Nowhere);
             }
             // The seat first: whoever reads that it owns the key must find it.
@@ -252,12 +340,12 @@ impl<P: Platform> Polled<P> {
                         continue;
                     }
                     let owned = state.owned.entry(key.to_owned()).or_insert_with(|| Owned {
-                        mailbox: Arc::default(),
+                        kept: Kept::default(),
                         version,
                         since: Timestamp::default(),
                     });
                     (owned.version, owned.since) = (version, platform.clock().now());
-                    return Ok(Way::Here(owned.mailbox.clone()));
+                    return Ok(Way::Here(owned.kept.clone()));
                 }
                 Swap::Stale => {}
             }
@@ -265,12 +353,12 @@ impl<P: Platform> Polled<P> {
         Err(SeamError::Host("its owner changes again and again; try again".to_owned()))
     }
 
-    /// The mailbox of `key` if it is owned here beyond doubt.
-    fn held(&self, platform: &P, key: &str) -> Option<Arc<Mailbox<P>>> {
+    /// What is kept for `key` if it is owned here beyond doubt.
+    fn held(&self, platform: &P, key: &str) -> Option<Kept<P>> {
         let state = lock(&self.state);
         let seen = state.seat.as_ref()?.beat;
         let sure = platform.clock().now().since(seen) < LEASE / 2;
-        state.owned.get(key).filter(|_| sure).map(|owned| owned.mailbox.clone())
+        state.owned.get(key).filter(|_| sure).map(|owned| owned.kept.clone())
     }
 
     fn has(&self, key: &str) -> bool {
@@ -373,8 +461,8 @@ impl<P: Platform> Polled<P> {
             };
             own &= !first_done;
             for letter in letters {
-                if let Some(Taken { key, mailbox, letter, id, gone }) = self.taken(&platform, letter).await {
-                    let (said, work) = gateway.deliver(mailbox, &letter);
+                if let Some(Taken { key, kept, letter, id, gone }) = self.taken(&platform, letter).await {
+                    let (said, work) = kept.deliver(&gateway, &key, &letter);
                     let telling = Telling::Record(id, said, gone);
                     taken.push(answered(self.clone(), platform.clone(), key, work, telling));
                 }
@@ -473,7 +561,7 @@ impl<P: Platform> Polled<P> {
             }
             return None;
         }
-        let mailbox = {
+        let kept = {
             let mut state = lock(&self.state);
             if state.taken.contains(&id) {
                 return None;
@@ -482,15 +570,15 @@ impl<P: Platform> Polled<P> {
             if state.taken.len() > TAKEN {
                 state.taken.pop_front();
             }
-            state.owned.get(&key).map(|owned| owned.mailbox.clone())
+            state.owned.get(&key).map(|owned| owned.kept.clone())
         };
         let text = if pieces == 0 { Some(Bytes::from(text)) } else { gathered(platform, &id, pieces).await };
-        match (mailbox, text) {
-            (Some(mailbox), Some(letter)) => {
+        match (kept, text) {
+            (Some(kept), Some(letter)) => {
                 let log = Log::once();
                 let gone = log.tail(0)?;
                 lock(&self.state).told.insert(id.clone(), log);
-                Some(Taken { key, mailbox, letter, id, gone })
+                Some(Taken { key, kept, letter, id, gone })
             }
             // It was for an owner that has let go of the key: its sender tries again.
             _ => {
@@ -505,7 +593,7 @@ impl<P: Platform> Polled<P> {
         let version = {
             let mut state = lock(&self.state);
             match state.owned.get(key) {
-                Some(owned) if owned.mailbox.is_idle() => state.owned.remove(key).map(|owned| owned.version),
+                Some(owned) if owned.kept.is_idle() => state.owned.remove(key).map(|owned| owned.version),
                 _ => None,
             }
         };

@@ -23,8 +23,8 @@ use crate::platform::{
     Abilities, Clock, Entropy, Held, HttpClient, KeyValue, Links, Log, Mailboxes, Platform, SeamError,
     Secrets, StateStore, Swap, Timestamp, Version,
 };
-use crate::polled::Polled;
-use crate::relay::through::ASK;
+use crate::polled::{Asked, Polled};
+use crate::relay::through::{self, ASK};
 use crate::tunnel::dock::Dock;
 
 /// One step of an upstream's answer.
@@ -199,7 +199,8 @@ impl Fake {
             world.instances
         };
         let here = Here { number, polled: Arc::default(), instance: instance.clone() };
-        Self { here: Some(Arc::new(here)), ..self.clone() }
+        let abilities = Abilities { links: Links::Posts, ..self.abilities };
+        Self { here: Some(Arc::new(here)), abilities, ..self.clone() }
     }
 
     /// How many mailboxes this instance owns.
@@ -408,6 +409,8 @@ pub enum FakeBody {
     Said(Said),
     /// A dock's.
     Told(Told<Fake>),
+    /// A dock's, wherever it is.
+    Asked(Asked<Fake>),
 }
 
 impl Stream for FakeBody {
@@ -417,6 +420,7 @@ impl Stream for FakeBody {
             Self::Script(body) => Pin::new(body).poll_next(cx),
             Self::Said(said) => Pin::new(said).poll_next(cx),
             Self::Told(told) => Pin::new(told).poll_next(cx),
+            Self::Asked(asked) => Pin::new(asked).poll_next(cx),
         }
     }
 }
@@ -461,6 +465,12 @@ impl Mailboxes for Fake {
             let what =
                 request.headers().get(ASK).and_then(|what| what.to_str().ok()).unwrap_or("-").to_owned();
             fake.world().trace.push(format!("link.ask {name} {what} {}", rpc_method(request.body())));
+            if let Some(here) = fake.here.clone() {
+                let gateway = Gateway::new(fake.clone(), here.instance.clone());
+                let (answer, work) = here.polled.clone().ask(gateway, &through::key(&name), request).await?;
+                fake.world().working.push((here.number, Box::pin(work)));
+                return Ok(answer.await?.map(FakeBody::Asked));
+            }
             let docked = fake.dock(&name);
             fake.tend(&docked);
             let answer = docked.ask(request).await?;

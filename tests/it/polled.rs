@@ -1,12 +1,21 @@
 //! Several instances of a host where nothing outlives a request: they share a store and nothing else.
 
+use std::collections::VecDeque;
+use std::pin::pin;
 use std::time::Duration;
 
-use bytes::Bytes;
-use causeway::platform::Clock as _;
+use bytes::{Bytes, BytesMut};
+use causeway::config::glob::{Filter, Glob};
+use causeway::config::plan::{Caller, Key, Offline};
+use causeway::platform::{Clock as _, HttpClient as _};
 use causeway::polled::{LATE, LEASE};
 use causeway::testing::Fake;
-use futures_util::future::join;
+use causeway::tunnel::frame::{Headers, Response};
+use causeway::tunnel::hello::Offer;
+use causeway::tunnel::pair::{self, Message};
+use causeway::tunnel::{Effect, Input, Limits, Link};
+use futures_util::StreamExt as _;
+use futures_util::future::{join, select};
 use http::Request;
 use serde_json::{Value, json};
 
@@ -14,7 +23,9 @@ use crate::bridge::{
     answer, asking, capable, form, in_session, last, legacy_call, messages, modern_asking, open, request,
     retry,
 };
-use crate::world::{Got, World, plan, server};
+use crate::links::behind;
+use crate::server::{Kind, put};
+use crate::world::{Got, World, key, modern, plan, server};
 
 /// `N` instances in front of one server.
 fn instances<const N: usize>(fake: &Fake) -> [World; N] {
@@ -258,4 +269,118 @@ fn waiting_costs_a_few_looks_a_second_and_a_call_that_asks_nothing_costs_nothing
     call(&two, 2, &retry(&params, &asked, accept()));
     let got = two.send(request("/mcp/a", 3, &params, &json!({}), "x"));
     assert!(!got.trace.iter().any(|line| line.contains("polled")), "{:?}", got.trace);
+}
+
+/// A companion without WebSockets: what it is told comes from `down`, what it says goes to `up`.
+async fn accompany(down: &World, up: &World) {
+    let fake = &down.fake;
+    let mut link = Link::companion(Limits::default(), "laptop", vec![Offer::server("files")]);
+    let mut effects = Vec::new();
+    link.on(fake.now(), Input::Dialled, &mut effects);
+    let Some(Effect::Send { message: hello, .. }) = effects.pop() else { panic!("no hello") };
+    let post = |headers: &[(&str, String)], body: Bytes| {
+        let mut request = Request::post("/tunnel?name=laptop")
+            .header("host", "localhost")
+            .header("authorization", "Bearer ann-key");
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        request.body(body).unwrap()
+    };
+    let (mut told, mut outbox, mut asked) = (0, pair::Outbox::new(0), Vec::new());
+    let got = down.sent(post(&[], hello), async |seen: &str| {
+        let events: Vec<&str> = seen.lines().filter_map(|line| line.strip_prefix("data:")).collect();
+        let mut effects = VecDeque::new();
+        for event in events.iter().skip(told) {
+            let input = match Message::from_event(event.as_bytes()).unwrap() {
+                Message::Frame(frame) => Input::Frame(frame),
+                Message::Ping => Input::Ping,
+                Message::Pong => Input::Pong,
+            };
+            let mut out = Vec::new();
+            link.on(fake.now(), input, &mut out);
+            effects.extend(out);
+        }
+        told = events.len();
+        while let Some(effect) = effects.pop_front() {
+            let mut out = Vec::new();
+            match effect {
+                Effect::Send { message, count } => outbox.push(count, Message::Frame(message)),
+                Effect::Ping => outbox.push(None, Message::Ping),
+                Effect::Pong => outbox.push(None, Message::Pong),
+                Effect::Open(stream, request) => asked.push((stream, request, BytesMut::new())),
+                Effect::Data(stream, piece) => {
+                    asked.iter_mut().find(|(open, ..)| *open == stream).unwrap().2.extend_from_slice(&piece);
+                    link.on(fake.now(), Input::Read(stream, piece.len()), &mut out);
+                }
+                Effect::End(stream) => {
+                    let place = asked.iter().position(|(open, ..)| *open == stream).unwrap();
+                    let (_, request, body) = asked.swap_remove(place);
+                    let mut local = Request::new(body.freeze());
+                    *local.method_mut() = request.method.parse().unwrap();
+                    *local.uri_mut() = "http://files/mcp".parse().unwrap();
+                    *local.headers_mut() = request.headers.to_map();
+                    let (head, mut body) = fake.send(local).await.unwrap().into_parts();
+                    let head =
+                        Response { status: head.status.as_u16(), headers: Headers::from_map(&head.headers) };
+                    link.on(fake.now(), Input::Head(stream, head), &mut out);
+                    while let Some(piece) = body.next().await {
+                        link.on(fake.now(), Input::Data(stream, piece.unwrap()), &mut out);
+                    }
+                    link.on(fake.now(), Input::End(stream), &mut out);
+                }
+                Effect::Close(bye) => panic!("{bye:?}"),
+                _ => {}
+            }
+            effects.extend(out);
+        }
+        while !outbox.is_empty() {
+            let (from, body, count) = outbox.batch();
+            let session = link.session().unwrap().to_string();
+            let headers = [(pair::SESSION, session), (pair::FROM, from.to_string())];
+            let got = up.sent(post(&headers, body), async |_: &str| false).await;
+            assert_eq!(got.status, 200, "{}", got.body);
+            outbox.taken(count);
+        }
+        false
+    });
+    let got = got.await;
+    panic!("the link has ended: {} {}", got.status, got.body);
+}
+
+#[test]
+fn a_server_behind_a_link_is_reached_from_any_instance() {
+    let fake = Fake::default().public();
+    put(&fake, "files", Kind::Modern, &["read"]);
+    let mut plan = plan(vec![behind("files", Offline::Keep)]);
+    let ann = key("ann", Filter::default(), Filter::default());
+    let caller = Caller { links: vec![Glob::new("*")], ..(*ann.caller).clone() };
+    plan.keys = vec![Key { caller: caller.into(), ..ann }];
+    let first = World::new(fake.clone(), plan);
+    let [one, two, three] = [(); 3].map(|()| first.further());
+    let call = async |world: &World| {
+        let mut call = modern("/mcp/files", &[], "tools/call", json!({"name": "read", "arguments": {}}));
+        call.headers_mut().insert("authorization", "Bearer ann-key".parse().unwrap());
+        let before = fake.now();
+        let got = world.sent(call, async |_: &str| false).await;
+        (got, fake.now().since(before))
+    };
+    let offline = message_of(&fake.run(call(&three)).0);
+    assert!(offline.contains("laptop") && offline.contains("not connected"), "{offline}");
+
+    let calls = async {
+        fake.sleep(Duration::from_secs(3)).await;
+        for world in [&three, &one, &two] {
+            let (got, took) = call(world).await;
+            assert_eq!(got.brief(), "200 ok", "{}", got.body);
+            // To the owner, by way of the companion's POST, and back.
+            assert!(took < LATE * 4, "{took:?}");
+        }
+    };
+    fake.run(select(pin!(accompany(&one, &two)), pin!(calls)));
+    assert_eq!((one.fake.owns(), two.fake.owns()), (1, 0));
+    one.fake.die();
+    fake.pass(LEASE * 2);
+    let offline = message_of(&fake.run(call(&three)).0);
+    assert!(offline.contains("not connected"), "{offline}");
 }

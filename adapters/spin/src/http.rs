@@ -9,6 +9,7 @@ use ::http::{Request, Response, header};
 use bytes::Bytes;
 use causeway::mcp::mailbox::Said;
 use causeway::platform::{ConnectTimeout, HttpClient, SeamError};
+use causeway::polled::Asked;
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use futures_util::{FutureExt as _, Stream};
@@ -22,6 +23,7 @@ use spin_sdk::wasip3::http_compat::{
 use spin_sdk::wit_bindgen::spawn;
 
 use crate::pipe::{Reader, Writer, pipe};
+use crate::platform::Spin;
 
 /// The core watches how long a server may be silent; the host, which would give up after ten minutes, must not.
 const SILENCE: Duration = Duration::from_secs(2 * 60 * 60);
@@ -32,6 +34,8 @@ pub(crate) enum Chunks {
     Network(Reader),
     /// What a mailbox says.
     Mailbox(Said),
+    /// What the owner of a link says.
+    Link(Box<Asked<Spin>>),
 }
 
 impl Stream for Chunks {
@@ -41,6 +45,7 @@ impl Stream for Chunks {
         match self.get_mut() {
             Self::Network(reader) => Pin::new(reader).poll_next(context),
             Self::Mailbox(said) => Pin::new(said).poll_next(context),
+            Self::Link(asked) => Pin::new(asked).poll_next(context),
         }
     }
 }

@@ -30,7 +30,7 @@ const ABILITIES: Abilities = Abilities {
     keyless: false,
     config_file: false,
     mailboxes: true,
-    links: Links::No,
+    links: Links::Posts,
 };
 
 /// Where a configuration lies that was bundled as a file (`files` in `spin.toml`).
@@ -102,8 +102,14 @@ impl Mailboxes for Spin {
 
     type Sent = Sent;
 
-    fn ask(&self, _: &str, _: http::Request<Bytes>) -> Sent {
-        Sent::Asked(Box::pin(async { Err(SeamError::Denied("this host keeps no links".to_owned())) }))
+    fn ask(&self, key: &str, request: http::Request<Bytes>) -> Sent {
+        let key = key.to_owned();
+        Sent::Asked(Box::pin(async move {
+            let gateway = Gateway::new(Self, instance::instance().await);
+            let (answer, work) = instance::polled().ask(gateway, &key, request).await?;
+            spawn(work);
+            Ok(answer.await?.map(|asked| Chunks::Link(Box::new(asked))))
+        }))
     }
 }
 
