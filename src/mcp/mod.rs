@@ -3,6 +3,7 @@
 //! [`Mcp`] answers one message at a time. It **never** keeps anything but what it has learned ([`memory`]): what
 //! must outlive an instance travels sealed with the client or lies in the store.
 
+pub mod apps;
 pub mod ask;
 pub mod catalog;
 pub mod client;
@@ -13,6 +14,7 @@ pub mod forward;
 pub mod front;
 pub mod headers;
 pub mod http_sse;
+pub mod lenient;
 pub mod links;
 pub mod listen;
 pub mod local;
@@ -35,6 +37,7 @@ pub mod tail;
 pub mod tasks;
 pub mod unknown;
 pub mod upstream;
+pub mod watch;
 
 use std::sync::Arc;
 

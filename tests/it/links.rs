@@ -56,7 +56,7 @@ fn a_server_behind_a_link_is_called_as_any_other() {
     let got = call(&world, "files__read");
     assert_eq!(got.brief(), "200 ok", "{}", got.body);
     let asked: Vec<&String> = got.trace.iter().filter(|line| line.contains("tools/call")).collect();
-    assert_eq!(asked[..2], ["link.ask laptop exchange tools/call", "http.send POST files tools/call [s2]"]);
+    assert_eq!(asked[..2], ["link.ask laptop exchange tools/call", "http.send POST files tools/call [s3]"]);
     assert_eq!(call(&world, "near__n").trace, ["http.send POST near tools/call"]);
     let (session, _) = world.initialize("/mcp/files");
     let got = world.legacy("/mcp/files", &session, "tools/call", json!({"name": "read"}));

@@ -82,6 +82,18 @@ impl Http {
         Self { shared: Arc::new(Shared { tls, usual, others: RwLock::default() }), programs }
     }
 
+    /// A connection to the host of `uri`, for a protocol that begins with HTTP/1.1 and goes on with something else.
+    pub(crate) async fn connect(&self, uri: &Uri, timeout: Duration) -> Result<Connection, SeamError> {
+        let mut connector = Connector { timeout, plain: plain(), tls: self.shared.tls.clone(), single: true };
+        match connector.call(uri.clone()).await {
+            Ok(stream) => Ok(TokioIo::new(stream)),
+            Err(error) => Err(match error.downcast::<SeamError>() {
+                Ok(error) => *error,
+                Err(error) => SeamError::Connect(error.to_string()),
+            }),
+        }
+    }
+
     fn pool_for(&self, timeout: Duration) -> Pool {
         if timeout == CONNECT_TIMEOUT {
             return self.shared.usual.clone();
@@ -145,7 +157,7 @@ fn pool(timeout: Duration, tls: &Arc<Tls>) -> Pool {
         .http2_keep_alive_timeout(Duration::from_secs(10))
         .http2_initial_stream_window_size(1 << 20)
         .http2_initial_connection_window_size(4 << 20)
-        .build(Connector { timeout, plain: plain(), tls: tls.clone() })
+        .build(Connector { timeout, plain: plain(), tls: tls.clone(), single: false })
 }
 
 fn plain() -> HttpConnector {
@@ -239,7 +251,12 @@ struct Connector {
     timeout: Duration,
     plain: HttpConnector,
     tls: Arc<Tls>,
+    /// Offers HTTP/1.1 alone.
+    single: bool,
 }
+
+/// A connection by itself.
+pub(crate) type Connection = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;
 
 impl Service<Uri> for Connector {
     type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
@@ -251,14 +268,14 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { timeout, mut plain, tls } = self.clone();
+        let Self { timeout, mut plain, tls, single } = self.clone();
         Box::pin(async move {
             let peer = peer(&uri);
             let connected = async {
                 if uri.scheme() == Some(&Scheme::HTTP) {
                     plain.call(uri).await.map(MaybeHttpsStream::Http).map_err(|error| root(&error))
                 } else if uri.scheme() == Some(&Scheme::HTTPS) {
-                    let mut connector = tls.connector().await?;
+                    let mut connector = tls.connector(single).await?;
                     connector.call(uri).await.map_err(|error| root(&*error))
                 } else {
                     Err("only http and https URLs can be reached".to_owned())
@@ -286,19 +303,24 @@ fn peer(uri: &Uri) -> String {
 /// TLS, made when first needed.
 #[derive(Default, Debug)]
 struct Tls {
+    config: OnceCell<rustls::ClientConfig>,
     connector: OnceCell<HttpsConnector<HttpConnector>>,
 }
 
 impl Tls {
-    async fn connector(&self) -> Result<HttpsConnector<HttpConnector>, String> {
-        let connector = self.connector.get_or_try_init(|| async {
+    /// For HTTP/1.1 and HTTP/2, or for HTTP/1.1 alone (`single`).
+    async fn connector(&self, single: bool) -> Result<HttpsConnector<HttpConnector>, String> {
+        let config = self.config.get_or_try_init(|| async {
             // Reading and parsing the system's certificates takes milliseconds of CPU and disk.
-            let config =
-                tokio::task::spawn_blocking(client_config).await.map_err(|error| error.to_string())??;
-            let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_only();
-            Ok::<_, String>(builder.enable_http1().enable_http2().wrap_connector(plain()))
+            tokio::task::spawn_blocking(client_config).await.map_err(|error| error.to_string())?
         });
-        connector.await.cloned()
+        let config = config.await?;
+        let builder = || HttpsConnectorBuilder::new().with_tls_config(config.clone()).https_only();
+        if single {
+            return Ok(builder().enable_http1().wrap_connector(plain()));
+        }
+        let both = || async { builder().enable_http1().enable_http2().wrap_connector(plain()) };
+        Ok(self.connector.get_or_init(both).await.clone())
     }
 }
 

@@ -1,7 +1,13 @@
 //! Starting the gateway on the host that `CAUSEWAY_HOST` names: `native` (the default), `cloudflare` or `spin`.
 //!
+//! `CAUSEWAY_BEHIND=stdio` puts each fixture behind the gateway as a program: one that passes messages on between its
+//! standard input and output and the fixture. The gateway then runs it as it runs any stdio server.
+//!
 //! Each host is a program that takes a configuration file, watches it, and says `listening on URL` on stderr. The
 //! Worker's is `tests/hosts/workerd.mjs` and the component's `tests/hosts/spin.mjs`, which push what changes.
+//!
+//! With `CAUSEWAY_BEHIND=link` every server is behind a link: the gateway's file has it with `via`, and a companion that
+//! is started beside the gateway offers it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,8 +20,25 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::link::Companion;
+
 /// The key of callers that have none of their own, on hosts that serve nobody without.
 const KEY: &str = "key-of-the-suite";
+
+/// The link that servers are behind with `CAUSEWAY_BEHIND=link`, and the key of its companion where the configuration
+/// brings keys.
+const LINK: &str = "suite";
+const LINK_KEY: &str = "key-of-the-companion";
+
+/// Whether servers are behind a link.
+#[must_use]
+pub fn is_behind_link() -> bool {
+    match std::env::var("CAUSEWAY_BEHIND").as_deref() {
+        Ok("link") => true,
+        Ok("") | Err(_) => false,
+        Ok(other) => panic!("this suite cannot put servers behind {other:?}"),
+    }
+}
 
 /// Gateways by `host:port` that need [`KEY`].
 static KEYED: Mutex<Option<HashMap<String, &'static str>>> = Mutex::new(None);
@@ -105,6 +128,7 @@ pub struct Gateway {
     log: Arc<Mutex<String>>,
     /// Whether callers without a key of their own use [`KEY`].
     keyed: bool,
+    companion: Option<Companion>,
 }
 
 impl Gateway {
@@ -121,15 +145,23 @@ impl Gateway {
         let host = Host::chosen();
         let keyed = !host.is_loopback() && config["keys"].is_null();
         let folder = TempDir::with_prefix("causeway-suite").unwrap();
-        std::fs::write(folder.path().join("causeway.json"), written(&config, keyed)).unwrap();
+        let behind = is_behind_link() && has_urls(&config);
+        std::fs::write(folder.path().join("causeway.json"), written(&config, keyed, behind)).unwrap();
         let secrets: Vec<(String, String)> =
             secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let log = Arc::default();
         let (process, base) = launch(host, folder.path(), &secrets, 0, &log).await;
-        let gateway = Self { base, host, folder, secrets, process, log, keyed };
+        let mut gateway = Self { base, host, folder, secrets, process, log, keyed, companion: None };
         if keyed {
             let mut known = KEYED.lock().unwrap_or_else(PoisonError::into_inner);
             known.get_or_insert_default().insert(gateway.authority().to_owned(), KEY);
+        }
+        if behind {
+            let key = if keyed { Some(KEY) } else { config["keys"].is_object().then_some(LINK_KEY) };
+            let companion =
+                Companion::begin(&gateway.base, LINK, key, &offered(&config), &[], &gateway.secrets);
+            companion.until_connected(1).await;
+            gateway.companion = Some(companion);
         }
         gateway
     }
@@ -145,6 +177,9 @@ impl Gateway {
         let port = port.expect("a gateway has a port");
         let (process, _) = launch(self.host, self.folder.path(), &self.secrets, port, &self.log).await;
         self.process = process;
+        if let Some(companion) = &self.companion {
+            companion.until_connected(companion.connections() + 1).await;
+        }
     }
 
     /// How many kilobytes of memory its process has resident; on workerd, workerd's, and so for Spin.
@@ -189,8 +224,11 @@ impl Gateway {
     pub fn configure(&self, config: &Value) {
         // As careful tools write: readers see the old file or the new one.
         let new = self.folder.path().join("causeway.json.new");
-        std::fs::write(&new, written(config, self.keyed)).unwrap();
+        std::fs::write(&new, written(config, self.keyed, self.companion.is_some())).unwrap();
         std::fs::rename(new, self.folder.path().join("causeway.json")).unwrap();
+        if let Some(companion) = &self.companion {
+            companion.configure(&offered(config));
+        }
     }
 
     /// Replaces the configuration with `text`, which may be nonsense.
@@ -280,13 +318,85 @@ fn child_of(parent: u32, name: &str) -> Option<u32> {
     })
 }
 
+/// Whether fixtures are stdio servers behind the gateway.
+#[must_use]
+pub fn behind_stdio() -> bool {
+    match std::env::var("CAUSEWAY_BEHIND").as_deref() {
+        Err(_) | Ok("" | "http" | "link") => false,
+        Ok("stdio") => true,
+        Ok(other) => panic!("this suite puts nothing behind {other:?}"),
+    }
+}
+
+/// Says on stderr why a case is left out where fixtures are stdio servers, and whether it is.
+pub fn left_out_behind_stdio(case: &str, reason: &str) -> bool {
+    let left_out = behind_stdio();
+    if left_out {
+        eprintln!("{case} is left out behind stdio: {reason}");
+    }
+    left_out
+}
+
+/// The servers that are fixtures, as programs.
+fn as_programs(config: &mut Value) {
+    for server in config["mcpServers"].as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
+        let Some(address) = server["url"].as_str().and_then(causeway_fixture::piped) else { continue };
+        let Some(server) = server.as_object_mut() else { continue };
+        server.shift_remove("url");
+        server.shift_remove("headers");
+        server.insert("command".to_owned(), json!(fixture_program()));
+        server.insert("args".to_owned(), json!(["--pipe", address.to_string()]));
+    }
+}
+
+/// The fixture as a program: `CAUSEWAY_FIXTURE`, or what was built next to this test.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn fixture_program() -> PathBuf {
+    built("causeway-fixture", "CAUSEWAY_FIXTURE", "cargo build -p causeway-fixture")
+}
+
+/// The server of the Rust SDK: `CAUSEWAY_RMCP`, or what was built next to this test.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn rmcp_program() -> PathBuf {
+    built("causeway-rmcp", "CAUSEWAY_RMCP", "cargo build -p causeway-rmcp")
+}
+
 /// `config` as it goes into the file.
-fn written(config: &Value, keyed: bool) -> String {
+fn written(config: &Value, keyed: bool, behind: bool) -> String {
     let mut config = config.clone();
+    if behind_stdio() {
+        as_programs(&mut config);
+    }
     if keyed && config["keys"].is_null() {
-        config["keys"] = json!({"suite": {"hash": crate::hash(KEY), "admin": true}});
+        config["keys"] = json!({"suite": {"hash": crate::hash(KEY), "admin": true, "links": ["*"]}});
+    } else if behind && config["keys"].is_object() {
+        config["keys"]["companion-of-the-suite"] = json!({"hash": crate::hash(LINK_KEY), "links": ["*"]});
+    }
+    if behind {
+        for entry in config["mcpServers"].as_object_mut().into_iter().flat_map(|servers| servers.values_mut())
+        {
+            if entry["url"].is_string() && entry["via"].is_null() {
+                entry["via"] = json!(LINK);
+            }
+        }
     }
     config.to_string()
+}
+
+fn has_urls(config: &Value) -> bool {
+    let mut servers = config["mcpServers"].as_object().into_iter().flat_map(|servers| servers.values());
+    servers.any(|entry| entry["url"].is_string() && entry["via"].is_null())
+}
+
+/// What the companion offers of `config`.
+fn offered(config: &Value) -> Value {
+    json!({ "mcpServers": config["mcpServers"] })
 }
 
 /// The program under test: `CAUSEWAY_BIN`, or what was built next to this test.
@@ -295,12 +405,16 @@ fn written(config: &Value, keyed: bool) -> String {
 /// When it was not built.
 #[must_use]
 pub fn program() -> PathBuf {
-    if let Some(program) = std::env::var_os("CAUSEWAY_BIN") {
+    built("causeway", "CAUSEWAY_BIN", "cargo build -p causeway-native")
+}
+
+fn built(name: &str, variable: &str, how: &str) -> PathBuf {
+    if let Some(program) = std::env::var_os(variable) {
         return program.into();
     }
     let test = std::env::current_exe().unwrap();
-    let built = test.ancestors().nth(2).unwrap().join("causeway");
-    assert!(built.exists(), "build the gateway first (cargo build -p causeway-native) or set CAUSEWAY_BIN");
+    let built = test.ancestors().nth(2).unwrap().join(name);
+    assert!(built.exists(), "build {name} first ({how}) or set {variable}");
     built
 }
 

@@ -77,6 +77,8 @@ impl std::fmt::Debug for Program {
 #[derive(Debug, Default)]
 struct State {
     era: Option<Era>,
+    /// It did not answer when it was asked, which is not to be done again.
+    is_shy: bool,
     /// Asked what it is, and older than the question.
     fresh: Option<Arc<Process>>,
     modern: Vec<Arc<Process>>,
@@ -98,6 +100,14 @@ pub(super) enum Opened {
     /// It has a session: the answer to `initialize` with the client's id.
     Session(Arc<Session>, Bytes),
     /// The program refused.
+    Refused(Bytes),
+}
+
+/// What came of asking for a shared process.
+pub(super) enum Shared {
+    /// It takes requests.
+    Ready(Arc<Process>, Met),
+    /// The program refused to be introduced to.
     Refused(Bytes),
 }
 
@@ -169,6 +179,7 @@ impl Program {
         self.voice.say(Level::Info, "program.era", what);
         let mut state = self.state();
         state.era = Some(era);
+        state.is_shy = !matches!(reply, Reply::Answer(_));
         match era {
             Era::Modern => {
                 state.down = None;
@@ -192,7 +203,7 @@ impl Program {
         if is_modern(answer) && matches!(process.serves(), Use::Fresh) {
             self.voice.say(Level::Info, "program.era", "speaks 2026-07-28, as it says after all");
             let mut state = self.state();
-            state.era = Some(Era::Modern);
+            (state.era, state.is_shy) = (Some(Era::Modern), false);
             state.fresh = None;
             process.set_use(Use::Modern);
             state.modern.push(process.clone());
@@ -298,7 +309,10 @@ impl Program {
         }
         let wanted = read.protocol_version.and_then(string).and_then(|text| Revision::parse(&text));
         let slot = self.roomiest();
-        let (_, met) = self.shared(&slot).await?;
+        let met = match self.shared(&slot).await? {
+            Shared::Ready(_, met) => met,
+            Shared::Refused(answer) => return Ok(Opened::Refused(named(&answer, id))),
+        };
         let answer = met.for_client(id, wanted);
         let session = Session::new(token(), Place::Shared(slot));
         self.admit(&session);
@@ -307,10 +321,7 @@ impl Program {
 
     async fn open_own(self: Arc<Self>, id: &RawValue, params: &str) -> Result<Opened, SeamError> {
         let (process, answer) = self.introduced(params).await?;
-        let named = match Message::decode(&answer) {
-            Ok(Message::Response { id: Some(place), .. }) => replaced(&answer, [(place, id.get().into())]),
-            _ => answer.clone(),
-        };
+        let named = named(&answer, id);
         if error_of(&answer).is_some() {
             self.turned_down(&process);
             return Ok(Opened::Refused(named));
@@ -361,15 +372,15 @@ impl Program {
     }
 
     /// The process of a shared place: the one there is, or a new one that knows what the one before was told.
-    pub(super) async fn shared(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<(Arc<Process>, Met), SeamError> {
-        if let Some(ready) = slot.ready() {
-            return Ok(ready);
+    pub(super) async fn shared(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<Shared, SeamError> {
+        if let Some((process, met)) = slot.ready() {
+            return Ok(Shared::Ready(process, met));
         }
         let (program, slot) = (self.clone(), slot.clone());
         self.at_home(async move {
             let _turn = program.turn.lock().await;
-            if let Some(ready) = slot.ready() {
-                return Ok(ready);
+            if let Some((process, met)) = slot.ready() {
+                return Ok(Shared::Ready(process, met));
             }
             let params = format!(
                 "{{\"protocolVersion\":\"{}\",\"capabilities\":{{}},\"clientInfo\":{IMPLEMENTATION}}}",
@@ -380,9 +391,11 @@ impl Program {
                 Ok(Message::Response { outcome: Ok(result), .. }) => result,
                 _ => {
                     program.turned_down(&process);
-                    let code = error_of(&answer).map_or(-32603, |(code, _)| code);
-                    let message = format!("the program refused initialize with error {code}");
-                    return Err(SeamError::Connect(message));
+                    // Sessions with what it was before are over.
+                    for session in program.sessions_of(&slot) {
+                        program.close_session(&session.id);
+                    }
+                    return Ok(Shared::Refused(answer));
                 }
             };
             let chosen = Params::of(Some(result)).protocol_version.and_then(string);
@@ -392,7 +405,7 @@ impl Program {
             process.send(Bytes::from_static(INITIALIZED))?;
             slot.fill(&process, met.clone());
             program.remind(&slot, &process);
-            Ok((process, met))
+            Ok(Shared::Ready(process, met))
         })
         .await
     }
@@ -567,6 +580,10 @@ impl Program {
         state.modern.retain(other);
         state.fresh = state.fresh.take().filter(other);
         state.slots.iter().for_each(|slot| slot.empty(process));
+        if state.all.is_empty() && !state.is_shy {
+            // The next one may be of another version (2026-07-28 Versioning, "Backward Compatibility").
+            state.era = None;
+        }
         state.sessions.retain(|_, session| match &session.place {
             Place::Own(own) if !other(own) => {
                 session.fail(how);
@@ -586,9 +603,9 @@ impl Program {
                 };
                 state.not_before = Some(Instant::now() + pause);
                 let times = state.failures;
-                state.down = Some(format!(
-                    "the program ended at start ({how}), {times} times in a row; the log has what it printed"
-                ));
+                let row = if times > 1 { format!(", {times} times in a row") } else { String::new() };
+                state.down =
+                    Some(format!("the program ended at start ({how}){row}; the log has what it printed"));
                 if state.failures >= CEILING {
                     self.voice.say(
                         Level::Error,
@@ -741,6 +758,14 @@ impl Met {
             result = replaced(&self.result, [(place, format!("\"{}\"", wanted.as_str()).into_bytes())]);
         }
         [b"{\"jsonrpc\":\"2.0\",\"id\":", id.get().as_bytes(), b",\"result\":", &result, b"}"].concat().into()
+    }
+}
+
+/// `answer` as one to the request `id`.
+fn named(answer: &Bytes, id: &RawValue) -> Bytes {
+    match Message::decode(answer) {
+        Ok(Message::Response { id: Some(place), .. }) => replaced(answer, [(place, id.get().into())]),
+        _ => answer.clone(),
     }
 }
 

@@ -24,7 +24,6 @@ use wasmtime_wasi_http::p3::{
 
 use crate::manifest::{Allowed, Manifest};
 
-#[expect(missing_docs, reason = "generated code")]
 mod generated {
     wasmtime::component::bindgen!({ path: "wit", world: "causeway:spin-host/host" });
 }
@@ -255,7 +254,7 @@ impl<T: Send> key_value::HostStoreWithStore<T> for Own {
         accessor.with(|mut access| {
             let end = Err(key_value::Error::Other("not in this host".to_owned()));
             let keys = StreamReader::new(&mut access, Vec::new()).expect("a stream can be made");
-            let end = FutureReader::new(&mut access, async { wasmtime::Result::Ok(end) });
+            let end = FutureReader::new(&mut access, async { Ok::<_, wasmtime::Error>(end) });
             (keys, end.expect("a future can be made"))
         })
     }
@@ -356,7 +355,7 @@ impl<T: Send> sqlite::HostConnectionWithStore<T> for Own {
         let io = |error: wasmtime::Error| sqlite::Error::Io(error.to_string());
         accessor.with(|mut access| {
             let rows = StreamReader::new(&mut access, rows).map_err(io)?;
-            let end = FutureReader::new(&mut access, async { wasmtime::Result::Ok(Ok(())) }).map_err(io)?;
+            let end = FutureReader::new(&mut access, async { Ok::<_, wasmtime::Error>(Ok(())) }).map_err(io)?;
             Ok((columns, rows, end))
         })
     }
