@@ -21,7 +21,7 @@ use crate::companion::Companion;
 use crate::server::{Kind, put, put_streaming};
 use crate::world::{Got, World, globs, key, meta, modern, plan, server};
 
-fn behind(name: &str, offline: Offline) -> Server {
+pub fn behind(name: &str, offline: Offline) -> Server {
     Server { via: Some(Via { link: "laptop".to_owned(), offline }), ..server(name) }
 }
 
