@@ -25,7 +25,7 @@ pub(super) struct Ended<P: Platform> {
     pub(super) complete: bool,
     pub(super) resumable: bool,
     pub(super) fault: Option<Kind>,
-    pub(super) late: Option<(Note, Option<Cancel>)>,
+    pub(super) late: Option<Box<(Note, Option<Cancel>)>>,
     /// What must not be let go before the call has been cancelled.
     pub(super) left: Option<Box<Relayed<P>>>,
 }
@@ -62,6 +62,17 @@ pub(super) enum Source<P: Platform, F> {
     Listening,
     /// Nothing comes any more.
     Over,
+}
+
+impl<P: Platform, F> Source<P, F> {
+    /// Whether it is known to carry news and to have no end of its own.
+    pub(super) fn is_endless(&self) -> bool {
+        match self {
+            Self::Relayed(stream) => stream.news,
+            Self::Listen(_) | Self::Listening => true,
+            Self::Waiting(_) | Self::Over => false,
+        }
+    }
 }
 
 /// A body on its way, and who tells of its end.
@@ -160,7 +171,7 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                         Either::Left(((answer, mut note), _)) => {
                             // Boxed: most answers come before the head.
                             let (next, item, cancel) = Box::pin(arrived(answer, &mut note)).await;
-                            witness.ended.late = Some((note, cancel));
+                            witness.ended.late = Some(Box::new((note, cancel)));
                             witness.ended.complete = item.is_some();
                             *source = next;
                             match item {

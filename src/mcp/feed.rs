@@ -14,6 +14,7 @@
 mod line;
 
 use std::collections::{BTreeSet, HashMap};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -275,7 +276,8 @@ pub struct Feed<P: Platform, W> {
     mcp: Mcp<P>,
     leases: Leases,
     step: fn(Line<P>) -> W,
-    lines: FuturesUnordered<Abortable<W>>,
+    /// Boxed: the set makes room for one more than there are.
+    lines: FuturesUnordered<Abortable<Pin<Box<W>>>>,
     handles: HashMap<String, AbortHandle>,
 }
 
@@ -302,7 +304,7 @@ impl<P: Platform, W: Future<Output = Stepped<P>>> Feed<P, W> {
     fn go_on(&mut self, line: Line<P>) {
         let (handle, registration) = AbortHandle::new_pair();
         self.handles.insert(line.server().name.clone(), handle);
-        self.lines.push(Abortable::new((self.step)(line), registration));
+        self.lines.push(Abortable::new(Box::pin((self.step)(line)), registration));
     }
 
     /// The next notice; `None` when no server is left to be heard. Dropping the future loses nothing.

@@ -8,7 +8,6 @@
 //!
 //! Source: 2025-11-25 transports, "Listening for Messages from the Server", "Resumability and Redelivery".
 
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
@@ -206,12 +205,12 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, stand: Stand) -> (
     let (teller, told) = unbounded();
     inner.teller = Some(teller);
     inner.ready = false;
-    (Said::Tail(false, tail), Work::Stand(Started { stand, told, announce }))
+    (Said::Tail(false, tail), Work::Stand(Box::new(Started { stand, told, announce })))
 }
 
 /// Keeps the streams of a session up until it ends or nobody wants them any more.
-pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: Started) {
-    let Started { stand, mut told, announce } = started;
+pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: Box<Started>) {
+    let Started { stand, mut told, announce } = *started;
     let leases = Leases::default();
     let server = stand.target.as_ref().and_then(|name| mcp.plan.server(name)).cloned();
     if let Some(caller) = caller_of(&mcp, &stand.caller)
@@ -223,6 +222,7 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: St
             None => mcp.plan.servers.iter().filter(|s| caller.servers.admits(&s.name)).cloned().collect(),
         };
         let merged = stand.target.is_none();
+        drop(stand);
         let client = Client::of_session(caller, session.clone());
         let keeper = Keeper { mcp: &mcp, desk: &mailbox.standing, client, session, merged, announce };
         keeper.keep(servers, &mut told, leases.clone()).await;
@@ -264,13 +264,14 @@ impl<P: Platform> Keeper<'_, P> {
 
     async fn keep(&self, servers: Vec<Arc<Server>>, told: &mut UnboundedReceiver<Told>, leases: Leases) {
         let mut feed = feed(self.mcp.clone(), leases);
+        // Boxed: the set makes room for one more than there are, also when there are none any more.
         let mut preparing = FuturesUnordered::new();
         // Servers that have not been heard yet, and who waits for that.
         let mut unheard: Vec<String> = servers.iter().map(|server| server.name.clone()).collect();
         let mut waiting: Vec<(Log, Vec<String>)> = Vec::new();
-        let mut over: HashMap<String, (Arc<Server>, Over, Wanted)> = HashMap::new();
+        let mut over: Vec<Heard> = Vec::with_capacity(servers.len());
         for server in servers {
-            preparing.push(self.prepare(server, Duration::ZERO));
+            preparing.push(Box::pin(self.prepare(server, Duration::ZERO)));
         }
         let mut hush = false;
         let mut unread = Duration::ZERO;
@@ -311,7 +312,7 @@ impl<P: Platform> Keeper<'_, P> {
                 Next::Told(Some(Told::Subscriptions(log))) => {
                     self.mcp.recheck(&self.session).await;
                     let mut changed = Vec::new();
-                    for (server, over, wanted) in over.values_mut() {
+                    for Heard { server, over, wanted } in &mut over {
                         let now = self.wanted(server);
                         let listens = matches!(over, Over::Dedicated);
                         if now != *wanted && listens {
@@ -329,7 +330,8 @@ impl<P: Platform> Keeper<'_, P> {
                 }
                 Next::Prepared((server, Some(how))) => {
                     let wanted = self.wanted(&server);
-                    over.insert(server.name.clone(), (server.clone(), how.clone(), wanted.clone()));
+                    over.retain(|heard| heard.server.name != server.name);
+                    over.push(Heard { server: server.clone(), over: how.clone(), wanted: wanted.clone() });
                     feed.add(Source { server, wanted, over: how });
                     hush = false;
                 }
@@ -345,7 +347,8 @@ impl<P: Platform> Keeper<'_, P> {
                         heard(&mut unheard, &mut waiting, &server);
                     }
                     What::Message(data) => {
-                        let own = over.get(&server.name).and_then(|(_, over, _)| match over {
+                        let heard = over.iter().find(|heard| heard.server.name == server.name);
+                        let own = heard.and_then(|heard| match &heard.over {
                             Over::Own(session) => Some(session.clone()),
                             Over::Dedicated => None,
                         });
@@ -356,10 +359,12 @@ impl<P: Platform> Keeper<'_, P> {
                     What::Down(_) | What::Silent => heard(&mut unheard, &mut waiting, &server),
                     What::Lost => {
                         heard(&mut unheard, &mut waiting, &server);
-                        if let Some((server, Over::Own(lost), _)) = over.remove(&server.name) {
+                        let place = over.iter().position(|heard| heard.server.name == server.name);
+                        let heard = place.map(|place| over.swap_remove(place));
+                        if let Some(Heard { server, over: Over::Own(lost), .. }) = heard {
                             let holder = Holder::Client(self.session.clone());
                             let _ = self.mcp.drop_held(&server, &holder, &lost).await;
-                            preparing.push(self.prepare(server, AGAIN));
+                            preparing.push(Box::pin(self.prepare(server, AGAIN)));
                         }
                     }
                 },
@@ -440,6 +445,13 @@ impl<P: Platform> Keeper<'_, P> {
             _ => None,
         }
     }
+}
+
+/// A server that is heard, over what, and what it is asked to tell.
+struct Heard {
+    server: Arc<Server>,
+    over: Over,
+    wanted: Wanted,
 }
 
 enum Next {

@@ -24,7 +24,9 @@ use super::revision::{Era, Revision};
 use super::{Mcp, headers, meta};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, ConnectTimeout, HttpClient as _, Platform, Timestamp, UpstreamBody};
+use crate::platform::{
+    Clock as _, ConnectTimeout, Endless, HttpClient as _, Platform, Timestamp, UpstreamBody,
+};
 use crate::relay::{Reader, redirect, seam, too_large};
 use crate::wire::jsonrpc::Message;
 use crate::wire::sse::Decoder;
@@ -279,6 +281,9 @@ impl<P: Platform> Mcp<P> {
     }
 }
 
+/// The request whose answer is a stream of news.
+pub(super) const LISTEN: &str = "subscriptions/listen";
+
 /// `outgoing` as it goes to `url`.
 pub(super) fn http_request(
     server: &Server,
@@ -306,6 +311,10 @@ pub(super) fn http_request(
         headers.insert(name.clone(), value.clone());
     }
     request.extensions_mut().insert(ConnectTimeout(server.timeouts.connect));
+    let listens = outgoing.headers.get(headers::METHOD).is_some_and(|method| method == LISTEN);
+    if outgoing.http == Method::GET || listens {
+        request.extensions_mut().insert(Endless);
+    }
     Ok(request)
 }
 

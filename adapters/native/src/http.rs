@@ -4,6 +4,8 @@
 //! and port at most. What TLS needs (roots, configuration) is made for the first `https` request and not before:
 //! a gateway in front of local servers starts sooner and stays smaller.
 
+mod news;
+
 use std::error::Error as StdError;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use causeway::mcp::mailbox::Said;
-use causeway::platform::{ConnectTimeout, HttpClient, SeamError};
+use causeway::platform::{ConnectTimeout, Endless, HttpClient, SeamError};
 use futures_util::Stream;
 use http::{Request, Response, Uri, uri::Scheme};
 use http_body::Body as _;
@@ -25,6 +27,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tower_service::Service;
+
+use self::news::News;
 
 /// Bounds connection set-up when a request says nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -106,6 +110,11 @@ impl HttpClient for Http {
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Answer>, SeamError> {
         let timeout = request.extensions().get().map_or(CONNECT_TIMEOUT, |ConnectTimeout(span)| *span);
+        // Over TLS servers may well have room for many streams in one connection.
+        if request.extensions().get::<Endless>().is_some() && request.uri().scheme() == Some(&Scheme::HTTP) {
+            let stream = Connector::new(timeout, &self.shared.tls).plain(request.uri()).await?;
+            return Ok(news::exchange(stream, request).await?.map(Answer::News));
+        }
         let response = self.pool_for(timeout).request(request.map(Full::new)).await;
         response
             .map(|response| response.map(|body| Answer::Http(Received(body))))
@@ -128,7 +137,7 @@ fn pool(timeout: Duration, tls: &Arc<Tls>) -> Pool {
         .http2_keep_alive_timeout(Duration::from_secs(10))
         .http2_initial_stream_window_size(1 << 20)
         .http2_initial_connection_window_size(4 << 20)
-        .build(Connector { timeout, plain: plain(), tls: tls.clone() })
+        .build(Connector::new(timeout, tls))
 }
 
 fn plain() -> HttpConnector {
@@ -195,6 +204,8 @@ impl Stream for Received {
 pub enum Answer {
     /// An upstream's answer.
     Http(Received),
+    /// An upstream's stream of news.
+    News(News),
     /// What a mailbox says.
     Mailbox(Said),
 }
@@ -205,6 +216,7 @@ impl Stream for Answer {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match self.get_mut() {
             Self::Http(received) => Pin::new(received).poll_next(cx),
+            Self::News(news) => Pin::new(news).poll_next(cx),
             Self::Mailbox(said) => Pin::new(said).poll_next(cx),
         }
     }
@@ -218,6 +230,34 @@ struct Connector {
     tls: Arc<Tls>,
 }
 
+impl Connector {
+    fn new(timeout: Duration, tls: &Arc<Tls>) -> Self {
+        Self { timeout, plain: plain(), tls: tls.clone() }
+    }
+
+    /// A connection without TLS.
+    async fn plain(&self, uri: &Uri) -> Result<TcpStream, SeamError> {
+        let mut plain = self.plain.clone();
+        let connected = async { plain.call(uri.clone()).await.map_err(|error| root(&error)) };
+        self.in_time(uri, connected).await.map(TokioIo::into_inner)
+    }
+
+    async fn in_time<T>(
+        &self,
+        uri: &Uri,
+        connected: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, SeamError> {
+        match tokio::time::timeout(self.timeout, connected).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(why)) => Err(SeamError::Connect(format!("{}: {why}", peer(uri)))),
+            Err(_) => {
+                let after = self.timeout.as_millis();
+                Err(SeamError::Timeout(format!("{}: no connection after {after} ms", peer(uri))))
+            }
+        }
+    }
+}
+
 impl Service<Uri> for Connector {
     type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
     type Error = Box<dyn StdError + Send + Sync>;
@@ -228,27 +268,19 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { timeout, mut plain, tls } = self.clone();
+        let connector = self.clone();
         Box::pin(async move {
-            let peer = peer(&uri);
-            let connected = async {
-                if uri.scheme() == Some(&Scheme::HTTP) {
-                    plain.call(uri).await.map(MaybeHttpsStream::Http).map_err(|error| root(&error))
-                } else if uri.scheme() == Some(&Scheme::HTTPS) {
-                    let mut connector = tls.connector().await?;
-                    connector.call(uri).await.map_err(|error| root(&*error))
-                } else {
-                    Err("only http and https URLs can be reached".to_owned())
-                }
-            };
-            match tokio::time::timeout(timeout, connected).await {
-                Ok(Ok(stream)) => Ok(stream),
-                Ok(Err(why)) => Err(SeamError::Connect(format!("{peer}: {why}")).into()),
-                Err(_) => {
-                    Err(SeamError::Timeout(format!("{peer}: no connection after {} ms", timeout.as_millis()))
-                        .into())
-                }
+            if uri.scheme() == Some(&Scheme::HTTP) {
+                return Ok(MaybeHttpsStream::Http(TokioIo::new(connector.plain(&uri).await?)));
             }
+            let connected = async {
+                if uri.scheme() != Some(&Scheme::HTTPS) {
+                    return Err("only http and https URLs can be reached".to_owned());
+                }
+                let mut secure = connector.tls.connector().await?;
+                secure.call(uri.clone()).await.map_err(|error| root(&*error))
+            };
+            Ok(connector.in_time(&uri, connected).await?)
         })
     }
 }
