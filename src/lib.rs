@@ -20,6 +20,7 @@
 //! | [`inbound`] | what a request must be before anything else looks at it |
 //! | [`auth`] | who the caller is |
 //! | [`mcp`] | the Model Context Protocol: both eras, both sides |
+//! | [`tunnel`] | links to machines that only dial out: the protocol, both ends |
 //! | [`relay`] | answers being read, with every limit applied |
 //! | [`config`] | text to a validated, immutable plan |
 //! | [`wire`] | JSON-RPC, server-sent events, sealed tokens, as incremental state machines |
@@ -62,4 +63,5 @@ pub mod platform;
 pub mod relay;
 #[cfg(feature = "testing")]
 pub mod testing;
+pub mod tunnel;
 pub mod wire;

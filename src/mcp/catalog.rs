@@ -2,29 +2,28 @@
 //!
 //! One broken, slow or lying server never breaks the others: its part is stale or missing, and `/status` says why.
 
+mod item;
+mod merged;
+mod renewed;
+
 use std::collections::{HashMap, HashSet};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::future::{Either, select};
-use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::content::adapted;
-use super::headers::{Mirrored, annotations};
-use super::memory::{Health, Merged, MergedKey, Profile};
-use super::revision::{Era, Revision};
+pub use self::item::Item;
+use self::item::{item, shorten};
+use super::Mcp;
+use super::memory::Profile;
+use super::revision::Revision;
 use super::upstream::{Asked, GATEWAY, IMPLEMENTATION, everything};
-use super::{Mcp, names};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind as FaultKind};
 use crate::platform::{Clock as _, Log as _, Platform, Timestamp};
-use crate::wire::jsonrpc::{Splice, quote, string};
+use crate::wire::jsonrpc::quote;
 
 /// Pages of one server's list that are read at most; a cursor that never ends must not hold us.
 const PAGES: usize = 100;
@@ -156,21 +155,6 @@ impl List {
     }
 }
 
-/// One tool, prompt, resource or template.
-#[derive(Debug)]
-pub struct Item {
-    /// What the server calls it: a name, a URI or a URI template.
-    pub key: String,
-    /// What it is called in the merged list; for resources the same as `key`.
-    pub offered: String,
-    /// The item as the server wrote it.
-    pub text: Box<RawValue>,
-    /// The item as it is offered in the merged list.
-    pub merged: Box<RawValue>,
-    /// The arguments that go into headers, for tools.
-    pub mirrored: Vec<Mirrored>,
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Page<'a> {
@@ -188,102 +172,6 @@ struct Page<'a> {
     resources: Option<Vec<&'a RawValue>>,
     #[serde(borrow, default)]
     resource_templates: Option<Vec<&'a RawValue>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Listed<'a> {
-    #[serde(borrow, default)]
-    name: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    uri: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    uri_template: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    description: Option<&'a RawValue>,
-    #[serde(default)]
-    input_schema: Option<serde_json::Value>,
-}
-
-/// An item that no client could use.
-struct Unusable {
-    /// Its name, if it has one.
-    key: Option<String>,
-    why: String,
-}
-
-impl Unusable {
-    fn nameless(why: String) -> Self {
-        Self { key: None, why }
-    }
-}
-
-/// Reads one item. Refuses what no client could use.
-fn item(server: &Server, kind: Kind, text: &RawValue) -> Result<Option<Item>, Unusable> {
-    let listed: Listed<'_> = serde_json::from_str(text.get())
-        .map_err(|_| Unusable::nameless(format!("{}: an item is no object", kind.method())))?;
-    let raw = match kind {
-        Kind::Tools | Kind::Prompts => listed.name,
-        Kind::Resources => listed.uri,
-        Kind::Templates => listed.uri_template,
-    };
-    let key = raw.and_then(|raw| string(raw).map(|key| (raw, key.into_owned())));
-    let Some((raw, key)) = key.filter(|(_, key)| !key.is_empty() && key.len() <= 2048) else {
-        return Err(Unusable::nameless(format!("{}: an item has no usable name", kind.method())));
-    };
-    let filter = match kind {
-        Kind::Tools => &server.tools,
-        Kind::Prompts => &server.prompts,
-        Kind::Resources | Kind::Templates => &server.resources,
-    };
-    if !filter.admits(&key) {
-        return Ok(None);
-    }
-    let changes = (kind == Kind::Tools).then(|| server.overrides.get(&key)).flatten();
-    if changes.is_some_and(|changes| changes.hide) {
-        return Ok(None);
-    }
-    let mirrored = match (kind, &listed.input_schema) {
-        (Kind::Tools, Some(schema)) => annotations(schema).map_err(|why| Unusable {
-            key: Some(key.clone()),
-            why: format!("tool {:?} is left out: {why}", shorten(&key)),
-        })?,
-        _ => Vec::new(),
-    };
-    let offered = match kind {
-        Kind::Tools | Kind::Prompts => {
-            let shown = changes.and_then(|changes| changes.rename.as_deref()).unwrap_or(&key);
-            names::merged(&server.prefix, shown)
-        }
-        Kind::Resources | Kind::Templates => key.clone(),
-    };
-    let mut splice = Splice::new(text.get().as_bytes());
-    if offered != key {
-        splice.replace(raw, quote(&offered));
-    }
-    if let Some(description) = changes.and_then(|changes| changes.description.as_deref()) {
-        match listed.description {
-            Some(old) => splice.replace(old, quote(description)),
-            None => splice.insert_first(&[b"\"description\":", &quote(description)[..]].concat()),
-        }
-    }
-    let merged = String::from_utf8(splice.finish().to_vec())
-        .ok()
-        .and_then(|text| RawValue::from_string(text).ok())
-        .unwrap_or_else(|| text.to_owned());
-    Ok(Some(Item { key, offered, text: text.to_owned(), merged, mirrored }))
-}
-
-fn shorten(text: &str) -> String {
-    text.chars().take(64).collect()
-}
-
-/// One server's part of a merged list.
-pub(super) enum Part {
-    Has(Arc<List>),
-    /// The server has no such list.
-    None,
-    Missing,
 }
 
 impl<P: Platform> Mcp<P> {
@@ -499,271 +387,10 @@ impl<P: Platform> Mcp<P> {
             other => other,
         }
     }
-
-    /// The merged list of `kind` for `caller`: the result object from item `offset` on.
-    pub async fn merged(&self, kind: Kind, era: Era, caller: &Arc<Caller>, offset: usize) -> Bytes {
-        let key =
-            MergedKey { kind, era, caller: caller.name.clone(), offset, plan: self.plan.digest.clone() };
-        let now = self.platform.clock().now();
-        if let Some(merged) = self.memory.merged(&key, now) {
-            return merged.result.clone();
-        }
-        let mut generation = self.memory.generation();
-        let mut parts = self.parts(kind, caller).await;
-        if generation != self.memory.generation() {
-            // Lists were read just now; what is merged must be what the generation stands for.
-            generation = self.memory.generation();
-            parts = self.parts(kind, caller).await;
-        }
-        let now = self.platform.clock().now();
-        let mut page = MergedPage::new(kind, offset, self.plan.limits.page);
-        let mut fresh_until = now.after(LONGEST_TTL);
-        let mut public = self.plan.keys.is_empty();
-        let mut whole = true;
-        for (server, part) in &parts {
-            let list = match part {
-                Part::Has(list) => list,
-                Part::None => continue,
-                Part::Missing => {
-                    whole = false;
-                    continue;
-                }
-            };
-            public &= list.public;
-            fresh_until = fresh_until.min(list.fresh_until());
-            for item in &list.items {
-                if kind != Kind::Tools || caller.tools.admits(&item.offered) {
-                    page.add(server, item);
-                }
-            }
-        }
-        let ttl = if whole { fresh_until.since(now) } else { Duration::ZERO };
-        if page.more {
-            // Makes the key that the cursor is sealed with; without one the list ends here.
-            page.more = self.sealer().await.is_ok();
-        }
-        let next = page.more.then(|| self.seal_cursor(caller, kind, offset + self.plan.limits.page));
-        let mut result = page.finish(next.as_deref(), (era == Era::Modern).then_some((ttl, public)));
-        if era == Era::Legacy
-            && let Some(adapted) = adapted(kind.method(), &result, Revision::LEGACY)
-        {
-            result = adapted;
-        }
-        let result = Bytes::from(result);
-        if whole {
-            let merged = Merged { result: result.clone(), fresh_until, generation };
-            self.memory.keep_merged(key, Arc::new(merged));
-        }
-        result
-    }
-
-    /// Notes that `server` kept everybody waiting until the merge deadline.
-    pub(super) fn too_slow(&self, server: &Server, method: &str) {
-        let limit = self.plan.limits.merge_deadline;
-        let message =
-            format!("server {:?}: no {method} within {limit:?} (limits.merge_deadline)", server.name);
-        let fault = Fault::new(FaultKind::UpstreamTimeout, message);
-        self.memory.server(server).failed(self.platform.clock().now(), &fault);
-    }
-
-    /// Whether `server` failed so lately that it is left alone for a moment.
-    pub(super) fn is_resting(&self, server: &Server) -> bool {
-        resting(&self.memory.server(server).health(), self.platform.clock().now())
-    }
-
-    /// Every server's part, in the order of the plan, each within the merge deadline.
-    pub(super) async fn parts(&self, kind: Kind, caller: &Arc<Caller>) -> Vec<(Arc<Server>, Part)> {
-        let servers: Vec<Arc<Server>> =
-            self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name)).cloned().collect();
-        let mut parts: Vec<(Arc<Server>, Part)> =
-            servers.into_iter().map(|server| (server, Part::Missing)).collect();
-        let mut waiting = FuturesUnordered::new();
-        for (index, (server, _)) in parts.iter().enumerate() {
-            let memory = self.memory.server(server);
-            let now = self.platform.clock().now();
-            if memory.list(kind, &caller.name).is_some() || !resting(&memory.health(), now) {
-                waiting.push(numbered(index, self.clone(), server.clone(), kind, caller.clone()));
-            }
-        }
-        let mut deadline = pin!(self.platform.clock().sleep(self.plan.limits.merge_deadline));
-        loop {
-            match select(waiting.next(), &mut deadline).await {
-                Either::Left((Some((index, answer)), _)) => {
-                    if let (Some((_, part)), Ok(list)) = (parts.get_mut(index), answer) {
-                        *part = if list.items.is_empty() && list.warnings.is_empty() {
-                            Part::None
-                        } else {
-                            Part::Has(list)
-                        };
-                    }
-                }
-                Either::Left((None, _)) => return parts,
-                Either::Right(_) => break,
-            }
-        }
-        drop(waiting);
-        for (server, part) in &parts {
-            if matches!(part, Part::Missing) {
-                self.too_slow(server, kind.method());
-            }
-        }
-        parts
-    }
-
-    /// Asks the servers that nobody has asked yet what they are and which tools they have, within `limit`.
-    pub async fn survey(&self, caller: &Arc<Caller>, limit: Duration) {
-        let mut waiting = FuturesUnordered::new();
-        for (index, server) in self.plan.servers.iter().enumerate() {
-            let memory = self.memory.server(server);
-            let asked = memory.list(Kind::Tools, &caller.name).is_some() || memory.health().failed > 0;
-            if !asked && caller.servers.admits(&server.name) {
-                waiting.push(numbered(index, self.clone(), server.clone(), Kind::Tools, caller.clone()));
-            }
-        }
-        let mut deadline = pin!(self.platform.clock().sleep(limit));
-        while let Either::Left((Some(_), _)) = select(waiting.next(), &mut deadline).await {}
-    }
-
-    /// Renews the lists that have passed their time; for behind a reply.
-    pub async fn refresh(&self, caller: &Arc<Caller>) {
-        let mut waiting = FuturesUnordered::new();
-        for (server, kind) in self.due(caller) {
-            waiting.push(renew(self.clone(), server, kind, caller.clone()));
-        }
-        while waiting.next().await.is_some() {}
-    }
-
-    /// The lists that [`Mcp::refresh`] would renew.
-    fn due(&self, caller: &Arc<Caller>) -> impl Iterator<Item = (Arc<Server>, Kind)> {
-        let now = self.platform.clock().now();
-        let kinds = [Kind::Tools, Kind::Prompts, Kind::Resources, Kind::Templates];
-        self.plan.servers.iter().flat_map(move |server| {
-            let memory = self.memory.server(server);
-            kinds.into_iter().filter_map(move |kind| {
-                let list = memory.list(kind, &caller.name)?;
-                let due = !list.is_fresh(now) && !list.ttl.is_zero() && !resting(&memory.health(), now);
-                due.then(|| (server.clone(), kind))
-            })
-        })
-    }
-
-    /// Whether [`Mcp::refresh`] has anything to do for `caller`.
-    pub fn refresh_due(&self, caller: &Arc<Caller>) -> bool {
-        let now = self.platform.clock().now();
-        if now < self.memory.stale_at() {
-            return false;
-        }
-        // Set before looking: a list that arrives meanwhile lowers it again.
-        self.memory.set_stale_at(Timestamp(u64::MAX));
-        for server in &self.plan.servers {
-            if let Some(at) = self.memory.server(server).stale_at(now) {
-                self.memory.lower_stale_at(at);
-            }
-        }
-        self.due(caller).next().is_some()
-    }
-}
-
-/// Whether a server failed so lately that asking it again would only make everybody wait. Grows to 3 s.
-fn resting(health: &Health, now: Timestamp) -> bool {
-    let pause = Duration::from_millis(500) * u32::try_from(health.failing.min(6)).unwrap_or(6);
-    health.failing > 0 && health.last_error_at.is_some_and(|at| now < at.after(pause))
-}
-
-/// Owned arguments: a borrowing future in a `FuturesUnordered` would not be `Send` where it is spawned.
-async fn numbered<P: Platform>(
-    index: usize,
-    mcp: Mcp<P>,
-    server: Arc<Server>,
-    kind: Kind,
-    caller: Arc<Caller>,
-) -> (usize, Result<Arc<List>, Fault>) {
-    (index, mcp.list(&server, kind, &caller).await)
-}
-
-async fn renew<P: Platform>(mcp: Mcp<P>, server: Arc<Server>, kind: Kind, caller: Arc<Caller>) {
-    let key = format!("renew {} {} {}", kind.method(), server.name, caller.name);
-    if let Some(_claim) = mcp.memory.claim(&key) {
-        let _ = mcp.read_list(&server, kind, &caller).await;
-    }
 }
 
 fn invalid(server: &Server, kind: Kind) -> Fault {
     let message =
         format!("server {:?}: its {} result is not what the protocol says", server.name, kind.method());
     Fault::new(FaultKind::UpstreamInvalid, message)
-}
-
-/// One page of a merged list, being written.
-struct MergedPage {
-    kind: Kind,
-    offset: usize,
-    limit: usize,
-    count: usize,
-    more: bool,
-    seen: HashSet<String>,
-    out: String,
-}
-
-impl MergedPage {
-    fn new(kind: Kind, offset: usize, limit: usize) -> Self {
-        let out = format!("\"{}\":[", kind.member());
-        Self { kind, offset, limit, count: 0, more: false, seen: HashSet::new(), out }
-    }
-
-    fn add(&mut self, server: &Server, item: &Item) {
-        let again = !self.seen.insert(item.offered.clone());
-        let index = self.count;
-        self.count += 1;
-        if index < self.offset {
-            return;
-        }
-        if index >= self.offset + self.limit {
-            self.more = true;
-            return;
-        }
-        if !self.out.ends_with('[') {
-            self.out.push(',');
-        }
-        match (again, self.kind) {
-            (true, Kind::Resources | Kind::Templates) => self.out.push_str(&qualified(server, item)),
-            (true, Kind::Tools | Kind::Prompts) => {
-                // Prefixes are unique, so this takes two names that collide in their hashes as well.
-                if self.out.ends_with(',') {
-                    self.out.pop();
-                }
-            }
-            (false, _) => self.out.push_str(item.merged.get()),
-        }
-    }
-
-    fn finish(mut self, next: Option<&str>, hints: Option<(Duration, bool)>) -> String {
-        self.out.push(']');
-        if let Some(next) = next {
-            self.out.push_str(&format!(",\"nextCursor\":\"{next}\""));
-        }
-        match hints {
-            Some((ttl, public)) => {
-                let scope = if public { "public" } else { "private" };
-                format!(
-                    "{{\"resultType\":\"complete\",{},\"ttlMs\":{},\"cacheScope\":\"{scope}\",{}}}",
-                    self.out,
-                    ttl.as_millis(),
-                    super::SERVER_META
-                )
-            }
-            None => format!("{{{}}}", self.out),
-        }
-    }
-}
-
-/// A resource whose URI an earlier server offers too: `{server}+{uri}`.
-fn qualified(server: &Server, item: &Item) -> String {
-    let listed: Option<Listed<'_>> = serde_json::from_str(item.text.get()).ok();
-    let raw = listed.and_then(|listed| listed.uri.or(listed.uri_template));
-    let mut splice = Splice::new(item.text.get().as_bytes());
-    if let Some(raw) = raw {
-        splice.replace(raw, quote(&format!("{}+{}", server.name, item.key)));
-    }
-    String::from_utf8_lossy(&splice.finish()).into_owned()
 }

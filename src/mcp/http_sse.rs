@@ -18,11 +18,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use url::Url;
 
+use super::client::Client;
 use super::extensions::told_across;
 use super::forward::Call;
 use super::memory::{Profile, Running, UpstreamSession, lock};
 use super::revision::Revision;
-use super::serve::{Cancel, Client};
+use super::serve::Cancel;
 use super::upstream::{
     Answered, Asked, Content, IMPLEMENTATION, Outgoing, READY, agreed, content, error_of, everything,
     http_request, introduction, not_initialized, standard_headers,

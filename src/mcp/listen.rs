@@ -19,12 +19,13 @@ use serde_json::value::RawValue;
 use self::words::{acknowledged, asked, is_part, tagged};
 pub(super) use self::words::{completed, given, renamed, uri_of};
 use super::catalog::Kind as ListKind;
+use super::client::Client;
 use super::feed::{
     Feed, Leases, Notice, Over, Source, Stepped, Topic, UPDATED, Wanted, What, declared, feed, has_flag,
 };
 use super::forward::{Call, event};
 use super::memory::lock;
-use super::serve::{Answer, Client, Inbound};
+use super::serve::{Answer, Inbound};
 use super::tasks::{self, Names};
 use super::{Mcp, ask, extensions};
 use crate::config::plan::{Caller, Server};

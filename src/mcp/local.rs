@@ -15,12 +15,14 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::catalog::{Kind as ListKind, List};
+use super::client::Client;
 use super::extensions::{self, told};
 use super::forward::{Call, Route};
 use super::listen::flags;
 use super::memory::{Profile, lock};
 use super::revision::{Era, Revision};
-use super::serve::{Answer, Client, Inbound, Note, brief, text_of, unknown_name};
+use super::serve::{Answer, Inbound, Note, brief, text_of};
+use super::unknown::unknown_name;
 use super::upstream::IMPLEMENTATION;
 use super::{Mcp, SERVER_META, names, tasks};
 use crate::config::glob::Glob;

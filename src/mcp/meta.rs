@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::stream::without;
+use super::rewrite::without;
 use crate::fault::{Fault, Kind};
 use crate::wire::jsonrpc::{Splice, string};
 

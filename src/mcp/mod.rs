@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub mod catalog;
+pub mod client;
 pub mod content;
 pub mod extensions;
 pub mod feed;
@@ -23,6 +24,7 @@ mod once;
 pub mod park;
 pub mod resume;
 pub mod revision;
+pub mod rewrite;
 pub mod rounds;
 pub mod serve;
 pub mod session;
@@ -30,6 +32,7 @@ pub mod standing;
 pub mod stream;
 pub mod tail;
 pub mod tasks;
+pub mod unknown;
 pub mod upstream;
 
 use std::sync::Arc;

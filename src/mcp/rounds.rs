@@ -27,7 +27,7 @@ use super::ask::{self, Askable};
 use super::mailbox::{Mailbox, Said, Work};
 use super::memory::lock;
 use super::revision::Revision;
-use super::stream::{Rewrite, Rewritten};
+use super::rewrite::{Rewrite, Rewritten};
 use super::tail::{Log, Tail};
 use super::upstream::{Content, Outgoing, content, error_of, no_answer, refused};
 use crate::config::plan::Server;

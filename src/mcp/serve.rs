@@ -3,33 +3,30 @@
 //! Source: Streamable HTTP of 2026-07-28 and of 2025-11-25. A request that carries the per-request `_meta` or a
 //! modern version header is served statelessly; anything else is of the legacy era (2026-07-28, "Versioning").
 
+mod one_server;
+mod told;
+
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::catalog::{Kind as ListKind, List};
-use super::extensions::{is_core_notification, is_shared, matter};
 use super::feed::Leases;
-use super::forward::{Call, Route, arguments};
+use super::forward::Call;
 use super::listen::Listen;
-use super::local::LEVELS;
-use super::mailbox::Letter;
 use super::memory::{UpstreamSession, lock};
 use super::meta::{Meta, Params};
 use super::revision::{Era, Revision};
 use super::session::Session;
-use super::stream::{Stream, routed_question};
-use super::upstream::field;
-use super::{Mcp, headers, names, rounds, tasks};
+use super::stream::Stream;
+use super::unknown::{unknown_method, unknown_method_legacy};
+use super::{Mcp, headers};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, Platform, StateStore as _};
+use crate::platform::{Platform, StateStore as _};
 use crate::wire::accept::Accepts;
 use crate::wire::jsonrpc::{self, Invalid, Message, decode_batch, string};
 
@@ -93,46 +90,6 @@ impl Inbound {
     }
 }
 
-/// Who asks, and how.
-#[derive(Debug, Clone)]
-pub struct Client {
-    /// The caller.
-    pub caller: Arc<Caller>,
-    /// The revision it speaks.
-    pub revision: Revision,
-    /// Its session, in the legacy era.
-    pub session: Option<Session>,
-    /// It asked for log messages with this request.
-    pub wants_logs: bool,
-    /// The least level of them, in the modern era.
-    pub log_level: Option<String>,
-    /// A modern client's capabilities, if it can be asked anything or has extensions.
-    pub capabilities: Option<Box<RawValue>>,
-    /// Its name and version, likewise.
-    pub info: Option<Box<RawValue>>,
-}
-
-impl Client {
-    /// A legacy client.
-    #[must_use]
-    pub fn of_session(caller: Arc<Caller>, session: Session) -> Self {
-        Self {
-            caller,
-            revision: session.facts.revision,
-            session: Some(session),
-            wants_logs: true,
-            log_level: None,
-            capabilities: None,
-            info: None,
-        }
-    }
-
-    /// The era of its revision.
-    pub fn era(&self) -> Era {
-        self.revision.era()
-    }
-}
-
 /// What there is to say.
 pub enum Answer<P: Platform> {
     /// One JSON-RPC message (or a batch of them).
@@ -180,9 +137,6 @@ pub struct Note {
 /// Methods that ended with the legacy era.
 const LEGACY_ONLY: [&str; 5] =
     ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
-
-/// A list that was read so lately is not doubted, whatever a client makes of it.
-const SETTLED: Duration = Duration::from_secs(1);
 
 impl<P: Platform> Mcp<P> {
     /// Answers a POST.
@@ -259,83 +213,6 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
-    /// Finds out who speaks and how, and checks what their revision asks of every request.
-    pub(super) async fn client(
-        &self,
-        inbound: &Inbound,
-        params: Option<&Params<'_>>,
-        method: &str,
-    ) -> Result<Client, Fault> {
-        let header = inbound.header(&headers::VERSION);
-        let meta = Meta::read(params.and_then(|params| params.meta))?;
-        let declared = meta.version();
-        let of = |text: &str| Revision::parse(text).map(Revision::era);
-        let modern = match (header, declared.as_deref()) {
-            (_, Some(declared)) => of(declared) != Some(Era::Legacy),
-            (Some(header), None) => of(header) == Some(Era::Modern),
-            (None, None) => false,
-        };
-        if modern {
-            return Self::modern_client(inbound, &meta, params, method);
-        }
-        if let Some(header) = header
-            && of(header).is_none()
-        {
-            return Err(unsupported(header));
-        }
-        let token = inbound.header(&headers::SESSION).ok_or_else(|| {
-            let message = "no Mcp-Session-Id header: send initialize first and then its session id, or send the \
-                           per-request _meta of 2026-07-28";
-            Fault::new(Kind::SessionRequired, message)
-        })?;
-        let session = self.session(&inbound.caller, inbound.target.as_deref(), token).await?;
-        Ok(Client::of_session(inbound.caller.clone(), session))
-    }
-
-    fn modern_client(
-        inbound: &Inbound,
-        meta: &Meta<'_>,
-        params: Option<&Params<'_>>,
-        method: &str,
-    ) -> Result<Client, Fault> {
-        let mismatch = |what: &str| {
-            Fault::new(Kind::HeaderMismatch, format!("header mismatch: MCP-Protocol-Version {what}"))
-        };
-        let header = inbound.header(&headers::VERSION);
-        let revision = match (header, meta.version()) {
-            (None, _) => return Err(mismatch("is required and missing")),
-            (Some(header), Some(declared)) if header != declared => {
-                return Err(mismatch("does not match the body's _meta"));
-            }
-            (Some(header), _) => Revision::parse(header).filter(|r| r.era() == Era::Modern),
-        };
-        let Some(revision) = revision else { return Err(unsupported(header.unwrap_or_default())) };
-        meta.require()?;
-        let named = match method {
-            "tools/call" | "prompts/get" => Some(params.and_then(|params| params.name)),
-            "resources/read" => Some(params.and_then(|params| params.uri)),
-            // Some clients leave it out, which harms nobody here (SEP-2663, "Routing Headers").
-            method if tasks::is_method(method) && inbound.headers.contains_key(headers::NAME) => {
-                Some(params.and_then(|params| params.task_id))
-            }
-            _ => None,
-        };
-        let name = named.map(|raw| raw.and_then(string).unwrap_or_default());
-        headers::check_standard(&inbound.headers, method, name.as_deref())?;
-        let known = |raw: &&RawValue| raw.get().len() > 2 && matter(raw);
-        let capabilities = meta.capabilities.filter(known).map(RawValue::to_owned);
-        let info = meta.client_info.filter(|_| capabilities.is_some()).map(RawValue::to_owned);
-        Ok(Client {
-            caller: inbound.caller.clone(),
-            revision,
-            session: None,
-            wants_logs: meta.log_level.is_some(),
-            log_level: level(meta)?,
-            capabilities,
-            info,
-        })
-    }
-
     async fn request(
         &self,
         inbound: &Inbound,
@@ -379,362 +256,9 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
-    /// `/mcp/{server}`: the server as it is, less what the configuration or the key leaves out.
-    async fn at_server(
-        &self,
-        inbound: &Inbound,
-        client: &Client,
-        call: &Call<'_>,
-        server: Arc<Server>,
-        note: &mut Note,
-    ) -> Result<Answer<P>, Fault> {
-        note.server = Some(server.name.clone());
-        let profile = self.profile(&server).await?;
-        let modern_upstream = profile.revision_for(client.era()).era() == Era::Modern;
-        // Neither is told anything that would hold from one call to the next.
-        let forgetful = modern_upstream || profile.http_sse;
-        match call.method {
-            "server/discover" if !modern_upstream => {
-                return Ok(Answer::Json(StatusCode::OK, self.discover_one(call, &server, &profile)));
-            }
-            "server/discover" => return self.discover_through(inbound, client, call, server).await,
-            // What is passed through is not filtered.
-            "subscriptions/listen" if !modern_upstream || !server.resources.admits_all() => {
-                return self.listen(inbound, client, call, Some(server)).await;
-            }
-            "logging/setLevel" if forgetful => return self.keep_level(client, call).await,
-            "logging/setLevel" => self.keep_level(client, call).await.map(drop)?,
-            "resources/subscribe" | "resources/unsubscribe" if forgetful => {
-                if !server.resources.admits(&text_of(call.read.uri, "params.uri")?) {
-                    return Err(unknown_name(call.method, &text_of(call.read.uri, "params.uri")?));
-                }
-                return self.subscribe(inbound, client, call, Some(server), note).await;
-            }
-            method if LEGACY_ONLY.contains(&method) && forgetful => return Err(unknown_method(method)),
-            // It would hold the tasks of everybody.
-            "tasks/list" if !modern_upstream && is_shared(&server, &profile) => {
-                return Err(unknown_method(call.method));
-            }
-            _ => {}
-        }
-        let filtered = self.filters(&server, &client.caller);
-        // A tool whose annotations are invalid must not be shown (2026-07-28 Streamable HTTP, "Schema Extension").
-        let reduced = call.method == "tools/list"
-            && self.known_list(&server, ListKind::Tools, &client.caller).await.is_ok_and(|list| list.reduced);
-        if let Some(kind) = ListKind::of(call.method).filter(|_| filtered || reduced) {
-            return self.filtered_list(client, call, &server, kind).await;
-        }
-        let key = match call.method {
-            "tools/call" | "prompts/get" => Some(text_of(call.read.name, "params.name")?),
-            "resources/read" | "resources/subscribe" | "resources/unsubscribe" => {
-                Some(text_of(call.read.uri, "params.uri")?)
-            }
-            _ => None,
-        };
-        note.name = key.as_deref().map(brief);
-        let mut route = Route { server, name: key, renamed: None };
-        if let Some(name) = route.name.clone() {
-            if let Some(own) = self.permitted(&route.server, client, call, &name)? {
-                route.renamed = call.read.name;
-                route.name = Some(own.into());
-            }
-            if call.method == "tools/call" {
-                self.check_mirrored(inbound, client, call, &route).await?;
-            }
-        }
-        let seat =
-            if call.method == "subscriptions/listen" { Some(self.seat(&client.caller)?) } else { None };
-        let mut answer = self.forward(inbound, client, call, &route).await?;
-        if let Answer::Stream(stream, _) = &mut answer {
-            (stream.news, stream.seat) = (seat.is_some(), seat);
-        }
-        Ok(answer)
-    }
-
-    /// `server/discover` of a modern server, which through the gateway serves every revision that the gateway does.
-    async fn discover_through(
-        &self,
-        inbound: &Inbound,
-        client: &Client,
-        call: &Call<'_>,
-        server: Arc<Server>,
-    ) -> Result<Answer<P>, Fault> {
-        let whole = inbound.with_accepts(Accepts { json: true, events: false });
-        let route = Route { server, name: None, renamed: None };
-        let answer = self.forward(&whole, client, call, &route).await?;
-        let Answer::Json(status, body) = &answer else { return Ok(answer) };
-        let Ok(Message::Response { outcome: Ok(result), .. }) = Message::decode(body) else {
-            return Ok(answer);
-        };
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Discovered<'a> {
-            #[serde(borrow)]
-            supported_versions: &'a RawValue,
-        }
-        let Ok(found) = serde_json::from_str::<Discovered<'_>>(result.get()) else { return Ok(answer) };
-        let versions: Vec<&str> = Revision::ALL.into_iter().map(Revision::as_str).collect();
-        let mut splice = jsonrpc::Splice::new(body);
-        splice.replace(found.supported_versions, serde_json::to_vec(&versions).unwrap_or_default());
-        Ok(Answer::Json(*status, splice.finish()))
-    }
-
-    /// Whether anything of `server` is left out or changed for `caller`.
-    fn filters(&self, server: &Server, caller: &Caller) -> bool {
-        !(server.tools.admits_all()
-            && server.prompts.admits_all()
-            && server.resources.admits_all()
-            && server.overrides.is_empty()
-            && caller.tools.admits_all())
-    }
-
-    /// A server's list with everything left out that the caller may not see, under the server's own names.
-    async fn filtered_list(
-        &self,
-        client: &Client,
-        call: &Call<'_>,
-        server: &Arc<Server>,
-        kind: ListKind,
-    ) -> Result<Answer<P>, Fault> {
-        let list = self.list(server, kind, &client.caller).await?;
-        Ok(Answer::Json(StatusCode::OK, self.own_list(client, call, server, kind, &list)))
-    }
-
-    /// Whether a name may be used on `/mcp/{server}`; gives the server's own name where it is renamed.
-    fn permitted(
-        &self,
-        server: &Server,
-        client: &Client,
-        call: &Call<'_>,
-        name: &str,
-    ) -> Result<Option<String>, Fault> {
-        let renamed = server.overrides.iter().find(|(_, change)| change.rename.as_deref() == Some(name));
-        let own = renamed.map_or(name, |(own, _)| own.as_str());
-        let allowed = match call.method {
-            "tools/call" => {
-                let change = server.overrides.get(own);
-                let shown = change.and_then(|change| change.rename.as_deref()).unwrap_or(own);
-                server.tools.admits(own)
-                    && !change.is_some_and(|change| {
-                        change.hide || change.rename.as_ref().is_some_and(|_| shown != name)
-                    })
-                    && client.caller.tools.admits(&names::merged(&server.prefix, shown))
-            }
-            "prompts/get" => server.prompts.admits(own),
-            _ => server.resources.admits(name),
-        };
-        if allowed { Ok((own != name).then(|| own.to_owned())) } else { Err(unknown_name(call.method, name)) }
-    }
-
-    /// Checks the mirrored arguments of a modern client's call against what the tool asks for.
-    pub async fn check_mirrored(
-        &self,
-        inbound: &Inbound,
-        client: &Client,
-        call: &Call<'_>,
-        route: &Route<'_>,
-    ) -> Result<(), Fault> {
-        if client.era() != Era::Modern {
-            return Ok(());
-        }
-        // A server whose list cannot be read will say itself what it makes of the call.
-        let Ok(list) = self.known_list(&route.server, ListKind::Tools, &client.caller).await else {
-            return Ok(());
-        };
-        let checked = mirrors(inbound, call, route, &list);
-        let now = self.platform.clock().now();
-        if checked.is_ok() || now.since(list.read_at) < SETTLED {
-            return checked;
-        }
-        // The client may have seen a newer definition of the tool than we have.
-        let newer = Box::pin(self.read_list(&route.server, ListKind::Tools, &client.caller)).await;
-        newer.map_or(checked, |list| mirrors(inbound, call, route, &list))
-    }
-
-    /// Answers a notification: those that a server must hear go on to it.
-    async fn notification(
-        &self,
-        inbound: &Inbound,
-        text: &[u8],
-        method: &str,
-        params: Option<&RawValue>,
-    ) -> Result<(), Fault> {
-        let read = Params::read(params)?;
-        let modern = Meta::read(read.meta)?.version().is_some()
-            || inbound.header(&headers::VERSION).and_then(Revision::parse).map(Revision::era)
-                == Some(Era::Modern);
-        if modern {
-            // This revision has no notifications of clients over HTTP; one that comes is taken and does nothing.
-            return Ok(());
-        }
-        let client = self.client(inbound, None, method).await?;
-        let Some(session) = &client.session else { return Ok(()) };
-        if method == "notifications/cancelled"
-            && let Some(id) = params.and_then(|params| field(params, "requestId"))
-        {
-            session.memory.cancel(&id);
-            self.tell_mailbox(session, &Letter::Cancelled(id)).await?;
-        }
-        match method {
-            "notifications/initialized" => {}
-            "notifications/cancelled" | "notifications/roots/list_changed" | "notifications/progress" => {
-                self.tell_upstreams(session, &inbound.part(text)).await;
-            }
-            _ if inbound.target.is_some() => self.tell_upstreams(session, &inbound.part(text)).await,
-            _ if is_core_notification(method) => {}
-            _ => self.tell_extended(session, method, inbound.part(text)).await,
-        }
-        Ok(())
-    }
-
-    /// Writes to the mailbox of a session, if it can have one. There is nothing to hear.
-    async fn tell_mailbox(&self, session: &Session, letter: &Letter) -> Result<(), Fault> {
-        if self.platform.abilities().mailboxes {
-            let mut answer = self.post_letter(&session.mailbox(), letter).await?;
-            while answer.next().await.is_some() {}
-        }
-        Ok(())
-    }
-
-    /// Passes a client's message on to every session that is held for it; one that is about a task, to its server
-    /// alone.
-    async fn tell_upstreams(&self, session: &Session, body: &Bytes) {
-        let upstreams = lock(&session.memory.record).0.upstreams.clone();
-        let merged = session.facts.server.is_none();
-        let known = |name: &str| merged && self.plan.server(name).is_some();
-        for (name, upstream) in &upstreams {
-            let Some(server) = self.plan.server(name) else { continue };
-            if let Some(body) = tasks::inward_message(body.clone(), server, known) {
-                self.tell(server, body, upstream).await;
-            }
-        }
-    }
-
-    /// Takes a response of the client: on `/mcp/{server}` it goes to the session whose server asked.
-    async fn response(&self, inbound: &Inbound, text: &[u8]) -> Result<(), Fault> {
-        let client = self.client(inbound, None, "response").await.map_err(|fault| match fault.kind {
-            Kind::SessionRequired => {
-                Fault::new(Kind::InvalidRequest, "responses need a session that asked for them")
-            }
-            _ => fault,
-        })?;
-        let own = match Message::decode(text) {
-            Ok(Message::Response { id: Some(id), .. }) => rounds::is_own(id),
-            _ => false,
-        };
-        match (&client.session, &inbound.target) {
-            (Some(session), _) if own => {
-                if let Ok(response) = serde_json::from_slice(text) {
-                    self.tell_mailbox(session, &Letter::Response(response)).await?;
-                }
-            }
-            (Some(session), target) => {
-                if !self.answer_routed(inbound, session, text).await && target.is_some() {
-                    self.tell_upstreams(session, &inbound.part(text)).await;
-                }
-            }
-            (None, _) => {
-                return Err(Fault::new(
-                    Kind::InvalidRequest,
-                    "clients of 2026-07-28 must not send responses",
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes what the client says to a question of one of the servers that it sees as one, or of one whose sessions
-    /// are not held for it; says whether it is such an answer.
-    async fn answer_routed(&self, inbound: &Inbound, session: &Session, text: &[u8]) -> bool {
-        let Ok(Message::Response { id: Some(id), .. }) = Message::decode(text) else { return false };
-        let known = string(id);
-        let Some((server, own)) = known.as_deref().and_then(routed_question) else { return false };
-        let held = || {
-            if inbound.target.is_some() {
-                return None;
-            }
-            let upstream = lock(&session.memory.record).0.upstreams.get(server).cloned()?;
-            Some((self.plan.server(server)?.clone(), upstream))
-        };
-        let to = held().or_else(|| self.open_asks(&inbound.caller, server));
-        let Some((server, upstream)) = to else { return false };
-        let mut splice = jsonrpc::Splice::new(text);
-        splice.replace(id, own.get().as_bytes().to_vec());
-        let known = |name: &str| inbound.target.is_none() && name == server.name;
-        if let Some(body) = tasks::inward_message(splice.finish(), &server, known) {
-            self.tell(&server, body, &upstream).await;
-        }
-        true
-    }
-
-    /// Answers a DELETE: the session ends, here and upstream.
-    pub async fn delete(self, inbound: Inbound) -> (Answer<P>, Note, Vec<(Arc<Server>, UpstreamSession)>) {
-        let mut note = Note { method: Some("DELETE".to_owned()), ..Note::default() };
-        let ended = async {
-            let modern = inbound.header(&headers::VERSION).and_then(Revision::parse).map(Revision::era);
-            if modern == Some(Era::Modern) {
-                return Err(Fault::new(Kind::MethodNotAllowed, "2026-07-28 has no sessions to end"));
-            }
-            let client = self.client(&inbound, None, "DELETE").await?;
-            match &client.session {
-                Some(session) => {
-                    let upstreams = self.end_session(session).await?;
-                    self.tell_mailbox(session, &Letter::End).await?;
-                    Ok(upstreams)
-                }
-                None => Ok(std::collections::HashMap::new()),
-            }
-        };
-        match ended.await {
-            Ok(upstreams) => {
-                let held = upstreams
-                    .into_iter()
-                    .filter_map(|(name, upstream)| Some((self.plan.server(&name)?.clone(), upstream)))
-                    .collect();
-                (Answer::Empty(StatusCode::NO_CONTENT), note, held)
-            }
-            Err(fault) => (failed(None, &fault, &mut note), note, Vec::new()),
-        }
-    }
-
-    /// Tells a legacy server that nobody waits for a call any more.
-    pub async fn cancel(&self, cancel: &Cancel) {
-        let body = format!(
-            "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{},\"reason\":\
-             \"the client has gone\"}}}}",
-            cancel.id
-        );
-        self.tell(&cancel.server, body.into(), &cancel.session).await;
-    }
-
     /// Whether the state store answers, for `/ready`.
     pub async fn store_answers(&self) -> bool {
         self.platform.store().load("ready").await.is_ok()
-    }
-}
-
-/// The log level that a request asks for.
-fn level(meta: &Meta<'_>) -> Result<Option<String>, Fault> {
-    let Some(raw) = meta.log_level else { return Ok(None) };
-    match string(raw).filter(|level| LEVELS.contains(&level.as_ref())) {
-        Some(level) => Ok(Some(level.into_owned())),
-        None => {
-            let message =
-                format!("params._meta: {} must be one of {}", super::meta::LOG_LEVEL, LEVELS.join(", "));
-            Err(Fault::new(Kind::InvalidMeta, message))
-        }
-    }
-}
-
-/// Whether a modern client's headers are what `list` says of the tool that it calls.
-fn mirrors(inbound: &Inbound, call: &Call<'_>, route: &Route<'_>, list: &List) -> Result<(), Fault> {
-    let Some(name) = route.name.as_deref() else { return Ok(()) };
-    match list.own(name) {
-        Some(tool) if !tool.mirrored.is_empty() => {
-            headers::check_mirrored(&inbound.headers, &tool.mirrored, &arguments(call))
-        }
-        None if list.refuses(name) => Err(unknown_name(call.method, name)),
-        _ => Ok(()),
     }
 }
 
@@ -771,38 +295,6 @@ fn readable_id(text: &[u8]) -> Option<Box<RawValue>> {
     }
     let id = serde_json::from_slice::<Id>(text).ok()?.id?;
     id.get().starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit()).then_some(id)
-}
-
-fn unsupported(requested: &str) -> Fault {
-    #[derive(serde::Serialize)]
-    struct Data<'a> {
-        supported: Vec<&'static str>,
-        requested: Cow<'a, str>,
-    }
-    let supported: Vec<&str> = Revision::ALL.into_iter().map(Revision::as_str).collect();
-    let message = format!("unsupported protocol version; supported: {}", supported.join(", "));
-    let data = Data { supported, requested: requested.chars().take(64).collect::<String>().into() };
-    Fault::new(Kind::UnsupportedVersion, message).with_data(&data)
-}
-
-/// The method does not exist; modern clients are told by HTTP 404 as well.
-pub fn unknown_method(method: &str) -> Fault {
-    Fault::new(Kind::UnknownMethod, format!("method {:?} is not known here", brief(method)))
-}
-
-/// The same for legacy clients, who would take a 404 for a lost session.
-pub(super) fn unknown_method_legacy(method: &str) -> Fault {
-    Fault::new(Kind::UnknownMethodLegacy, format!("method {:?} is not known here", brief(method)))
-}
-
-/// There is no such tool, prompt or resource, or it is not for this caller: the two look the same.
-pub fn unknown_name(method: &str, name: &str) -> Fault {
-    let what = match method {
-        "tools/call" => "tool",
-        "prompts/get" => "prompt",
-        _ => "resource",
-    };
-    Fault::new(Kind::InvalidParams, format!("unknown {what} {:?}", brief(name)))
 }
 
 /// A required string of the parameters.

@@ -16,10 +16,10 @@ use serde_json::value::RawValue;
 
 use super::Mcp;
 use super::catalog::Kind as ListKind;
+use super::client::Client;
 use super::extensions::{told, told_across};
 use super::memory::{Record, SessionMemory, UpstreamSession, lock};
 use super::revision::Revision;
-use super::serve::Client;
 use super::upstream::{GATEWAY, IMPLEMENTATION};
 use crate::config::plan::{Caller, Server, SessionMode};
 use crate::fault::{Fault, Kind};

@@ -20,15 +20,15 @@ use futures_util::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 
 use super::Mcp;
+use super::client::Client;
 use super::feed::{Leases, Notice, Over, Source, Topic, UPDATED, Wanted, What, feed};
 use super::listen::{Subscribed, given, renamed, uri_of};
 use super::mailbox::{Mailbox, Said, Work};
 use super::memory::lock;
 use super::revision::Era;
+use super::rewrite::{Rewrite, Rewritten};
 use super::rounds::OWN;
-use super::serve::Client;
 use super::session::{Holder, Session};
-use super::stream::{Rewrite, Rewritten};
 use super::tail::{Log, Tail};
 use crate::config::plan::{Caller, Server};
 use crate::platform::{Clock as _, Entropy as _, Platform};

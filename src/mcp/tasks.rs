@@ -15,11 +15,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Mcp;
+use super::client::Client;
 use super::extensions::{is_shared, knows_tasks, offered};
 use super::forward::{Call, Route};
 use super::memory::Profile;
 use super::revision::Era;
-use super::serve::{Answer, Client, Inbound, Note, text_of, unknown_method, unknown_method_legacy};
+use super::serve::{Answer, Inbound, Note, text_of};
+use super::unknown::{unknown_method, unknown_method_legacy};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind, Who};
 use crate::platform::Platform;
@@ -321,7 +323,7 @@ fn is_result<P: Platform>(answer: &Answer<P>) -> bool {
 /// The request without its cursor.
 fn without_cursor(call: &Call<'_>, cursor: &RawValue) -> Bytes {
     let mut splice = Splice::new(call.text);
-    let less = call.params.and_then(|params| super::stream::without(params, &["cursor"]));
+    let less = call.params.and_then(|params| super::rewrite::without(params, &["cursor"]));
     match (call.params, less) {
         (Some(params), Some(less)) => splice.replace(params, less.into_bytes()),
         // It stands there, so it can be taken out.

@@ -1,0 +1,244 @@
+//! The lists of all servers as one.
+//!
+//! One broken, slow or lying server never breaks the others: its part is stale or missing, and `/status` says why.
+
+use std::collections::HashSet;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::{Either, select};
+use futures_util::stream::FuturesUnordered;
+
+use super::item::{Item, Listed};
+use super::renewed::resting;
+use super::{Kind, LONGEST_TTL, List};
+use crate::config::plan::{Caller, Server};
+use crate::fault::{Fault, Kind as FaultKind};
+use crate::mcp::content::adapted;
+use crate::mcp::memory::{Merged, MergedKey};
+use crate::mcp::revision::{Era, Revision};
+use crate::mcp::{Mcp, SERVER_META};
+use crate::platform::{Clock as _, Platform};
+use crate::wire::jsonrpc::{Splice, quote};
+
+/// One server's part of a merged list.
+pub(in crate::mcp) enum Part {
+    Has(Arc<List>),
+    /// The server has no such list.
+    None,
+    Missing,
+}
+
+impl<P: Platform> Mcp<P> {
+    /// The merged list of `kind` for `caller`: the result object from item `offset` on.
+    pub async fn merged(&self, kind: Kind, era: Era, caller: &Arc<Caller>, offset: usize) -> Bytes {
+        let key =
+            MergedKey { kind, era, caller: caller.name.clone(), offset, plan: self.plan.digest.clone() };
+        let now = self.platform.clock().now();
+        if let Some(merged) = self.memory.merged(&key, now) {
+            return merged.result.clone();
+        }
+        let mut generation = self.memory.generation();
+        let mut parts = self.parts(kind, caller).await;
+        if generation != self.memory.generation() {
+            // Lists were read just now; what is merged must be what the generation stands for.
+            generation = self.memory.generation();
+            parts = self.parts(kind, caller).await;
+        }
+        let now = self.platform.clock().now();
+        let mut page = MergedPage::new(kind, offset, self.plan.limits.page);
+        let mut fresh_until = now.after(LONGEST_TTL);
+        let mut public = self.plan.keys.is_empty();
+        let mut whole = true;
+        for (server, part) in &parts {
+            let list = match part {
+                Part::Has(list) => list,
+                Part::None => continue,
+                Part::Missing => {
+                    whole = false;
+                    continue;
+                }
+            };
+            public &= list.public;
+            fresh_until = fresh_until.min(list.fresh_until());
+            for item in &list.items {
+                if kind != Kind::Tools || caller.tools.admits(&item.offered) {
+                    page.add(server, item);
+                }
+            }
+        }
+        let ttl = if whole { fresh_until.since(now) } else { Duration::ZERO };
+        if page.more {
+            // Makes the key that the cursor is sealed with; without one the list ends here.
+            page.more = self.sealer().await.is_ok();
+        }
+        let next = page.more.then(|| self.seal_cursor(caller, kind, offset + self.plan.limits.page));
+        let mut result = page.finish(next.as_deref(), (era == Era::Modern).then_some((ttl, public)));
+        if era == Era::Legacy
+            && let Some(adapted) = adapted(kind.method(), &result, Revision::LEGACY)
+        {
+            result = adapted;
+        }
+        let result = Bytes::from(result);
+        if whole {
+            let merged = Merged { result: result.clone(), fresh_until, generation };
+            self.memory.keep_merged(key, Arc::new(merged));
+        }
+        result
+    }
+
+    /// Notes that `server` kept everybody waiting until the merge deadline.
+    pub(in crate::mcp) fn too_slow(&self, server: &Server, method: &str) {
+        let limit = self.plan.limits.merge_deadline;
+        let message =
+            format!("server {:?}: no {method} within {limit:?} (limits.merge_deadline)", server.name);
+        let fault = Fault::new(FaultKind::UpstreamTimeout, message);
+        self.memory.server(server).failed(self.platform.clock().now(), &fault);
+    }
+
+    /// Whether `server` failed so lately that it is left alone for a moment.
+    pub(in crate::mcp) fn is_resting(&self, server: &Server) -> bool {
+        resting(&self.memory.server(server).health(), self.platform.clock().now())
+    }
+
+    /// Every server's part, in the order of the plan, each within the merge deadline.
+    pub(in crate::mcp) async fn parts(&self, kind: Kind, caller: &Arc<Caller>) -> Vec<(Arc<Server>, Part)> {
+        let servers: Vec<Arc<Server>> =
+            self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name)).cloned().collect();
+        let mut parts: Vec<(Arc<Server>, Part)> =
+            servers.into_iter().map(|server| (server, Part::Missing)).collect();
+        let mut waiting = FuturesUnordered::new();
+        for (index, (server, _)) in parts.iter().enumerate() {
+            let memory = self.memory.server(server);
+            let now = self.platform.clock().now();
+            if memory.list(kind, &caller.name).is_some() || !resting(&memory.health(), now) {
+                waiting.push(numbered(index, self.clone(), server.clone(), kind, caller.clone()));
+            }
+        }
+        let mut deadline = pin!(self.platform.clock().sleep(self.plan.limits.merge_deadline));
+        loop {
+            match select(waiting.next(), &mut deadline).await {
+                Either::Left((Some((index, answer)), _)) => {
+                    if let (Some((_, part)), Ok(list)) = (parts.get_mut(index), answer) {
+                        *part = if list.items.is_empty() && list.warnings.is_empty() {
+                            Part::None
+                        } else {
+                            Part::Has(list)
+                        };
+                    }
+                }
+                Either::Left((None, _)) => return parts,
+                Either::Right(_) => break,
+            }
+        }
+        drop(waiting);
+        for (server, part) in &parts {
+            if matches!(part, Part::Missing) {
+                self.too_slow(server, kind.method());
+            }
+        }
+        parts
+    }
+
+    /// Asks the servers that nobody has asked yet what they are and which tools they have, within `limit`.
+    pub async fn survey(&self, caller: &Arc<Caller>, limit: Duration) {
+        let mut waiting = FuturesUnordered::new();
+        for (index, server) in self.plan.servers.iter().enumerate() {
+            let memory = self.memory.server(server);
+            let asked = memory.list(Kind::Tools, &caller.name).is_some() || memory.health().failed > 0;
+            if !asked && caller.servers.admits(&server.name) {
+                waiting.push(numbered(index, self.clone(), server.clone(), Kind::Tools, caller.clone()));
+            }
+        }
+        let mut deadline = pin!(self.platform.clock().sleep(limit));
+        while let Either::Left((Some(_), _)) = select(waiting.next(), &mut deadline).await {}
+    }
+}
+
+/// Owned arguments: a borrowing future in a `FuturesUnordered` would not be `Send` where it is spawned.
+async fn numbered<P: Platform>(
+    index: usize,
+    mcp: Mcp<P>,
+    server: Arc<Server>,
+    kind: Kind,
+    caller: Arc<Caller>,
+) -> (usize, Result<Arc<List>, Fault>) {
+    (index, mcp.list(&server, kind, &caller).await)
+}
+
+/// One page of a merged list, being written.
+struct MergedPage {
+    kind: Kind,
+    offset: usize,
+    limit: usize,
+    count: usize,
+    more: bool,
+    seen: HashSet<String>,
+    out: String,
+}
+
+impl MergedPage {
+    fn new(kind: Kind, offset: usize, limit: usize) -> Self {
+        let out = format!("\"{}\":[", kind.member());
+        Self { kind, offset, limit, count: 0, more: false, seen: HashSet::new(), out }
+    }
+
+    fn add(&mut self, server: &Server, item: &Item) {
+        let again = !self.seen.insert(item.offered.clone());
+        let index = self.count;
+        self.count += 1;
+        if index < self.offset {
+            return;
+        }
+        if index >= self.offset + self.limit {
+            self.more = true;
+            return;
+        }
+        if !self.out.ends_with('[') {
+            self.out.push(',');
+        }
+        match (again, self.kind) {
+            (true, Kind::Resources | Kind::Templates) => self.out.push_str(&qualified(server, item)),
+            (true, Kind::Tools | Kind::Prompts) => {
+                // Prefixes are unique, so this takes two names that collide in their hashes as well.
+                if self.out.ends_with(',') {
+                    self.out.pop();
+                }
+            }
+            (false, _) => self.out.push_str(item.merged.get()),
+        }
+    }
+
+    fn finish(mut self, next: Option<&str>, hints: Option<(Duration, bool)>) -> String {
+        self.out.push(']');
+        if let Some(next) = next {
+            self.out.push_str(&format!(",\"nextCursor\":\"{next}\""));
+        }
+        match hints {
+            Some((ttl, public)) => {
+                let scope = if public { "public" } else { "private" };
+                format!(
+                    "{{\"resultType\":\"complete\",{},\"ttlMs\":{},\"cacheScope\":\"{scope}\",{}}}",
+                    self.out,
+                    ttl.as_millis(),
+                    SERVER_META
+                )
+            }
+            None => format!("{{{}}}", self.out),
+        }
+    }
+}
+
+/// A resource whose URI an earlier server offers too: `{server}+{uri}`.
+fn qualified(server: &Server, item: &Item) -> String {
+    let listed: Option<Listed<'_>> = serde_json::from_str(item.text.get()).ok();
+    let raw = listed.and_then(|listed| listed.uri.or(listed.uri_template));
+    let mut splice = Splice::new(item.text.get().as_bytes());
+    if let Some(raw) = raw {
+        splice.replace(raw, quote(&format!("{}+{}", server.name, item.key)));
+    }
+    String::from_utf8_lossy(&splice.finish()).into_owned()
+}

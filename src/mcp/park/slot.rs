@@ -1,0 +1,116 @@
+//! Sessions with a legacy server that parked calls go over, one call at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+
+use super::Call;
+use crate::config::plan::Server;
+use crate::fault::Fault;
+use crate::mcp::Mcp;
+use crate::mcp::mailbox::Mailbox;
+use crate::mcp::memory::{UpstreamSession, lock};
+use crate::mcp::revision::Revision;
+use crate::mcp::upstream::{Answered, Content, Outgoing, content, standard_headers};
+use crate::platform::{Clock as _, Platform, Timestamp};
+use crate::relay::Reader;
+use crate::wire::sse::Decoder;
+
+/// An upstream session that nobody has used for so long is ended.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// A session with the server. One call at a time goes over it, so that whatever the server asks is about that call.
+pub(super) struct Slot<P: Platform> {
+    pub(super) session: UpstreamSession,
+    level: Option<String>,
+    /// The stream of an HTTP+SSE session that has not had its call. It has one, and ends with it.
+    pub(super) line: Option<Box<Answered<P>>>,
+    /// The session's own stream, where some servers ask what belongs to a call.
+    pub(super) news: Option<(Reader<P>, Decoder)>,
+    pub(super) used: Timestamp,
+}
+
+impl<P: Platform> Slot<P> {
+    /// A session that no other call uses: one that is there, or a new one.
+    pub(super) async fn take(
+        mcp: &Mcp<P>,
+        mailbox: &Mailbox<P>,
+        server: &Arc<Server>,
+        call: &Call,
+        level: Option<String>,
+    ) -> Result<Self, Fault> {
+        let idle = lock(&mailbox.parked.0).idle.pop();
+        let mut slot = match idle {
+            Some(slot) => slot,
+            // Boxed: calls wait for long and open sessions seldom.
+            None => Box::pin(Self::open(mcp, server, call)).await?,
+        };
+        if let Some(level) = level.filter(|level| slot.level.as_ref() != Some(level)) {
+            match &mut slot.line {
+                Some(line) => mcp.set_level_old(line, &slot.session, &level).await,
+                None => mcp.set_level(server, &slot.session, &level).await,
+            }
+            slot.level = Some(level);
+        }
+        Ok(slot)
+    }
+
+    /// A new one, with what the client of `call` can do.
+    pub(super) async fn open(mcp: &Mcp<P>, server: &Arc<Server>, call: &Call) -> Result<Self, Fault> {
+        let (capabilities, client_info) = (call.capabilities.get(), call.client_info.get());
+        let (session, line, news) = if mcp.profile(server).await?.http_sse {
+            let opened = mcp.open_old(server, capabilities, client_info, Revision::LEGACY);
+            let (line, session, _) = opened.await?;
+            (session, Some(Box::new(line)), None)
+        } else {
+            let opened = mcp.initialize(server, capabilities, client_info, Revision::LEGACY);
+            let (session, _) = opened.await?;
+            let news = Self::news(mcp, server, &session).await;
+            (session, None, news)
+        };
+        Ok(Self { session, level: None, line, news, used: mcp.platform.clock().now() })
+    }
+
+    /// The stream of a session, if the server has one.
+    async fn news(
+        mcp: &Mcp<P>,
+        server: &Arc<Server>,
+        session: &UpstreamSession,
+    ) -> Option<(Reader<P>, Decoder)> {
+        session.id.as_ref()?;
+        let headers = standard_headers(session.revision, session.id.as_deref(), "", None);
+        let outgoing = Outgoing { http: Method::GET, to: None, body: Bytes::new(), headers };
+        let answered = mcp.exchange(server, outgoing).await.ok()?;
+        let events = answered.status.is_success() && content(&answered.headers) == Content::Events;
+        events.then(|| {
+            let mut reader = answered.reader;
+            reader.open_ended();
+            (reader, Decoder::new(server.max_response))
+        })
+    }
+}
+
+/// Ends sessions that nobody has used for a while; stays until there are none.
+pub(super) async fn sweep<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, server: &Arc<Server>) {
+    loop {
+        mcp.platform.clock().sleep(IDLE).await;
+        let now = mcp.platform.clock().now();
+        let old = {
+            let mut inner = lock(&mailbox.parked.0);
+            let all = std::mem::take(&mut inner.idle);
+            let (old, kept): (Vec<_>, Vec<_>) =
+                all.into_iter().partition(|slot| now.since(slot.used) >= IDLE);
+            inner.sweeping = !kept.is_empty();
+            inner.idle = kept;
+            old
+        };
+        for slot in &old {
+            mcp.end(server, &slot.session).await;
+        }
+        if !lock(&mailbox.parked.0).sweeping {
+            return;
+        }
+    }
+}
