@@ -448,30 +448,34 @@ impl<P: Platform> Gateway<P> {
     }
 
     /// Does what is left to do: resolves when the body has ended or was dropped and the rest is done.
-    pub async fn finish(self, after: Box<After<P>>) {
-        let mut after = after;
-        let mut ended = match after.ended.take() {
-            Some(ended) => ended.await.unwrap_or_default(),
-            None => Ended { complete: true, ..Ended::default() },
-        };
-        if let Some(late) = ended.late {
-            (after.note, after.cancel) = *late;
-        }
-        let cut = !ended.complete && ended.fault.is_none();
-        after.cancel = after.cancel.or_else(|| after.ticket.take());
-        after.release.extend(after.ticket.leases.take());
-        let micros = self.platform.clock().ticks().saturating_sub(after.ticks);
-        if let Some(line) = after.record(micros, ended.bytes, ended.fault, cut) {
-            self.platform.log().write(&line);
-        }
-        let Some(plan) = after.plan.clone() else { return };
-        let mcp = Mcp::new(self.platform, plan, self.instance.memory().clone());
-        after.cancel = after.cancel.filter(|cancel| cut && !(cancel.resumable && ended.resumable));
-        after.caller = after.caller.filter(|caller| mcp.refresh_due(caller));
-        let quiet = after.cancel.is_none() && after.release.is_empty() && after.note.recheck.is_none();
-        if !quiet || after.caller.is_some() {
-            // Boxed: most requests leave nothing to ask, and need not make room for it.
-            Box::pin(asks_behind(mcp, after, ended.left.take())).await;
+    ///
+    /// Everything is worked on in its place: of what waits behind streams there may be thousands.
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
+    pub fn finish(self, mut after: Box<After<P>>) -> impl Future<Output = ()> + use<P> {
+        async move {
+            let mut ended = match after.ended.take() {
+                Some(ended) => ended.await.unwrap_or_default(),
+                None => Ended { complete: true, ..Ended::default() },
+            };
+            if let Some(late) = ended.late {
+                (after.note, after.cancel) = *late;
+            }
+            let cut = !ended.complete && ended.fault.is_none();
+            after.cancel = after.cancel.or_else(|| after.ticket.take());
+            after.release.extend(after.ticket.leases.take());
+            let micros = self.platform.clock().ticks().saturating_sub(after.ticks);
+            if let Some(line) = after.record(micros, ended.bytes, ended.fault, cut) {
+                self.platform.log().write(&line);
+            }
+            let Some(plan) = after.plan.clone() else { return };
+            let mcp = Mcp::new(self.platform, plan, self.instance.memory().clone());
+            after.cancel = after.cancel.filter(|cancel| cut && !(cancel.resumable && ended.resumable));
+            after.caller = after.caller.filter(|caller| mcp.refresh_due(caller));
+            let quiet = after.cancel.is_none() && after.release.is_empty() && after.note.recheck.is_none();
+            if !quiet || after.caller.is_some() {
+                // Boxed: most requests leave nothing to ask, and need not make room for it.
+                Box::pin(asks_behind(mcp, after, ended.left.take())).await;
+            }
         }
     }
 }

@@ -166,11 +166,10 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                 let mut silence = pin!(platform.clock().sleep(keep_alive));
                 let comment = || Some(Ok(Bytes::from_static(b":\n")));
                 let item = match (&mut *source, listening) {
-                    (Source::Waiting(work), _) => match select(work, silence.as_mut()).await {
-                        Either::Right(_) => comment(),
-                        Either::Left(((answer, mut note), _)) => {
-                            // Boxed: most answers come before the head.
-                            let (next, item, cancel) = Box::pin(arrived(answer, &mut note)).await;
+                    // Boxed: most answers come before the head.
+                    (Source::Waiting(work), _) => match Box::pin(late(work, silence.as_mut())).await {
+                        None => comment(),
+                        Some((next, item, note, cancel)) => {
                             witness.ended.late = Some(Box::new((note, cancel)));
                             witness.ended.complete = item.is_some();
                             *source = next;
@@ -224,7 +223,21 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
     })
 }
 
-/// An answer that came after the head had to go: everything is an event now.
+/// What an answer is that comes after the head had to go: where the rest comes from, the first of it, and what there is
+/// to note.
+type Late<P, F> = (Source<P, F>, Option<Bytes>, Note, Option<Cancel>);
+
+/// Waits for an answer that comes after the head had to go, for as long as silence may be.
+async fn late<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
+    work: &mut Pin<Box<F>>,
+    silence: Pin<&mut impl Future<Output = ()>>,
+) -> Option<Late<P, F>> {
+    let Either::Left(((answer, mut note), _)) = select(work, silence).await else { return None };
+    let (source, first, cancel) = arrived(answer, &mut note).await;
+    Some((source, first, note, cancel))
+}
+
+/// Everything is an event now.
 async fn arrived<P: Platform, F>(
     answer: Answer<P>,
     note: &mut Note,

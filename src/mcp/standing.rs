@@ -8,7 +8,7 @@
 //!
 //! Source: 2025-11-25 transports, "Listening for Messages from the Server", "Resumability and Redelivery".
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -16,7 +16,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 
 use super::Mcp;
@@ -195,6 +194,7 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, stand: Stand) -> (
             mcp.platform.entropy().fill(&mut name);
             let log = Log::new(mcp.plan.limits.replay);
             let Some(tail) = log.tail(0) else { return (Said::nothing(), Work::None) };
+            inner.streams.reserve_exact(1);
             inner.streams.push((format!("{mark}{}", super::hex(&name)), log));
             tail
         }
@@ -212,19 +212,7 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, stand: Stand) -> (
 pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: Box<Started>) {
     let Started { stand, mut told, announce } = *started;
     let leases = Leases::default();
-    let server = stand.target.as_ref().and_then(|name| mcp.plan.server(name)).cloned();
-    if let Some(caller) = caller_of(&mcp, &stand.caller)
-        && let Ok(session) = mcp.session(&caller, server.as_deref(), &stand.token).await
-    {
-        mcp.recheck(&session).await;
-        let servers = match server {
-            Some(server) => vec![server],
-            None => mcp.plan.servers.iter().filter(|s| caller.servers.admits(&s.name)).cloned().collect(),
-        };
-        let merged = stand.target.is_none();
-        drop(stand);
-        let client = Client::of_session(caller, session.clone());
-        let keeper = Keeper { mcp: &mcp, desk: &mailbox.standing, client, session, merged, announce };
+    if let Some((keeper, servers)) = Keeper::attend(&mcp, &mailbox.standing, stand, announce).await {
         keeper.keep(servers, &mut told, leases.clone()).await;
     }
     mailbox.standing.end();
@@ -249,7 +237,27 @@ struct Keeper<'a, P: Platform> {
     announce: bool,
 }
 
-impl<P: Platform> Keeper<'_, P> {
+impl<'a, P: Platform> Keeper<'a, P> {
+    /// Finds out whose session it is, and which servers it is about; `None` if there is no such session any more.
+    async fn attend(
+        mcp: &'a Mcp<P>,
+        desk: &'a Desk,
+        stand: Stand,
+        announce: bool,
+    ) -> Option<(Self, Vec<Arc<Server>>)> {
+        let server = stand.target.as_ref().and_then(|name| mcp.plan.server(name)).cloned();
+        let merged = stand.target.is_none();
+        let caller = caller_of(mcp, &stand.caller)?;
+        let session = mcp.session(&caller, server.as_deref(), &stand.token).await.ok()?;
+        mcp.recheck(&session).await;
+        let servers = match server {
+            Some(server) => vec![server],
+            None => mcp.plan.servers.iter().filter(|s| caller.servers.admits(&s.name)).cloned().collect(),
+        };
+        let client = Client::of_session(caller, session.clone());
+        Some((Self { mcp, desk, client, session, merged, announce }, servers))
+    }
+
     fn subscriptions(&self) -> Vec<Subscribed> {
         lock(&self.session.memory.record).0.subscriptions.clone()
     }
@@ -264,8 +272,8 @@ impl<P: Platform> Keeper<'_, P> {
 
     async fn keep(&self, servers: Vec<Arc<Server>>, told: &mut UnboundedReceiver<Told>, leases: Leases) {
         let mut feed = feed(self.mcp.clone(), leases);
-        // Boxed: the set makes room for one more than there are, also when there are none any more.
-        let mut preparing = FuturesUnordered::new();
+        // Few, and soon none: a set that knows whom to poll would cost more for as long as the session lasts.
+        let mut preparing = Vec::new();
         // Servers that have not been heard yet, and who waits for that.
         let mut unheard: Vec<String> = servers.iter().map(|server| server.name.clone()).collect();
         let mut waiting: Vec<(Log, Vec<String>)> = Vec::new();
@@ -297,8 +305,13 @@ impl<P: Platform> Keeper<'_, P> {
                     if let Poll::Ready(told) = told.poll_next_unpin(context) {
                         return Poll::Ready(Next::Told(told));
                     }
-                    if let Poll::Ready(Some(ready)) = preparing.poll_next_unpin(context) {
-                        return Poll::Ready(Next::Prepared(ready));
+                    for at in 0..preparing.len() {
+                        if let Some(Poll::Ready(ready)) =
+                            preparing.get_mut(at).map(|one: &mut Pin<Box<_>>| one.as_mut().poll(context))
+                        {
+                            drop(preparing.swap_remove(at));
+                            return Poll::Ready(Next::Prepared(ready));
+                        }
                     }
                     if let Poll::Ready(news) = news.as_mut().poll(context) {
                         return Poll::Ready(Next::News(news));
@@ -310,7 +323,8 @@ impl<P: Platform> Keeper<'_, P> {
             match next {
                 Next::Told(None | Some(Told::End)) => return,
                 Next::Told(Some(Told::Subscriptions(log))) => {
-                    self.mcp.recheck(&self.session).await;
+                    // Boxed, like all that is done seldom: what waits for so long need not make room for it.
+                    Box::pin(self.mcp.recheck(&self.session)).await;
                     let mut changed = Vec::new();
                     for Heard { server, over, wanted } in &mut over {
                         let now = self.wanted(server);
@@ -363,7 +377,7 @@ impl<P: Platform> Keeper<'_, P> {
                         let heard = place.map(|place| over.swap_remove(place));
                         if let Some(Heard { server, over: Over::Own(lost), .. }) = heard {
                             let holder = Holder::Client(self.session.clone());
-                            let _ = self.mcp.drop_held(&server, &holder, &lost).await;
+                            let _ = Box::pin(self.mcp.drop_held(&server, &holder, &lost)).await;
                             preparing.push(Box::pin(self.prepare(server, AGAIN)));
                         }
                     }
@@ -374,7 +388,7 @@ impl<P: Platform> Keeper<'_, P> {
                         return;
                     }
                     if self.mcp.recheck_due(&self.session) {
-                        self.mcp.recheck(&self.session).await;
+                        Box::pin(self.mcp.recheck(&self.session)).await;
                     }
                 }
             }

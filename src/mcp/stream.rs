@@ -45,7 +45,7 @@ pub enum Mode {
     /// Events as they are, of a stream that carries no response (a legacy GET).
     Open,
     /// Events rewritten one by one.
-    Rewritten(Decoder, Rewrite, Option<UpstreamSession>),
+    Rewritten(Decoder, Box<Rewrite>, Option<UpstreamSession>),
 }
 
 impl Mode {
@@ -53,7 +53,7 @@ impl Mode {
     /// of a call's.
     #[must_use]
     pub fn routed(server: &Server, session: UpstreamSession) -> Self {
-        let rewrite = Rewrite::routed_from(Some(server));
+        let rewrite = Box::new(Rewrite::routed_from(Some(server)));
         Self::Rewritten(Decoder::new(server.max_response), rewrite, Some(session))
     }
 
@@ -63,7 +63,7 @@ impl Mode {
         match server.sampling {
             Sampling::Client => Self::Open,
             Sampling::Deny => {
-                let rewrite = Rewrite::routed_from(None);
+                let rewrite = Box::new(Rewrite::routed_from(None));
                 Self::Rewritten(Decoder::new(server.max_response), rewrite, Some(session))
             }
         }
@@ -96,7 +96,7 @@ pub struct Stream<P: Platform> {
     /// The server gave an event an id: the client may come back for the rest.
     pub resumable: bool,
     /// Where the stream has come to, if it is one that can go on over another connection.
-    pub resume: Option<Resume>,
+    pub resume: Option<Box<Resume>>,
     /// It carries news as they come, not the answer to a call: it has no end of its own.
     pub news: bool,
     /// The caller's right to have it open, where that is limited.
@@ -134,7 +134,9 @@ impl<P: Platform> Stream<P> {
             news: false,
             seat: None,
         };
-        stream.ready.extend(first);
+        if let Some(first) = first {
+            stream.ready = VecDeque::from([first]);
+        }
         stream
     }
 
@@ -224,7 +226,8 @@ impl<P: Platform> Stream<P> {
                 return Some(Ok(bytes));
             }
             if let Some(result) = self.asks.take() {
-                if let Err(fault) = self.hand_over(result).await {
+                // Boxed: few calls are handed over, and every one would have to make room for it.
+                if let Err(fault) = Box::pin(self.hand_over(result)).await {
                     return self.fail(&fault);
                 }
                 continue;
@@ -248,7 +251,7 @@ impl<P: Platform> Stream<P> {
             }
             if let Some(why) = self.broken.clone() {
                 let Some(resume) = &mut self.resume else { return self.fail(&why) };
-                // Boxed: few streams break, and every one would have to make room for it.
+                // Boxed, for the same reason.
                 if let Err(fault) = Box::pin(self.mcp.resume(&mut self.reader, resume, why)).await {
                     return self.fail(&fault);
                 }
@@ -260,7 +263,7 @@ impl<P: Platform> Stream<P> {
                 // A legacy server is told and ends the stream itself; a modern one is hung up on.
                 Some(running) if self.hangs_up() => {
                     let clock = self.mcp.platform.clock();
-                    match select(pin!(self.reader.chunk()), pin!(running.cancelled(clock))).await {
+                    match select(pin!(self.reader.chunk()), Box::pin(running.cancelled(clock))).await {
                         Either::Left((chunk, _)) => chunk,
                         Either::Right(_) => continue,
                     }

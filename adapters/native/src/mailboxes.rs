@@ -12,6 +12,7 @@ use causeway::gateway::Gateway;
 use causeway::instance::Instance;
 use causeway::mcp::mailbox::Mailbox;
 use causeway::platform::{Mailboxes, SeamError};
+use futures_util::FutureExt as _;
 
 use crate::http::Answer;
 use crate::platform::Native;
@@ -63,10 +64,7 @@ impl Mailboxes for Native {
         let (said, work) = Gateway::new(self.clone(), instance.clone()).deliver(mailbox.clone(), &letter);
         drop(open);
         let (owners, key) = (owners.clone(), key.to_owned());
-        tokio::spawn(async move {
-            work.await;
-            owners.tidy(&key, &mailbox);
-        });
+        tokio::spawn(work.map(move |()| owners.tidy(&key, &mailbox)));
         ready(Ok(Answer::Mailbox(said)))
     }
 }

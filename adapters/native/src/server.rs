@@ -18,7 +18,7 @@ use causeway::gateway::{self, Gateway, Reply};
 use causeway::instance::Instance;
 use causeway::mcp::serve::Ticket;
 use causeway::platform::{Endless, Platform, SeamError};
-use futures_util::Stream;
+use futures_util::{FutureExt as _, Stream};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
@@ -112,10 +112,7 @@ pub async fn serve(
                 let held = (slot, busy, load);
                 // A task of its own, which has room for nothing else.
                 if let Some((stream, news)) = handed_over(connection, &socket, &handover).await {
-                    tokio::spawn(async move {
-                        news::carry(stream, news).await;
-                        drop(held);
-                    });
+                    tokio::spawn(news::carry(stream, news).map(|()| drop(held)));
                 }
             });
         });
@@ -182,10 +179,7 @@ async fn answer(
     let waiting = Waiting(Some((gateway.clone(), ticket, behind.clone())));
     let Reply { mut response, after } = gateway.clone().handle(request.map(Received)).await;
     waiting.answered();
-    tokio::spawn(async move {
-        gateway.finish(after).await;
-        drop(behind);
-    });
+    tokio::spawn(gateway.finish(after).map(|()| drop(behind)));
     let endless = chunked && response.extensions_mut().remove::<Endless>().is_some();
     if endless {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

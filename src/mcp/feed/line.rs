@@ -96,8 +96,7 @@ enum Connected<P: Platform> {
 pub type Stepped<P> = (Option<Line<P>>, Option<Notice>);
 
 /// Works on a line until there is something to tell.
-///
-/// The line is worked on in its place: an `async fn` would keep a second one, empty, for as long as it waits.
+#[expect(clippy::manual_async_fn, reason = "an `async fn` would keep its argument twice")]
 pub(super) fn step<P: Platform>(mut line: Line<P>) -> impl Future<Output = Stepped<P>> + use<P> {
     async move {
         loop {

@@ -73,7 +73,7 @@ impl<P: Platform> Mcp<P> {
                 let decoder = Decoder::new(server.max_response);
                 let modern = rewrite.as_ref().is_some_and(|rewrite| rewrite.modern);
                 let mode = match rewrite {
-                    Some(rewrite) => Mode::Rewritten(decoder, rewrite, way.session.clone()),
+                    Some(rewrite) => Mode::Rewritten(decoder, Box::new(rewrite), way.session.clone()),
                     None => Mode::Events(decoder, BytesMut::new()),
                 };
                 let mut reader = answered.reader;
@@ -82,7 +82,8 @@ impl<P: Platform> Mcp<P> {
                 }
                 let stream = Stream::new(self.clone(), reader, mode, Some(call.id), None);
                 let mut stream = stream.with_handover(end.handover).of(end.running);
-                stream.resume = way.session.filter(|session| session.endpoint.is_none()).map(Resume::new);
+                let session = way.session.filter(|session| session.endpoint.is_none());
+                stream.resume = session.map(|session| Box::new(Resume::new(session)));
                 if modern {
                     // Some errors have an HTTP status that the client goes by (2026-07-28 basic, "Capabilities";
                     // Streamable HTTP, "Protocol Version Header"); a legacy server that streams has given 200 to all.

@@ -43,7 +43,7 @@ pub(super) async fn exchange(
             }
             let framing = Framing::of(head.status(), head.headers())?;
             let extensions = std::mem::take(head.extensions_mut());
-            let mut response = head.map(|()| News { stream, read: read.freeze(), framing });
+            let mut response = head.map(|()| News { stream, read: Bytes::copy_from_slice(&read), framing });
             *response.extensions_mut() = extensions;
             return Ok(response);
         }
@@ -243,7 +243,7 @@ impl Stream for News {
             match framing.next(read) {
                 Ok(Some(Part::Data(data))) => return Poll::Ready(Some(Ok(data))),
                 Ok(Some(Part::End)) => return Poll::Ready(None),
-                Ok(None) => {}
+                Ok(None) => *read = Bytes::new(),
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
             let mut room = [0; READ];

@@ -5,16 +5,16 @@
 //!
 //! It **never** reads a request: what a client sends behind the one that the stream answers is thrown away.
 
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
+use std::io::ErrorKind;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use causeway::platform::SeamError;
-use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt as _};
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::net::tcp::ReadHalf;
 
 /// What is said, as it is said.
 pub(super) type News = Pin<Box<dyn Stream<Item = Result<Bytes, SeamError>> + Send>>;
@@ -38,24 +38,36 @@ impl Handover {
 }
 
 /// Writes `news` to `stream`, in chunks (RFC 9112 section 7.1), until it ends or the client has gone.
-pub(super) async fn carry(mut stream: TcpStream, mut news: News) {
-    let (mut reading, mut writing) = stream.split();
-    let mut gone = pin!(gone(&mut reading));
-    loop {
-        let chunk = match select(news.next(), gone.as_mut()).await {
-            Either::Left((Some(Ok(bytes)), _)) => chunk(&bytes),
-            Either::Left((None, _)) => {
-                _ = writing.write_all(b"0\r\n\r\n").await;
-                return;
+pub(super) fn carry(stream: TcpStream, mut news: News) -> impl Future<Output = ()> {
+    let mut left = BytesMut::new();
+    let mut ended = false;
+    // By hand: it is what there are thousands of, and has no room to lose.
+    poll_fn(move |cx| {
+        loop {
+            if has_gone(&stream, cx) {
+                return Poll::Ready(());
             }
-            // What was cut must not look whole.
-            Either::Left((Some(Err(_)), _)) | Either::Right(_) => return,
-        };
-        match select(pin!(writing.write_all(&chunk)), gone.as_mut()).await {
-            Either::Left((Ok(()), _)) => {}
-            Either::Left((Err(_), _)) | Either::Right(_) => return,
+            if !left.is_empty() {
+                match ready!(stream.poll_write_ready(cx)).and_then(|()| stream.try_write(&left)) {
+                    Ok(written) => left.advance(written),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    Err(_) => return Poll::Ready(()),
+                }
+            } else if ended {
+                return Poll::Ready(());
+            } else {
+                left = match ready!(news.poll_next_unpin(cx)) {
+                    Some(Ok(bytes)) => chunk(&bytes),
+                    // What was cut must not look whole.
+                    Some(Err(_)) => return Poll::Ready(()),
+                    None => {
+                        ended = true;
+                        b"0\r\n\r\n"[..].into()
+                    }
+                };
+            }
         }
-    }
+    })
 }
 
 fn chunk(bytes: &Bytes) -> BytesMut {
@@ -69,17 +81,18 @@ fn chunk(bytes: &Bytes) -> BytesMut {
     chunk
 }
 
-/// Resolves when the client has gone.
-async fn gone(reading: &mut ReadHalf<'_>) {
-    while reading.readable().await.is_ok() {
+/// Whether the client has gone. Whoever asks is woken when it goes.
+fn has_gone(stream: &TcpStream, cx: &mut Context<'_>) -> bool {
+    while let Poll::Ready(ready) = stream.poll_read_ready(cx) {
         let mut thrown_away = [0; 512];
-        match reading.try_read(&mut thrown_away) {
-            Ok(0) => return,
+        match ready.and_then(|()| stream.try_read(&mut thrown_away)) {
+            Ok(0) => return true,
             Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(_) => return,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return true,
         }
     }
+    false
 }
 
 #[cfg(test)]
