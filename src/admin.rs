@@ -45,6 +45,7 @@ pub fn admit<P: Platform>(
             name: "admin".to_owned(),
             servers: Filter::default(),
             tools: Filter::default(),
+            links: Vec::new(),
             admin: true,
         }));
     }

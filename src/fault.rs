@@ -75,6 +75,10 @@ pub enum Kind {
     Conflict,
     /// The caller has as many streams open as it may have.
     TooManyStreams,
+    /// What is at this path must be asked for as a WebSocket.
+    UpgradeRequired,
+    /// The link behind which the server is, is not connected.
+    LinkOffline,
     /// The server could not be reached.
     UpstreamConnect,
     /// The server did not answer in time.
@@ -149,6 +153,8 @@ impl Kind {
             Self::Unprocessable => (Caller, 422, 422, -32602, "unprocessable", false),
             Self::Conflict => (Caller, 409, 409, -32600, "conflict", false),
             Self::TooManyStreams => (Caller, 429, 429, -32600, "too_many_streams", true),
+            Self::UpgradeRequired => (Caller, 426, 426, -32600, "upgrade_required", false),
+            Self::LinkOffline => (Upstream, 503, 200, -32603, "link_offline", true),
             Self::UpstreamConnect => (Upstream, 502, 200, -32603, "upstream_connect", true),
             Self::UpstreamTimeout => (Upstream, 504, 200, -32603, "upstream_timeout", true),
             Self::UpstreamCut => (Upstream, 502, 200, -32603, "upstream_cut", true),

@@ -3,6 +3,7 @@
 //! [`Gateway::handle`] decides everything and performs nothing but what it asks of its platform. What is left to
 //! do behind the reply comes back in [`After`], which the adapter hands to [`Gateway::finish`].
 
+pub mod dock;
 mod flow;
 mod head;
 mod record;
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use futures_channel::oneshot;
 use futures_util::Stream;
 use futures_util::future::{Either, select};
-use http::header::{ALLOW, ORIGIN, VARY, WWW_AUTHENTICATE};
+use http::header::{ALLOW, ORIGIN, UPGRADE, VARY, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use serde::Serialize;
 
@@ -162,6 +163,9 @@ impl<P: Platform> Gateway<P> {
         if endless {
             response.extensions_mut().insert(Endless);
         }
+        if let Some(opening) = answered.opening {
+            response.extensions_mut().insert(opening);
+        }
         self.dress(&asked, &browser, &mut response);
         let after = Box::new(After {
             plan,
@@ -183,7 +187,7 @@ impl<P: Platform> Gateway<P> {
 
     async fn answer<B>(
         &self,
-        head: http::request::Parts,
+        mut head: http::request::Parts,
         body: B,
         plan: Option<Arc<Plan>>,
         asked: &mut Asked,
@@ -245,8 +249,16 @@ impl<P: Platform> Gateway<P> {
                 Bytes::from_static(b"{\"status\":\"ready\"}"),
             ));
         }
+        if endpoint == Endpoint::Tunnel {
+            dock::check_opener(&head.headers, !plan.keys.is_empty())?;
+            head.headers.remove("x-api-key");
+        }
         let caller = auth::admit(&plan, &head.headers, abilities)?;
         asked.caller = Some(caller.clone());
+        if endpoint == Endpoint::Tunnel {
+            // Boxed: calls need not make room for it.
+            return Box::pin(self.tunnel(&head, body, &plan, &caller)).await;
+        }
         if endpoint == Endpoint::Messages {
             only(&head.method, &[Method::POST])?;
             inbound::check_json(&head.headers)?;
@@ -360,6 +372,10 @@ impl<P: Platform> Gateway<P> {
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"causeway\""));
+        }
+        if status == StatusCode::UPGRADE_REQUIRED {
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert("sec-websocket-version", HeaderValue::from_static("13"));
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static(allowed(asked.endpoint.as_ref())));
@@ -519,6 +535,7 @@ fn allowed(endpoint: Option<&Endpoint>) -> &'static str {
     match endpoint {
         Some(Endpoint::Mcp(_)) => "POST, GET, DELETE",
         Some(Endpoint::Config) => "GET, PUT",
+        Some(Endpoint::Tunnel) => "GET, POST",
         Some(Endpoint::Rollback | Endpoint::Messages) => "POST",
         _ => "GET",
     }

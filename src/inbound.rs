@@ -18,6 +18,8 @@ pub enum Endpoint {
     Sse(Option<String>),
     /// `/messages`
     Messages,
+    /// `/tunnel`
+    Tunnel,
     /// `/health`
     Health,
     /// `/ready`
@@ -39,6 +41,7 @@ impl Endpoint {
             "/mcp" => Self::Mcp(None),
             "/sse" => Self::Sse(None),
             "/messages" => Self::Messages,
+            "/tunnel" => Self::Tunnel,
             "/health" => Self::Health,
             "/ready" => Self::Ready,
             "/status" => Self::Status,
@@ -66,6 +69,7 @@ impl Endpoint {
             Self::Sse(None) => "/sse",
             Self::Sse(Some(_)) => "/sse/{server}",
             Self::Messages => "/messages",
+            Self::Tunnel => "/tunnel",
             Self::Health => "/health",
             Self::Ready => "/ready",
             Self::Status => "/status",
@@ -212,6 +216,7 @@ mod tests {
             keyless,
             config_file: false,
             mailboxes: false,
+            links: crate::platform::Links::No,
         }
     }
 

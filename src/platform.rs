@@ -26,6 +26,9 @@ pub enum SeamError {
     /// The host forbids this ask (an outbound host that is not allowed, an ability that is missing).
     #[error("refused by the host: {0}")]
     Denied(String),
+    /// The link behind which the other side is, is not connected.
+    #[error("{0}")]
+    Offline(String),
     /// The host's own storage or machinery failed.
     #[error("host failure: {0}")]
     Host(String),
@@ -126,6 +129,15 @@ pub trait Mailboxes {
     ///
     /// Keys are at most 512 bytes of printable ASCII, letters at most 8 MiB.
     fn post(&self, key: &str, letter: Bytes) -> impl Future<Output = Result<Self::Body, SeamError>>;
+
+    /// A request on its way to an owner, as a value.
+    type Sent: Future<Output = Result<http::Response<Self::Body>, SeamError>> + Unpin + 'static;
+
+    /// Hands `request` to the owner of the link `key`, a [`Dock`](crate::tunnel::dock::Dock), which the host keeps
+    /// beside the mailboxes and takes requests to with [`Gateway::dock`](crate::gateway::Gateway::dock).
+    ///
+    /// It is sent when first polled. Dropping it, or the answer's body, tells the owner that nobody waits any more.
+    fn ask(&self, key: &str, request: http::Request<Bytes>) -> Self::Sent;
 }
 
 /// Values that come from the host's environment or secret store, by name.
@@ -192,6 +204,29 @@ pub struct Abilities {
     pub config_file: bool,
     /// Has mailboxes: a call that waits for its caller may outlive the request that made it.
     pub mailboxes: bool,
+    /// How companions may dial in.
+    pub links: Links,
+}
+
+/// How companions may dial in to a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// Not at all: nobody would keep the link.
+    No,
+    /// By `POST` and a stream of events.
+    Posts,
+    /// By WebSocket, too.
+    Sockets,
+    /// By WebSocket, too; the owner of one that is idle sleeps, and the host answers the heartbeat in its place.
+    SleepingSockets,
+}
+
+impl Links {
+    /// Whether a companion may open a WebSocket.
+    #[must_use]
+    pub fn sockets(self) -> bool {
+        matches!(self, Self::Sockets | Self::SleepingSockets)
+    }
 }
 
 /// The host: one accessor for each ability.
@@ -205,11 +240,11 @@ pub trait Platform: Clone + 'static {
     /// Read-mostly state.
     type KeyValue: KeyValue;
     /// One owner for each key. What it says is read like what an upstream says.
-    type Mailboxes: Mailboxes<Body = UpstreamBody<Self>>;
+    type Mailboxes: Mailboxes<Body = UpstreamBody<Self>, Sent = Sent<Self>>;
     /// Secrets by name.
     type Secrets: Secrets;
     /// Time.
-    type Clock: Clock;
+    type Clock: Clock + Clone + Unpin + 'static;
     /// Randomness.
     type Entropy: Entropy;
     /// Logs.
@@ -233,6 +268,38 @@ pub trait Platform: Clone + 'static {
     fn log(&self) -> &Self::Log;
     /// What this host can do.
     fn abilities(&self) -> Abilities;
+    /// How the program that is the server `server` is doing, on a host that runs any.
+    fn program(&self, _server: &str) -> Option<Program> {
+        None
+    }
+}
+
+/// A server that is a program, as the host that runs it sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Program {
+    /// Its processes, the oldest first.
+    pub processes: Vec<Process>,
+    /// How often one has ended by itself.
+    pub restarts: u64,
+    /// Why there is none, if it does not start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub down: Option<String>,
+}
+
+/// A process of a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Process {
+    /// The system's number for it.
+    pub pid: u32,
+    /// `starting`, `idle`, `busy`, `retiring` (replaced, with calls to end) or `stopping`.
+    pub state: &'static str,
+    /// Seconds since it was started.
+    pub age_s: u64,
+    /// Requests that it was given.
+    pub calls: u64,
+    /// Its resident memory with that of its children, in bytes, where the host knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
 }
 
 /// The response body type of a platform's HTTP client.

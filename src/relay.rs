@@ -1,6 +1,7 @@
 //! Upstream bytes in, caller bytes out: pulled, never pushed, with every limit applied on the way.
 
 mod duplex;
+pub mod through;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -175,6 +176,7 @@ pub fn seam(server: &str, error: &SeamError) -> Fault {
         SeamError::Connect(_) | SeamError::Denied(_) => Kind::UpstreamConnect,
         SeamError::Timeout(_) => Kind::UpstreamTimeout,
         SeamError::Cut(_) => Kind::UpstreamCut,
+        SeamError::Offline(_) => Kind::LinkOffline,
         SeamError::Host(_) => Kind::Host,
     };
     Fault::new(kind, format!("server {server:?}: {error}"))

@@ -101,6 +101,7 @@ mod tests {
             keyless: loopback,
             config_file: false,
             mailboxes: true,
+            links: crate::platform::Links::No,
         };
         let got =
             admit(&plan(keys), &map, abilities).map(|caller| caller.name.clone()).map_err(|fault| fault.kind);

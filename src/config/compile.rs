@@ -8,17 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use url::Url;
 
 use super::fill::fill;
 use super::glob::{Filter, Glob};
 use super::keys::parse_hash;
 use super::plan::{
-    Caller, Key, Limits, Override, Plan, Sampling, Server, SessionMode, Skipped, Timeouts, Transport,
+    Caller, Key, Limits, Offline, Override, Plan, Program, Recycle, Sampling, Server, SessionMode, Skipped,
+    Timeouts, Transport, Via,
 };
 use super::problem::Problem;
 use super::read::{endpoint, is_ours, origin};
 use super::types::{self, Choice, Config, Kind, Session, Size, Span};
-use crate::platform::{Abilities, Secrets};
+use crate::platform::{Abilities, Links, Secrets};
 
 /// Makes the plan for a host with these secrets and abilities.
 pub fn compile(config: &Config, secrets: &impl Secrets, abilities: Abilities) -> Result<Plan, Vec<Problem>> {
@@ -59,26 +61,33 @@ fn server(
         return Err("disabled in the configuration".to_owned());
     }
     if let Some(link) = &entry.via {
-        return Err(format!("it is behind the link `{link}`, and this version has no links: remove `via`"));
+        if host.links == Links::No {
+            let host = host.host;
+            return Err(format!("it is behind the link `{link}`, and {host} has no links"));
+        }
+        return behind(name, entry, link);
     }
     let url = match (entry.kind, &entry.url) {
-        (Some(Kind::Stdio), _) | (_, None) if host.processes => {
-            return Err(
-                "it is a program, which this version does not run: run it elsewhere and give its `url`"
-                    .into(),
-            );
-        }
+        (Some(Kind::Stdio), _) | (_, None) if host.processes => None,
         (Some(Kind::Stdio), _) | (_, None) => {
             let host = host.host;
             return Err(format!(
                 "it is a program, which {host} cannot run: run it elsewhere and give its `url`"
             ));
         }
-        (_, Some(url)) => url,
+        (_, Some(url)) => Some(url),
     };
     let because = |key: &str, what: &str, fix: &str| format!("{key}: {what}: {fix}");
-    let url = fill(url, secrets).map_err(|(what, fix)| because("url", &what, &fix))?;
-    let url = endpoint(&url).map_err(|(what, fix)| because("url", what, fix))?;
+    let (url, program) = match url {
+        Some(url) => {
+            let url = fill(url, secrets).map_err(|(what, fix)| because("url", &what, &fix))?;
+            (endpoint(&url).map_err(|(what, fix)| because("url", what, fix))?, None)
+        }
+        None => {
+            let url = Url::parse(&format!("stdio://{name}")).map_err(|error| error.to_string())?;
+            (url, Some(Arc::new(program(entry, secrets)?)))
+        }
+    };
     let mut headers = HeaderMap::new();
     for (name, text) in entry.headers.iter() {
         let key = format!("headers.{name}");
@@ -93,11 +102,32 @@ fn server(
             headers.insert(name, value);
         }
     }
-    let plain = Server::new(name, url);
+    let server = offered(name, entry, url);
     Ok(Server {
+        headers,
+        transport: if program.is_some() { Transport::Stdio } else { server.transport },
+        program,
+        ..server
+    })
+}
+
+/// A server behind a link. How it is reached there, and with which credentials, is the other end's business.
+fn behind(name: &str, entry: &types::Server, link: &str) -> Result<Server, String> {
+    let offline = match entry.offline {
+        types::Offline::Keep => Offline::Keep,
+        types::Offline::Hide => Offline::Hide,
+    };
+    // Nobody asks for it by this name; an endpoint that the server names is told from other origins by it.
+    let url = Url::parse("http://link/").map_err(|error| error.to_string())?;
+    Ok(Server { via: Some(Via { link: link.to_owned(), offline }), ..offered(name, entry, url) })
+}
+
+/// What `entry` says besides how the server is reached.
+fn offered(name: &str, entry: &types::Server, url: Url) -> Server {
+    let plain = Server::new(name, url);
+    Server {
         transport: if entry.kind == Some(Kind::Sse) { Transport::HttpSse } else { Transport::Http },
         prefix: entry.prefix.clone().unwrap_or_else(|| name.to_owned()),
-        headers,
         tools: Filter { allow: globs(&entry.tools.allow), deny: globs(&entry.tools.deny) },
         prompts: filter(&entry.prompts),
         resources: filter(&entry.resources),
@@ -114,7 +144,49 @@ fn server(
         max_response: bytes(entry.max_response, plain.max_response),
         list_ttl: time(entry.list_ttl, plain.list_ttl),
         ..plain
-    })
+    }
+}
+
+/// What to run for an entry with a `command`, and how.
+///
+/// # Errors
+/// What keeps it from being run, and what to do.
+pub fn program(entry: &types::Server, secrets: &impl Secrets) -> Result<Program, String> {
+    let filled =
+        |key: &str, text: &str| fill(text, secrets).map_err(|(what, fix)| format!("{key}: {what}: {fix}"));
+    let text = |key: &str, text: &Option<String>| text.as_deref().map(|text| filled(key, text)).transpose();
+    let command = text("command", &entry.command)?.unwrap_or_default();
+    if command.trim().is_empty() {
+        return Err("command: is empty: name the program to run".to_owned());
+    }
+    let plain = Program::new(&command, &[]);
+    let args = entry.args.iter().enumerate().map(|(i, arg)| filled(&format!("args[{i}]"), arg));
+    let env =
+        entry.env.iter().map(|(name, value)| Ok((name.to_owned(), filled(&format!("env.{name}"), value)?)));
+    let program = Program {
+        args: args.collect::<Result<_, String>>()?,
+        env: env.collect::<Result<_, String>>()?,
+        env_file: text("envFile", &entry.env_file)?,
+        cwd: text("cwd", &entry.cwd)?,
+        processes: entry.processes,
+        start: entry.start,
+        idle_stop: time(entry.idle_stop, plain.idle_stop),
+        recycle: Recycle {
+            age: entry.recycle.age.map(|span| span.0),
+            calls: entry.recycle.calls.map(u64::from),
+            memory: entry.recycle.memory.map(|size| u64::from(size.0)),
+        },
+        max_line: bytes(entry.max_response, plain.max_line),
+        ..plain
+    };
+    let texts = program.args.iter().chain(program.env.iter().flat_map(|(name, value)| [name, value]));
+    if texts.chain([&program.command]).chain(&program.cwd).any(|text| text.contains('\0')) {
+        return Err("command: a NUL character is in what to run: remove it".to_owned());
+    }
+    if let Some((name, _)) = program.env.iter().find(|(name, _)| name.is_empty() || name.contains('=')) {
+        return Err(format!("env.{name}: is not the name of a variable: use letters, digits and `_`"));
+    }
+    Ok(program)
 }
 
 fn keys(config: &Config, secrets: &impl Secrets, problems: &mut Vec<Problem>) -> Vec<Key> {
@@ -125,6 +197,7 @@ fn keys(config: &Config, secrets: &impl Secrets, problems: &mut Vec<Problem>) ->
             name: name.to_owned(),
             servers: filter(&entry.servers),
             tools: filter(&entry.tools),
+            links: globs(&entry.links),
             admin: entry.admin,
         });
         let first = entry.hash.iter().map(|hash| (".hash".to_owned(), hash));
@@ -180,7 +253,10 @@ fn limits(given: &types::Limits) -> Limits {
         parked: count(given.parked, plain.parked),
         rounds: count(given.rounds, plain.rounds),
         replay: bytes(given.replay, plain.replay),
+        link_resume: time(given.link_resume, plain.link_resume),
+        link_calls: count(given.link_calls, plain.link_calls),
         subscriptions: count(given.subscriptions, plain.subscriptions),
+        processes: count(given.processes, plain.processes),
     }
 }
 

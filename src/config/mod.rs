@@ -39,7 +39,7 @@ mod schema;
 pub mod stored;
 pub mod types;
 
-pub use compile::compile;
+pub use compile::{compile, program};
 pub use node::Format;
 pub use plan::Plan;
 pub use problem::{Place, Problem, Severity};

@@ -4,13 +4,15 @@
 //! `${NAME}`s are filled in. What this host cannot run is in [`Plan::skipped`], by name, with the reason.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
 use url::Url;
 
-use super::glob::Filter;
+use super::glob::{Filter, Glob};
+pub use super::types::{Processes, Start};
 
 /// Everything the gateway needs to know, checked and ready.
 #[derive(Debug)]
@@ -72,8 +74,13 @@ pub struct Server {
     pub prefix: String,
     /// Its MCP endpoint; with HTTP+SSE, where its stream of events is.
     pub url: Url,
+    /// The link behind which it is, if it is behind one: then requests go there, and only what follows the origin of
+    /// `url` says where to.
+    pub via: Option<Via>,
     /// How it is spoken to.
     pub transport: Transport,
+    /// What to run, with [`Transport::Stdio`].
+    pub program: Option<Arc<Program>>,
     /// Headers to send with each request. Values are marked sensitive.
     pub headers: HeaderMap,
     /// Which tools are offered (by the server's own names).
@@ -104,7 +111,9 @@ impl Server {
             name: name.to_owned(),
             prefix: name.to_owned(),
             url,
+            via: None,
             transport: Transport::Http,
+            program: None,
             headers: HeaderMap::new(),
             tools: Filter::default(),
             prompts: Filter::default(),
@@ -119,6 +128,24 @@ impl Server {
     }
 }
 
+/// A link that a server is behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Via {
+    /// The link's name.
+    pub link: String,
+    /// What becomes of what the server offers while the link is not connected.
+    pub offline: Offline,
+}
+
+/// What becomes of what a server offers while its link is not connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offline {
+    /// It stays listed as it was last.
+    Keep,
+    /// It is left out of lists.
+    Hide,
+}
+
 /// How a server is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
@@ -126,6 +153,71 @@ pub enum Transport {
     Http,
     /// The HTTP+SSE of revision 2024-11-05.
     HttpSse,
+    /// A program's standard input and output. The host runs the program, and gives it the face of a Streamable HTTP
+    /// server at the URL `stdio://{name}`.
+    Stdio,
+}
+
+/// A program that is a server, and how its processes are kept.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Program {
+    /// What to run: a path, or a name to look up in `PATH`.
+    pub command: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Its environment variables, besides those that each program has.
+    pub env: Vec<(String, String)>,
+    /// A file with more of them.
+    pub env_file: Option<String>,
+    /// Its working directory.
+    pub cwd: Option<String>,
+    /// How many processes there are, and who shares them.
+    pub processes: Processes,
+    /// When it is started.
+    pub start: Start,
+    /// A process that nobody has used for this long is stopped.
+    pub idle_stop: Duration,
+    /// When a process is replaced.
+    pub recycle: Recycle,
+    /// How many bytes one message may have.
+    pub max_line: usize,
+}
+
+impl Program {
+    /// `command` with everything else as it is when the configuration says nothing more.
+    #[must_use]
+    pub fn new(command: &str, args: &[&str]) -> Self {
+        Self {
+            command: command.to_owned(),
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            env: Vec::new(),
+            env_file: None,
+            cwd: None,
+            processes: Processes::Auto,
+            start: Start::Lazy,
+            idle_stop: Duration::from_secs(600),
+            recycle: Recycle::default(),
+            max_line: 16 * 1024 * 1024,
+        }
+    }
+}
+
+impl fmt::Debug for Program {
+    /// Arguments and variables may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Program").field("command", &self.command).finish_non_exhaustive()
+    }
+}
+
+/// When a process is replaced by a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Recycle {
+    /// When it is this old.
+    pub age: Option<Duration>,
+    /// When it has had this many calls.
+    pub calls: Option<u64>,
+    /// When it and its children have this many bytes of memory.
+    pub memory: Option<u64>,
 }
 
 /// How upstream sessions of a legacy server are given out.
@@ -188,15 +280,25 @@ pub struct Caller {
     pub servers: Filter,
     /// Which tools they see, by merged name (`server__tool`).
     pub tools: Filter,
+    /// Under which names they may open links. None unless named.
+    pub links: Vec<Glob>,
     /// May read `/status` in full and change the configuration.
     pub admin: bool,
 }
 
 impl Caller {
-    /// Whoever it may be, where nobody needs a key.
+    /// Whoever it may be, where nobody needs a key. On a gateway that only its own machine reaches they may do
+    /// everything (`all`).
     #[must_use]
-    pub fn anyone(admin: bool) -> Self {
-        Self { name: String::new(), servers: Filter::default(), tools: Filter::default(), admin }
+    pub fn anyone(all: bool) -> Self {
+        let links = if all { vec![Glob::new("*")] } else { Vec::new() };
+        Self { name: String::new(), servers: Filter::default(), tools: Filter::default(), links, admin: all }
+    }
+
+    /// Whether they may open a link called `name`.
+    #[must_use]
+    pub fn may_link(&self, name: &str) -> bool {
+        self.links.iter().any(|glob| glob.matches(name))
     }
 }
 
@@ -223,8 +325,14 @@ pub struct Limits {
     pub rounds: usize,
     /// How many bytes of a stream's events are kept for a client that comes back for them.
     pub replay: usize,
+    /// How long a link whose connection was lost may come back and go on where it was.
+    pub link_resume: Duration,
+    /// Requests that may be on their way through one link at a time.
+    pub link_calls: usize,
     /// Open `subscriptions/listen` streams of one caller.
     pub subscriptions: usize,
+    /// Processes of all programs together.
+    pub processes: usize,
 }
 
 impl Default for Limits {
@@ -240,7 +348,10 @@ impl Default for Limits {
             parked: 64,
             rounds: 32,
             replay: 1024 * 1024,
+            link_resume: Duration::from_secs(60),
+            link_calls: 1024,
             subscriptions: 64,
+            processes: 64,
         }
     }
 }

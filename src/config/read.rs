@@ -113,6 +113,8 @@ struct Reader {
     places: BTreeMap<String, Place>,
     /// Lists of server names in `keys`, to be checked once all servers are known.
     server_lists: Vec<(String, Place, String)>,
+    /// Names of links in `keys`, to be checked likewise.
+    link_lists: Vec<(String, Place, String)>,
 }
 
 impl Reader {
@@ -159,11 +161,12 @@ impl Reader {
         }
         self.check_prefixes(&config.servers);
         self.check_server_lists(&config.servers);
+        self.check_link_lists(&config.servers);
         Some(config)
     }
 
     fn limits(&mut self, node: &Node, into: &mut Limits) {
-        const KNOWN: [&str; 11] = [
+        const KNOWN: [&str; 14] = [
             "body",
             "batch",
             "merge_deadline",
@@ -174,7 +177,10 @@ impl Reader {
             "parked",
             "rounds",
             "replay",
+            "link_resume",
+            "link_calls",
             "subscriptions",
+            "processes",
         ];
         for entry in self.map(node, "limits").unwrap_or_default() {
             let (path, node) = (format!("limits.{}", entry.key), &entry.node);
@@ -189,7 +195,10 @@ impl Reader {
                 "parked" => into.parked = self.count(node, &path, 1, 1000),
                 "rounds" => into.rounds = self.count(node, &path, 1, 1000),
                 "replay" => into.replay = self.size(node, &path, Size(4 << 10), Size(64 << 20)),
+                "link_resume" => into.link_resume = self.span(node, &path, 0, 10 * MINUTE),
+                "link_calls" => into.link_calls = self.count(node, &path, 1, 10_000),
                 "subscriptions" => into.subscriptions = self.count(node, &path, 1, 10_000),
+                "processes" => into.processes = self.count(node, &path, 1, 10_000),
                 _ => self.unknown(entry, "limits", &KNOWN),
             }
         }

@@ -40,7 +40,8 @@ pub struct Config {
     pub sessions: Sessions,
 }
 
-/// One MCP server: `url` for one that is reached over HTTP, `command` for one that is a program.
+/// One MCP server: `url` for one that is reached over HTTP, `command` for one that is a program, `via` for one that is
+/// behind a link.
 ///
 /// Keys of other clients that mean nothing to a gateway are ignored.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
@@ -79,9 +80,31 @@ pub struct Server {
     /// The program's working directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// The link behind which the server is reached or run: the name of a machine that dials in.
+    /// How many processes of the program there are, and who shares them: `auto`, `shared`, `session`, or a number.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub processes: Processes,
+    /// When the program is started.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub start: Start,
+    /// A process that nobody has used for this long is stopped: 1 second to 30 days.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "10m")))]
+    pub idle_stop: Option<Span>,
+    /// When a process is replaced by a new one.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub recycle: Recycle,
+    /// The link behind which the server is: the name of a machine that dials in with `causeway connect`. How it is
+    /// reached or run there (`url`, `headers`, `command` and what belongs to it) is that machine's business alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^(?!.*__)[A-Za-z0-9_-]{0,31}[A-Za-z0-9-]$")))]
     pub via: Option<String>,
+    /// What becomes of the server's tools, prompts and resources while its link is not connected.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub offline: Offline,
     /// Leave the server out. `enabled: false` means the same.
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
@@ -196,6 +219,71 @@ pub enum Session {
     Isolated,
 }
 
+/// How many processes of one program there are, and who shares them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Processes {
+    /// One for all sessions whose client can be asked nothing, and one for each other session.
+    #[default]
+    Auto,
+    /// One for everybody.
+    Shared,
+    /// One for each session.
+    Session,
+    /// This many, for everybody.
+    Pool(u32),
+}
+
+impl Serialize for Processes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Shared => serializer.serialize_str("shared"),
+            Self::Session => serializer.serialize_str("session"),
+            Self::Pool(count) => serializer.serialize_u32(*count),
+        }
+    }
+}
+
+/// When a program is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// When it is first needed.
+    #[default]
+    Lazy,
+    /// With the gateway; it is not stopped for having nothing to do, and started again when it ends.
+    Eager,
+}
+
+/// When a process is replaced by a new one. Calls that it has begun end there first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+pub struct Recycle {
+    /// When it is this old: 1 second to 30 days. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age: Option<Span>,
+    /// When it has had this many calls. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000_000)))]
+    pub calls: Option<u32>,
+    /// When it and its children have this much memory: 1 MiB to 4 GiB. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Size>,
+}
+
+/// What becomes of what a server offers while its link is not connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Offline {
+    /// It stays listed as it was last; calls fail and say why.
+    #[default]
+    Keep,
+    /// It is left out of lists until the link is back.
+    Hide,
+}
+
 /// Who answers a server that asks for a model's words.
 ///
 /// `gateway` is a word of the file as well, and refused: what would answer is not part of this version.
@@ -257,6 +345,11 @@ pub struct Key {
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default, with = "describe::OrList<Choice>"))]
     pub tools: Choice,
+    /// Under which names the caller may open links (`causeway connect`); `*` is any run of characters, `?` any one.
+    /// Without it, and with an empty list, under none; `admin` does not imply it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(default, extend("examples" = [["laptop", "build-*"]])))]
+    pub links: Vec<String>,
     /// May read the whole status and change the configuration.
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
@@ -307,10 +400,22 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(extend("default" = "1MiB")))]
     pub replay: Option<Size>,
+    /// How long a link whose connection was lost may come back and go on where it was: 0 to 10 minutes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "60s")))]
+    pub link_resume: Option<Span>,
+    /// Requests that may be on their way through one link at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 10000), extend("default" = 1024)))]
+    pub link_calls: Option<u32>,
     /// Open `subscriptions/listen` streams of one caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 10000), extend("default" = 64)))]
     pub subscriptions: Option<u32>,
+    /// Processes of all programs together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 10000), extend("default" = 64)))]
+    pub processes: Option<u32>,
 }
 
 /// How sessions of clients of revisions before 2026-07-28 are taken.

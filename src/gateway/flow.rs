@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_channel::oneshot;
-use futures_util::Stream;
 use futures_util::future::{Either, select};
 use futures_util::stream::unfold;
+use futures_util::{Stream, StreamExt as _};
 
 use crate::config::Plan;
 use crate::fault::{Fault, Kind};
@@ -17,7 +17,7 @@ use crate::mcp::forward::event;
 use crate::mcp::listen::Listen;
 use crate::mcp::serve::{Answer, Cancel, Note, failed};
 use crate::mcp::stream::Stream as Relayed;
-use crate::platform::{Clock as _, Platform, SeamError};
+use crate::platform::{Clock as _, Platform, SeamError, UpstreamBody};
 
 /// How a streamed body ended.
 pub(super) struct Ended<P: Platform> {
@@ -60,6 +60,8 @@ pub(super) enum Source<P: Platform, F> {
     Listen(Box<Listen<P>>),
     /// The subscription that was started.
     Listening,
+    /// Bytes that go on as they come.
+    Plain(UpstreamBody<P>),
     /// Nothing comes any more.
     Over,
 }
@@ -70,7 +72,7 @@ impl<P: Platform, F> Source<P, F> {
         match self {
             Self::Relayed(stream) => stream.news,
             Self::Listen(_) | Self::Listening => true,
-            Self::Waiting(_) | Self::Over => false,
+            Self::Waiting(_) | Self::Plain(_) | Self::Over => false,
         }
     }
 }
@@ -196,6 +198,19 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                         witness.ended.fault = stream.fault;
                         witness.ended.resumable = stream.resumable;
                         next
+                    }
+                    (Source::Plain(body), _) => {
+                        match came(pin!(body.next()), silence.as_mut(), &watch, true).await {
+                            Came::Next(item) => {
+                                witness.ended.complete = item.is_none();
+                                item
+                            }
+                            Came::Silence => continue,
+                            Came::Closing => {
+                                witness.ended.complete = true;
+                                None
+                            }
+                        }
                     }
                     (Source::Listening, Some(listening)) => {
                         let next = if watch.has_moved() {

@@ -5,6 +5,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 
+use super::dock::Opening;
 use super::flow::Source;
 use crate::fault::Fault;
 use crate::mcp::forward::event;
@@ -19,6 +20,8 @@ pub(super) struct Head<P: Platform, F> {
     pub(super) headers: HeaderMap,
     pub(super) body: HeadBody<P, F>,
     pub(super) cancel: Option<Cancel>,
+    /// The request goes on as a WebSocket.
+    pub(super) opening: Option<Opening>,
 }
 
 pub(super) enum HeadBody<P: Platform, F> {
@@ -32,7 +35,7 @@ impl<P: Platform, F> Head<P, F> {
         if !body.is_empty() {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
-        Self { status, headers, body: HeadBody::Full(body), cancel: None }
+        Self { status, headers, body: HeadBody::Full(body), cancel: None, opening: None }
     }
 
     pub(super) fn events(source: Source<P, F>, cancel: Option<Cancel>) -> Self {
@@ -41,7 +44,7 @@ impl<P: Platform, F> Head<P, F> {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         // Asked for by 2026-07-28 Streamable HTTP, "Receiving Messages".
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-        Self { status: StatusCode::OK, headers, body: HeadBody::Source(source), cancel }
+        Self { status: StatusCode::OK, headers, body: HeadBody::Source(source), cancel, opening: None }
     }
 }
 

@@ -315,7 +315,7 @@ impl<P: Platform> Mcp<P> {
 /// Whether `fault`, met when a session was to be opened, may mean that the server speaks otherwise than it did.
 fn is_otherwise(server: &Server, profile: &Profile, fault: &Fault) -> bool {
     match fault.kind {
-        Kind::UpstreamRefused => profile.legacy.is_some() && server.transport == Transport::Http,
+        Kind::UpstreamRefused => profile.legacy.is_some() && server.transport != Transport::HttpSse,
         Kind::UpstreamInvalid => profile.http_sse && server.transport == Transport::Http,
         _ => false,
     }

@@ -28,7 +28,7 @@ use super::{Mcp, SERVER_META, names, tasks};
 use crate::config::glob::Glob;
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, Platform, Timestamp};
+use crate::platform::{Clock as _, Platform, Program, Timestamp};
 use crate::wire::jsonrpc::{self, Splice, quote};
 
 /// The levels of RFC 5424 that `logging/setLevel` takes.
@@ -654,6 +654,9 @@ pub struct ServerStatus {
     /// What is wrong with its lists.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Its processes, if it is a program.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Program>,
 }
 
 impl<P: Platform> Mcp<P> {
@@ -688,6 +691,7 @@ impl<P: Platform> Mcp<P> {
             last_error: health.last_error,
             last_error_at: health.last_error_at,
             warnings: memory.warnings(),
+            program: self.platform.program(&server.name),
         }
     }
 }

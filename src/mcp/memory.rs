@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use super::catalog::{Kind as ListKind, List};
 use super::listen::Subscribed;
 use super::revision::{Era, Revision};
-use crate::config::plan::{Plan, Sampling, Server, SessionMode, Transport};
+use crate::config::plan::{Plan, Program, Sampling, Server, SessionMode, Transport, Via};
 use crate::fault::Fault;
 use crate::platform::{Clock, Timestamp, Version};
 use crate::wire::sealed::Sealer;
@@ -300,9 +300,11 @@ impl ServerMemory {
     }
 
     fn fits(&self, server: &Server) -> bool {
-        let Identity { url, transport, headers, session, sampling, list_ttl } = &self.of;
+        let Identity { url, via, transport, program, headers, session, sampling, list_ttl } = &self.of;
         *url == server.url
+            && *via == server.via
             && *transport == server.transport
+            && *program == server.program
             && *session == server.session
             && *sampling == server.sampling
             && *list_ttl == server.list_ttl
@@ -457,7 +459,9 @@ fn scope(caller: &str) -> String {
 #[derive(Debug)]
 struct Identity {
     url: url::Url,
+    via: Option<Via>,
     transport: Transport,
+    program: Option<Arc<Program>>,
     headers: http::HeaderMap,
     session: Option<SessionMode>,
     sampling: Sampling,
@@ -468,7 +472,9 @@ impl Identity {
     fn new(server: &Server) -> Self {
         Self {
             url: server.url.clone(),
+            via: server.via.clone(),
             transport: server.transport,
+            program: server.program.clone(),
             headers: server.headers.clone(),
             session: server.session,
             sampling: server.sampling,

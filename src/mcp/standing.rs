@@ -210,7 +210,7 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, stand: Stand) -> (
 
 /// Keeps the streams of a session up until it ends or nobody wants them any more.
 pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: Box<Started>) {
-    let Started { stand, mut told, announce } = *started;
+    let Started { stand, mut told, announce } = unboxed(started);
     let leases = Leases::default();
     if let Some((keeper, servers)) = Keeper::attend(&mcp, &mailbox.standing, stand, announce).await {
         keeper.keep(servers, &mut told, leases.clone()).await;
@@ -219,6 +219,11 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: Bo
     for (server, session) in leases.take() {
         mcp.end(&server, &session).await;
     }
+}
+
+/// What is in the box, without the box: it would be kept until whoever has it is done.
+fn unboxed<T>(boxed: Box<T>) -> T {
+    *boxed
 }
 
 /// The caller called `name` in the plan in force.

@@ -24,9 +24,8 @@ use super::revision::{Era, Revision};
 use super::{Mcp, headers, meta};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
-use crate::platform::{
-    Clock as _, ConnectTimeout, Endless, HttpClient as _, Platform, Timestamp, UpstreamBody,
-};
+use crate::platform::{Clock as _, ConnectTimeout, Endless, Platform, Timestamp, UpstreamBody};
+use crate::relay::through::send;
 use crate::relay::{Reader, redirect, seam, too_large};
 use crate::wire::jsonrpc::Message;
 use crate::wire::sse::Decoder;
@@ -145,7 +144,7 @@ impl<P: Platform> Mcp<P> {
         let mut wait = wait;
         for _ in 0..=REDIRECTS {
             let request = http_request(server, &url, &outgoing)?;
-            let response = match select(pin!(self.platform.http().send(request)), &mut wait).await {
+            let response = match select(pin!(send(&self.platform, server, request)), &mut wait).await {
                 Either::Left((Ok(response), _)) => response,
                 Either::Left((Err(error), _)) => return Err(seam(&server.name, &error)),
                 Either::Right(((), _)) => {

@@ -15,10 +15,11 @@ use futures_util::future::{Either, select};
 use futures_util::{FutureExt as _, StreamExt as _};
 use http::{Request, StatusCode};
 
+use super::through::begin;
 use super::{Reader, redirect, seam, timed_out, too_large};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, HttpClient as _, Platform, SeamError, Sent, UpstreamBody};
+use crate::platform::{Clock as _, Platform, SeamError, Sent, UpstreamBody};
 use crate::wire::jsonrpc::Message;
 use crate::wire::sse::{Decoder, Event};
 
@@ -122,7 +123,7 @@ impl<P: Platform> Reader<P> {
     ///
     /// It is on its way while the stream is read, or [`Reader::taken`] waits.
     pub fn post(&mut self, id: Option<&str>, request: Request<Bytes>) {
-        let sent = self.platform.http().begin(request.clone());
+        let sent = begin(&self.platform, &self.server, request.clone());
         self.heard_at = self.platform.clock().now();
         if let Some(duplex) = &mut self.duplex {
             (duplex.bytes, duplex.heard) = (0, false);
@@ -353,7 +354,7 @@ impl<P: Platform> Post<P> {
         let to = redirect(server, &from, response, false)?;
         *self.request.uri_mut() =
             to.as_str().parse().map_err(|_| lost("redirected to what cannot be used"))?;
-        self.state = State::Sent(Mutex::new(platform.http().begin(self.request.clone())));
+        self.state = State::Sent(Mutex::new(begin(platform, server, self.request.clone())));
         Ok(())
     }
 

@@ -16,12 +16,15 @@ use futures_util::Stream;
 use http::{HeaderMap, Request, Response};
 
 use crate::gateway::Gateway;
+use crate::gateway::dock::{Docked, Told};
 use crate::instance::Instance;
 use crate::mcp::mailbox::{Mailbox, Said};
 use crate::platform::{
-    Abilities, Clock, Entropy, Held, HttpClient, KeyValue, Log, Mailboxes, Platform, SeamError, Secrets,
-    StateStore, Swap, Timestamp, Version,
+    Abilities, Clock, Entropy, Held, HttpClient, KeyValue, Links, Log, Mailboxes, Platform, SeamError,
+    Secrets, StateStore, Swap, Timestamp, Version,
 };
+use crate::relay::through::ASK;
+use crate::tunnel::dock::Dock;
 
 /// One step of an upstream's answer.
 #[derive(Debug, Clone)]
@@ -102,6 +105,7 @@ struct World {
     dropped: u64,
     mailboxes: HashMap<String, Arc<Mailbox<Fake>>>,
     owner: Option<Arc<Instance>>,
+    docks: HashMap<String, Arc<Dock>>,
     working: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -128,6 +132,7 @@ impl Default for Fake {
             keyless: true,
             config_file: false,
             mailboxes: true,
+            links: Links::Sockets,
         };
         Self { world: Arc::new(Mutex::new(world)), abilities }
     }
@@ -176,9 +181,31 @@ impl Fake {
         let (mailboxes, working) = {
             let mut world = self.world();
             world.owner = Some(instance.clone());
-            (std::mem::take(&mut world.mailboxes), std::mem::take(&mut world.working))
+            let gone = (std::mem::take(&mut world.mailboxes), std::mem::take(&mut world.docks));
+            (gone, std::mem::take(&mut world.working))
         };
         drop((mailboxes, working));
+    }
+
+    /// The dock of the link `name`, as its host has it.
+    ///
+    /// # Panics
+    /// When there is no instance to work with ([`Self::restart`]).
+    #[expect(clippy::panic, reason = "a test that begins at the end has failed")]
+    pub fn dock(&self, name: &str) -> Docked<Self> {
+        let (dock, owner) = {
+            let mut world = self.world();
+            (world.docks.entry(name.to_owned()).or_default().clone(), world.owner.clone())
+        };
+        let Some(owner) = owner else { panic!("no instance to work with") };
+        Gateway::new(self.clone(), owner).dock(name, dock)
+    }
+
+    /// Does what is to be done for `docked`, as its host does whenever something was put in.
+    pub fn tend(&self, docked: &Docked<Self>) {
+        if let Some(work) = docked.tend() {
+            self.world().working.push(Box::pin(work));
+        }
     }
 
     /// How many mailboxes there are, once those that are idle have gone.
@@ -186,6 +213,18 @@ impl Fake {
         let mut world = self.world();
         world.mailboxes.retain(|_, mailbox| !mailbox.is_idle());
         world.mailboxes.len()
+    }
+
+    /// Runs `work` beside whatever else there is.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.world().working.push(Box::pin(work));
+    }
+
+    /// Lets what runs beside go on as far as it can without time passing.
+    pub fn settle(&self) {
+        for _ in 0..8 {
+            self.work(Waker::noop());
+        }
     }
 
     /// Lets the work of mailboxes go on as far as it can.
@@ -323,6 +362,8 @@ pub enum FakeBody {
     Script(ScriptBody),
     /// A mailbox's.
     Said(Said),
+    /// A dock's.
+    Told(Told<Fake>),
 }
 
 impl Stream for FakeBody {
@@ -331,6 +372,7 @@ impl Stream for FakeBody {
         match self.get_mut() {
             Self::Script(body) => Pin::new(body).poll_next(cx),
             Self::Said(said) => Pin::new(said).poll_next(cx),
+            Self::Told(told) => Pin::new(told).poll_next(cx),
         }
     }
 }
@@ -351,6 +393,22 @@ impl Mailboxes for Fake {
         let (said, work) = Gateway::new(self.clone(), owner).deliver(mailbox, &letter);
         self.world().working.push(Box::pin(work));
         ready(Ok(FakeBody::Said(said)))
+    }
+
+    type Sent = <Self as HttpClient>::Sent;
+
+    fn ask(&self, key: &str, request: Request<Bytes>) -> Self::Sent {
+        let fake = self.clone();
+        let name = key.strip_prefix("link/").unwrap_or(key).to_owned();
+        Box::pin(async move {
+            let what =
+                request.headers().get(ASK).and_then(|what| what.to_str().ok()).unwrap_or("-").to_owned();
+            fake.world().trace.push(format!("link.ask {name} {what} {}", rpc_method(request.body())));
+            let docked = fake.dock(&name);
+            fake.tend(&docked);
+            let answer = docked.ask(request).await?;
+            Ok(answer.map(FakeBody::Told))
+        })
     }
 }
 

@@ -10,6 +10,7 @@
 //! | [`frame`] | what goes over the wire, one frame a message |
 //! | [`hello`] | the two frames with which a link begins or is resumed |
 //! | [`link`] | the state machine: streams, credit, resumption, heartbeat, limits |
+//! | [`dock`] | the edge's end on its host: connections in, requests through |
 //! | [`code`] | why a link or a stream ended |
 //! | [`saved`] | an idle link, put away and taken up again |
 //! | [`pair`] | the transport without WebSockets: events down, `POST` up |
@@ -46,6 +47,7 @@
 //! ```
 
 pub mod code;
+pub mod dock;
 pub mod frame;
 pub mod hello;
 pub mod link;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use causeway::config::plan::Transport;
 use causeway::config::{Config, Format, Plan, Problem, Reading, compile, load};
-use causeway::platform::{Abilities, Secrets};
+use causeway::platform::{Abilities, Links, Secrets};
 
 mod docs;
 mod random;
@@ -42,6 +42,7 @@ const LAPTOP: Abilities = Abilities {
     keyless: true,
     config_file: true,
     mailboxes: true,
+    links: Links::Sockets,
 };
 const EDGE: Abilities = Abilities {
     host: "cloudflare",
@@ -50,6 +51,7 @@ const EDGE: Abilities = Abilities {
     keyless: false,
     config_file: false,
     mailboxes: true,
+    links: Links::Sockets,
 };
 
 fn folder() -> PathBuf {
@@ -131,7 +133,11 @@ fn summary(reading: &Reading) -> String {
     if let Some(config) = &reading.config {
         let plan: Plan = compile(config, &Vars, LAPTOP).unwrap();
         for server in &plan.servers {
-            let way = if server.transport == Transport::HttpSse { " over HTTP+SSE" } else { "" };
+            let way = match server.transport {
+                Transport::HttpSse => " over HTTP+SSE",
+                Transport::Stdio => " as a program",
+                Transport::Http => "",
+            };
             writeln!(summary, "serves {}{way} with {:?}", server.name, server.headers).unwrap();
         }
         for skipped in &plan.skipped {

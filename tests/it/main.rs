@@ -18,10 +18,12 @@ mod server;
 mod world;
 
 mod client;
+mod companion;
 mod eras;
 mod extensions;
 mod http_sse;
 mod http_sse_asks;
+mod links;
 mod listen;
 mod lists;
 mod resume;

@@ -32,6 +32,11 @@ impl Got {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{} {}", self.status, self.body))
     }
 
+    /// The same, or nothing.
+    pub fn json_or_null(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
@@ -66,7 +71,7 @@ pub fn globs(patterns: &[&str]) -> Filter {
 }
 
 pub fn key(name: &str, servers: Filter, tools: Filter) -> Key {
-    let caller = Caller { name: name.to_owned(), servers, tools, admin: false };
+    let caller = Caller { name: name.to_owned(), servers, tools, links: vec![], admin: false };
     Key { digest: Sha256::digest(format!("{name}-key")).into(), caller: Arc::new(caller) }
 }
 

@@ -18,14 +18,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use causeway::gateway::Gateway;
 use causeway::mcp::mailbox::Mailbox as Owner;
-use causeway::platform::{Clock as _, Mailboxes, SeamError};
+use causeway::platform::{Clock as _, HttpClient, Mailboxes, SeamError};
 use futures_util::future::{Either, select};
+use http::Request;
 use js_sys::{Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
-use worker::{DurableObject, Env, Request, Response, Result, durable_object};
+use worker::{DurableObject, Env, Response, Result, durable_object};
 
 use crate::body::{Chunks, Exchange, Outgoing, explain};
+use crate::http::Fetch;
 use crate::platform::Worker;
 use crate::time::Time;
 use crate::{glue, isolate};
@@ -80,7 +82,7 @@ impl DurableObject for Mailbox {
         Self { state, env, owner: Arc::default(), work: Rc::default() }
     }
 
-    async fn fetch(&self, mut request: Request) -> Result<Response> {
+    async fn fetch(&self, mut request: worker::Request) -> Result<Response> {
         let letter = request.bytes().await?;
         let platform = Worker::new(self.env.clone());
         let instance = isolate::instance(&platform).await;
@@ -152,5 +154,11 @@ impl Mailboxes for Namespace {
             )));
         }
         Ok(Chunks::new(answer.as_ref(), None, Some(exchange)))
+    }
+
+    type Sent = <Fetch as HttpClient>::Sent;
+
+    fn ask(&self, _: &str, _: Request<Bytes>) -> Self::Sent {
+        Box::pin(async { Err(SeamError::Denied("this host keeps no links".to_owned())) })
     }
 }

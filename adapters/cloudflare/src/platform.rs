@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use causeway::platform::{Abilities, Entropy, Log, Platform, Secrets};
+use causeway::platform::{Abilities, Entropy, Links, Log, Platform, Secrets};
 use worker::Env;
 
 use crate::glue;
@@ -20,6 +20,7 @@ pub(crate) const ABILITIES: Abilities = Abilities {
     keyless: false,
     config_file: false,
     mailboxes: true,
+    links: Links::No,
 };
 
 /// The host, for one request.

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use causeway::gateway::dock::Told;
 use causeway::mcp::mailbox::Said;
 use causeway::platform::{ConnectTimeout, Endless, HttpClient, SeamError};
 use futures_util::Stream;
@@ -29,6 +30,9 @@ use tokio::sync::OnceCell;
 use tower_service::Service;
 
 use self::news::News;
+use crate::log::{Level, Log};
+use crate::platform::Native;
+use crate::programs::{Body, Programs};
 
 /// Bounds connection set-up when a request says nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,6 +49,7 @@ type Pool = Client<Connector, Full<Bytes>>;
 #[derive(Clone, Debug)]
 pub struct Http {
     shared: Arc<Shared>,
+    programs: Programs,
 }
 
 #[derive(Debug)]
@@ -57,21 +62,27 @@ struct Shared {
 }
 
 impl Http {
-    /// A client without any connection yet.
+    /// A client without any connection yet, and without programs.
     #[must_use]
     pub fn new() -> Self {
-        Self::with(Arc::default())
+        Self::with_programs(Programs::new(Log::stderr(Level::Off)))
+    }
+
+    /// A client without any connection yet, which speaks to `programs` as well.
+    #[must_use]
+    pub fn with_programs(programs: Programs) -> Self {
+        Self::with(Arc::default(), programs)
     }
 
     /// A client without any connection yet that shares what TLS needs with this one.
     #[must_use]
     pub fn without_connections(&self) -> Self {
-        Self::with(self.shared.tls.clone())
+        Self::with(self.shared.tls.clone(), self.programs.clone())
     }
 
-    fn with(tls: Arc<Tls>) -> Self {
+    fn with(tls: Arc<Tls>, programs: Programs) -> Self {
         let usual = pool(CONNECT_TIMEOUT, &tls);
-        Self { shared: Arc::new(Shared { tls, usual, others: RwLock::default() }) }
+        Self { shared: Arc::new(Shared { tls, usual, others: RwLock::default() }), programs }
     }
 
     fn pool_for(&self, timeout: Duration) -> Pool {
@@ -109,6 +120,11 @@ impl HttpClient for Http {
     type Sent = Pin<Box<dyn Future<Output = Result<Response<Answer>, SeamError>> + Send>>;
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Answer>, SeamError> {
+        if request.uri().scheme_str() == Some("stdio") {
+            let name = request.uri().host().unwrap_or_default().to_owned();
+            let response = self.programs.send(&name, request).await?;
+            return Ok(response.map(Answer::Program));
+        }
         let timeout = request.extensions().get().map_or(CONNECT_TIMEOUT, |ConnectTimeout(span)| *span);
         // Over TLS servers may well have room for many streams in one connection.
         if request.extensions().get::<Endless>().is_some() && request.uri().scheme() == Some(&Scheme::HTTP) {
@@ -200,7 +216,7 @@ impl Stream for Received {
     }
 }
 
-/// What is read from the other side: an upstream over HTTP, or a mailbox.
+/// What is read from the other side: an upstream over HTTP, a mailbox, or a program.
 pub enum Answer {
     /// An upstream's answer.
     Http(Received),
@@ -208,6 +224,10 @@ pub enum Answer {
     News(News),
     /// What a mailbox says.
     Mailbox(Said),
+    /// What a program says.
+    Program(Body),
+    /// What comes through a link.
+    Link(Box<Told<Native>>),
 }
 
 impl Stream for Answer {
@@ -218,6 +238,8 @@ impl Stream for Answer {
             Self::Http(received) => Pin::new(received).poll_next(cx),
             Self::News(news) => Pin::new(news).poll_next(cx),
             Self::Mailbox(said) => Pin::new(said).poll_next(cx),
+            Self::Program(body) => Pin::new(body).poll_next(cx),
+            Self::Link(told) => Pin::new(told.as_mut()).poll_next(cx),
         }
     }
 }

@@ -9,16 +9,20 @@
 //! | [`source`] | plans from files and from what was pushed |
 //! | [`workers`] | the threads that serve connections, one for each core |
 //! | [`watch`] | sees when a file has changed |
+//! | [`programs`] | servers that are programs: their processes, kept, with the face of an HTTP server |
 //! | [`mailboxes`] | what outlives a request: an owner for each key |
+//! | `links` | companions that dial in |
 //! | [`cli`] | the `causeway` command |
 //!
 //! Nothing here decides what a gateway does: that is the core's. A file here only converts types and calls it.
 
 pub mod cli;
 pub mod http;
+mod links;
 pub mod log;
 pub mod mailboxes;
 pub mod platform;
+pub mod programs;
 pub mod running;
 pub mod secrets;
 pub mod server;

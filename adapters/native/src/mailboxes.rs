@@ -9,18 +9,23 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use causeway::gateway::Gateway;
+use causeway::gateway::dock::Docked;
 use causeway::instance::Instance;
 use causeway::mcp::mailbox::Mailbox;
-use causeway::platform::{Mailboxes, SeamError};
+use causeway::platform::{HttpClient, Mailboxes, SeamError};
+use causeway::tunnel::dock::Dock;
 use futures_util::FutureExt as _;
+use http::Request;
 
-use crate::http::Answer;
+use crate::http::{Answer, Http};
 use crate::platform::Native;
 
 /// The owners that are in use.
 #[derive(Default)]
 pub struct Owners {
     open: Mutex<HashMap<String, Arc<Mailbox<Native>>>>,
+    /// Where companions dial in, by the link's name. There are no more than the configuration has named.
+    docks: Mutex<HashMap<String, Arc<Dock>>>,
     instance: OnceLock<Arc<Instance>>,
 }
 
@@ -34,6 +39,29 @@ impl Owners {
     /// The owners work with what `instance` knows. To be said once, before there are requests.
     pub fn serve(&self, instance: &Arc<Instance>) {
         _ = self.instance.set(instance.clone());
+    }
+
+    /// The dock of the link `name`; `None` before there is an instance.
+    pub(crate) fn docked(&self, native: &Native, name: &str) -> Option<Docked<Native>> {
+        let instance = self.instance.get()?;
+        let mut docks = self.docks.lock().unwrap_or_else(PoisonError::into_inner);
+        let dock = docks.entry(name.to_owned()).or_default().clone();
+        Some(Gateway::new(native.clone(), instance.clone()).dock(name, dock))
+    }
+
+    /// Every link that has a dock.
+    fn links(&self) -> Vec<String> {
+        self.docks.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    /// Another plan is in force: links go by it from now on.
+    pub(crate) fn replan(&self, native: &Native) {
+        self.links().iter().filter_map(|name| self.docked(native, name)).for_each(|docked| docked.replan());
+    }
+
+    /// The gateway stops: companions are told to dial again.
+    pub(crate) fn stop_links(&self, native: &Native) {
+        self.links().iter().filter_map(|name| self.docked(native, name)).for_each(|docked| docked.stop());
     }
 
     /// Lets go of the owner of `key` if it keeps nothing.
@@ -66,5 +94,17 @@ impl Mailboxes for Native {
         let (owners, key) = (owners.clone(), key.to_owned());
         tokio::spawn(work.map(move |()| owners.tidy(&key, &mailbox)));
         ready(Ok(Answer::Mailbox(said)))
+    }
+
+    type Sent = <Http as HttpClient>::Sent;
+
+    fn ask(&self, key: &str, request: Request<Bytes>) -> Self::Sent {
+        let docked = self.owners().docked(self, key.strip_prefix("link/").unwrap_or(key));
+        Box::pin(async move {
+            let docked =
+                docked.ok_or_else(|| SeamError::Denied("the gateway has not started yet".to_owned()))?;
+            let answer = docked.ask(request).await?;
+            Ok(answer.map(|told| Answer::Link(Box::new(told))))
+        })
     }
 }

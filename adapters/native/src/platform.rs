@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use causeway::platform::{Abilities, Clock, Entropy, Platform, Timestamp};
+use causeway::platform::{Abilities, Clock, Entropy, Platform, Program, Timestamp};
 
 use crate::http::Http;
 use crate::log::Log;
 use crate::mailboxes::Owners;
+use crate::programs::Programs;
 use crate::secrets::Secrets;
 use crate::store::Store;
 
@@ -27,6 +28,7 @@ struct Parts {
     log: Log,
     abilities: Abilities,
     owners: Arc<Owners>,
+    programs: Programs,
 }
 
 impl Native {
@@ -34,15 +36,22 @@ impl Native {
     #[must_use]
     pub fn new(store: Store, secrets: Secrets, log: Log, abilities: Abilities) -> Self {
         let clock = TokioClock { start: Instant::now() };
-        let parts =
-            Parts { store, secrets, clock, entropy: OsEntropy, log, abilities, owners: Arc::default() };
-        Self { http: Http::new(), parts: Arc::new(parts) }
+        let (programs, owners) = (Programs::new(log.clone()), Arc::default());
+        let http = Http::with_programs(programs.clone());
+        let parts = Parts { store, secrets, clock, entropy: OsEntropy, log, abilities, owners, programs };
+        Self { http, parts: Arc::new(parts) }
     }
 
     /// The owners of mailboxes.
     #[must_use]
     pub fn owners(&self) -> &Arc<Owners> {
         &self.parts.owners
+    }
+
+    /// The servers that are programs.
+    #[must_use]
+    pub fn programs(&self) -> &Programs {
+        &self.parts.programs
     }
 
     /// The same, but with outbound connections that it shares with nobody: for a thread that serves by itself.
@@ -88,6 +97,9 @@ impl Platform for Native {
     }
     fn abilities(&self) -> Abilities {
         self.parts.abilities
+    }
+    fn program(&self, server: &str) -> Option<Program> {
+        self.parts.programs.status(server)
     }
 }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 use causeway::admin;
 use causeway::config::Plan;
 use causeway::instance::Instance;
-use causeway::platform::{Abilities, Platform, Secrets as _};
+use causeway::platform::{Abilities, Links, Platform, Secrets as _};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
@@ -114,6 +114,7 @@ pub struct Running {
     instance: Arc<Instance>,
     reload: Arc<Notify>,
     stop: oneshot::Sender<()>,
+    native: Native,
     server: JoinHandle<bool>,
     keeper: JoinHandle<()>,
 }
@@ -138,11 +139,12 @@ impl Running {
         let loopback = listen.ip().is_loopback();
         let abilities = Abilities {
             host: "native",
-            processes: false,
+            processes: true,
             loopback_only: loopback,
             keyless: loopback || allow_public,
             config_file: file.is_some(),
             mailboxes: true,
+            links: Links::Sockets,
         };
         let secrets = Secrets::beside(file);
         let native = Native::new(store, secrets.clone(), log.clone(), abilities);
@@ -171,6 +173,7 @@ impl Running {
         let workers = Workers::start(&native)
             .map_err(|error| Refused::Host(format!("cannot start a thread for each core: {error}")))?;
         let (stop, stopped) = oneshot::channel();
+        let stopping = native.clone();
         let server =
             tokio::spawn(server::serve(listener, workers, instance.clone(), native, limits, async {
                 // A sender that was dropped asks for nothing.
@@ -180,7 +183,7 @@ impl Running {
             }));
         let reload = Arc::new(Notify::new());
         let keeper = tokio::spawn(keeper.keep(watch, reload.clone()));
-        Ok(Self { address, instance, reload, stop, server, keeper })
+        Ok(Self { address, instance, reload, stop, native: stopping, server, keeper })
     }
 
     /// Where it listens.
@@ -212,6 +215,7 @@ impl Running {
         _ = self.stop.send(());
         let ended = self.server.await.unwrap_or(false);
         self.keeper.abort();
+        self.native.programs().stop().await;
         ended
     }
 }
@@ -278,6 +282,8 @@ impl Keeper {
     async fn poll(&mut self) -> Result<(), Vec<String>> {
         let renewed = admin::refresh(&self.native, &self.instance).await.map_err(|problem| vec![problem])?;
         if renewed && let Some(plan) = self.instance.plan() {
+            self.native.programs().apply_plan(&plan);
+            self.native.owners().replan(&self.native);
             self.loaded(&plan);
         }
         Ok(())
@@ -302,7 +308,10 @@ impl Keeper {
         for note in notes {
             self.native.log().event(Level::Warn, "config.note", &note);
         }
+        // Before the plan: no request may ask for a program that is not there yet.
+        self.native.programs().apply_plan(&plan);
         self.instance.install(plan.clone());
+        self.native.owners().replan(&self.native);
         self.loaded(&plan);
         Ok(())
     }

@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use causeway::gateway::dock::Opening;
 use causeway::gateway::{self, Gateway, Reply};
 use causeway::instance::Instance;
 use causeway::mcp::serve::Ticket;
@@ -33,6 +34,7 @@ use tokio::sync::{Semaphore, mpsc};
 use self::news::{Handover, News};
 use self::socket::Socket;
 use crate::http::Received;
+use crate::links;
 use crate::log::Level;
 use crate::platform::Native;
 use crate::workers::Workers;
@@ -61,6 +63,9 @@ impl Default for Limits {
     }
 }
 
+/// How long companions may take to hear that the gateway stops.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// Serves a gateway on `listener` until `stop` resolves and the requests in flight have ended, or the grace has.
 ///
 /// Says whether all of them ended in time.
@@ -77,6 +82,8 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     // Every connection and every piece of work behind a reply holds one; `idle` ends when the last is gone.
     let (busy, mut idle) = mpsc::channel::<()>(1);
+    // The same for links, which end when everything else has.
+    let (linked, mut unlinked) = mpsc::channel::<()>(1);
     let (closing, mut stop) = (instance.clone(), std::pin::pin!(stop));
     loop {
         let accepted = async {
@@ -97,16 +104,20 @@ pub async fn serve(
         // A small answer must not wait for the acknowledgement of the one before.
         _ = stream.set_nodelay(true);
         let Ok(stream) = stream.into_std() else { continue };
-        let (instance, builder, busy) = (instance.clone(), builder.clone(), busy.clone());
+        let (instance, builder) = (instance.clone(), builder.clone());
+        let (busy, linked) = (busy.clone(), linked.clone());
         let watcher = graceful.watcher();
         workers.run(move |native, load| {
             let Ok(stream) = TcpStream::from_std(stream) else { return };
-            let (gateway, behind) = (Gateway::new(native.clone(), instance), busy.clone());
-            let (socket, handover) = (Socket::new(stream), Handover::default());
+            let (gateway, native) = (Gateway::new(native.clone(), instance), native.clone());
+            let (behind, socket, handover) =
+                ((busy.clone(), linked), Socket::new(stream), Handover::default());
             let given = handover.clone();
-            let service =
-                service_fn(move |request| answer(gateway.clone(), behind.clone(), given.clone(), request));
-            let connection = builder.serve_connection(TokioIo::new(socket.clone()), service).into_owned();
+            let service = service_fn(move |request| {
+                answer(gateway.clone(), native.clone(), behind.clone(), given.clone(), request)
+            });
+            let connection = TokioIo::new(socket.clone());
+            let connection = builder.serve_connection_with_upgrades(connection, service).into_owned();
             let connection = watcher.watch(connection);
             tokio::spawn(async move {
                 let held = (slot, busy, load);
@@ -118,14 +129,17 @@ pub async fn serve(
         });
     }
     // New connections are refused from here on, not left waiting.
-    drop((listener, busy));
+    drop((listener, busy, linked));
     // What has no end of its own would use up the whole grace.
     closing.close();
     let ended = async {
         graceful.shutdown().await;
         _ = idle.recv().await;
     };
-    tokio::time::timeout(limits.grace, ended).await.is_ok()
+    let ended = tokio::time::timeout(limits.grace, ended).await.is_ok();
+    native.owners().stop_links(&native);
+    _ = tokio::time::timeout(FAREWELL, unlinked.recv()).await;
+    ended
 }
 
 fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
@@ -169,16 +183,31 @@ async fn handed_over(
 
 async fn answer(
     gateway: Gateway<Native>,
-    behind: mpsc::Sender<()>,
+    native: Native,
+    (behind, linked): (mpsc::Sender<()>, mpsc::Sender<()>),
     handover: Handover,
     mut request: Request<Incoming>,
 ) -> Result<Response<impl Body<Data = Bytes, Error = SeamError>>, SeamError> {
     let chunked = request.version() == Version::HTTP_11;
     let ticket = Ticket::default();
     request.extensions_mut().insert(ticket.clone());
+    // A connection can only be taken over through its request.
+    let key = request.headers().get("sec-websocket-key").cloned();
+    let upgrade = key.map(|key| (hyper::upgrade::on(&mut request), key));
     let waiting = Waiting(Some((gateway.clone(), ticket, behind.clone())));
     let Reply { mut response, after } = gateway.clone().handle(request.map(Received)).await;
     waiting.answered();
+    let opening = response.extensions_mut().remove::<Opening>();
+    if let (Some(opening), Some((upgrade, key))) = (opening, upgrade)
+        && let Some(docked) = native.owners().docked(&native, &opening.name)
+    {
+        response.headers_mut().extend(links::accepted(&key));
+        let linked = linked.clone();
+        tokio::spawn(async move {
+            links::serve(docked, opening, upgrade).await;
+            drop(linked);
+        });
+    }
     tokio::spawn(gateway.finish(after).map(|()| drop(behind)));
     let endless = chunked && response.extensions_mut().remove::<Endless>().is_some();
     if endless {

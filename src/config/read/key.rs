@@ -11,7 +11,7 @@ use super::super::problem::{Place, nearest};
 use super::super::types::{Choice, Key, Named, Server};
 use super::{Reader, is_comment, join};
 
-const KNOWN: [&str; 5] = ["hash", "hashes", "servers", "tools", "admin"];
+const KNOWN: [&str; 6] = ["hash", "hashes", "servers", "tools", "links", "admin"];
 
 impl Reader {
     pub(super) fn keys(&mut self, node: &Node, into: &mut Named<Key>) {
@@ -55,6 +55,7 @@ impl Reader {
                     self.remember_names(node, &own, &key.servers);
                 }
                 "tools" => key.tools = self.choice(node, &own),
+                "links" => key.links = self.links(node, &own),
                 "admin" => key.admin = self.flag(node, &own).unwrap_or(false),
                 _ => self.unknown(entry, path, &KNOWN),
             }
@@ -105,6 +106,37 @@ impl Reader {
             for (i, name) in names.iter().enumerate().filter(|(_, name)| !name.contains(['*', '?'])) {
                 let path = if in_list { format!("{path}[{i}]") } else { format!("{path}.{key}[{i}]") };
                 self.server_lists.push((path, place(key, i), name.clone()));
+            }
+        }
+    }
+
+    /// Under which names links may be opened. Nothing is allowed unless it is named.
+    fn links(&mut self, node: &Node, path: &str) -> Vec<String> {
+        let links = self.globs(node, path);
+        for (i, link) in links.iter().enumerate().filter(|(_, link)| !link.contains(['*', '?'])) {
+            let place = match &node.value {
+                Value::List(items) => items.get(i).map_or(node.place, |item| item.place),
+                _ => node.place,
+            };
+            self.link_lists.push((format!("{path}[{i}]"), place, link.clone()));
+        }
+        links
+    }
+
+    pub(super) fn check_link_lists(&mut self, servers: &Named<Server>) {
+        let links = || servers.iter().filter_map(|(_, server)| server.via.as_deref());
+        for (path, place, name) in std::mem::take(&mut self.link_lists) {
+            if !links().any(|link| link == name) {
+                let fix = match nearest(&name, links()) {
+                    Some(known) => format!("did you mean `{known}`?"),
+                    None => format!("give the servers behind it `via: {name}`"),
+                };
+                self.warn(
+                    place,
+                    &path,
+                    format!("no server is behind a link called {}", super::shown(&name)),
+                    fix,
+                );
             }
         }
     }

@@ -8,11 +8,14 @@ use url::{Host, Url};
 use super::super::fill;
 use super::super::node::{Entry, Node, Value};
 use super::super::problem::{Place, nearest};
-use super::super::types::{Kind, Named, Override, Sampling, Server, Session, Size, Timeouts, Tools};
-use super::{DAY, HOUR, MINUTE, MOST_SERVERS, Reader, is_comment, join, segment};
+use super::super::types::{
+    Kind, Named, Offline, Override, Processes, Recycle, Sampling, Server, Session, Size, Start, Timeouts,
+    Tools,
+};
+use super::{DAY, HOUR, MINUTE, MOST_SERVERS, Reader, SECOND, is_comment, join, segment};
 
 /// The keys of a server.
-const KNOWN: [&str; 21] = [
+const KNOWN: [&str; 26] = [
     "type",
     "url",
     "headers",
@@ -21,7 +24,12 @@ const KNOWN: [&str; 21] = [
     "env",
     "envFile",
     "cwd",
+    "processes",
+    "start",
+    "idle_stop",
+    "recycle",
     "via",
+    "offline",
     "disabled",
     "enabled",
     "prefix",
@@ -123,7 +131,7 @@ impl Reader {
 
     fn server(&mut self, entry: &Entry, path: &str) -> Option<Server> {
         let mut server = Server::default();
-        let (mut enabled, mut url_key) = (None, None);
+        let (mut enabled, mut url_key, mut offline) = (None, None, None);
         for entry in self.map(&entry.node, path)? {
             let (path, node) = (join(path, &entry.key), &entry.node);
             match entry.key.as_str() {
@@ -140,7 +148,19 @@ impl Reader {
                 "env" => server.env = self.named_texts(node, &path),
                 "envFile" => server.env_file = self.text(node, &path),
                 "cwd" => server.cwd = self.text(node, &path),
+                "processes" => server.processes = self.processes(node, &path),
+                "start" => {
+                    let words = [("lazy", Start::Lazy), ("eager", Start::Eager)];
+                    server.start = self.one_of(node, &path, &words).unwrap_or_default();
+                }
+                "idle_stop" => server.idle_stop = self.span(node, &path, SECOND, 30 * DAY),
+                "recycle" => self.recycle(node, &path, &mut server.recycle),
                 "via" => server.via = self.via(node, &path),
+                "offline" => {
+                    offline = Some(entry);
+                    let words = [("keep", Offline::Keep), ("hide", Offline::Hide)];
+                    server.offline = self.one_of(node, &path, &words).unwrap_or_default();
+                }
                 "disabled" => server.disabled |= self.flag(node, &path).unwrap_or(false),
                 "enabled" | "isActive" => enabled = self.flag(node, &path),
                 "prefix" => server.prefix = self.prefix(node, &path),
@@ -182,6 +202,15 @@ impl Reader {
             self.error(entry.place, path, "is both enabled and disabled", "remove one of the two");
         }
         server.disabled |= enabled == Some(false);
+        if let Some(entry) = offline.filter(|_| server.via.is_none()) {
+            let fix = "name the link behind which the server is with `via`, or remove `offline`";
+            self.warn(
+                entry.place,
+                &join(path, "offline"),
+                "means nothing for a server that is behind no link",
+                fix,
+            );
+        }
         self.check_kind(entry, path, &server);
         if let (Some(url), Some((path, place))) = (&server.url, &url_key) {
             self.check_url(url, path, *place, server.via.is_some());
@@ -201,6 +230,8 @@ impl Reader {
         };
         match (server.kind, &server.url, &server.command) {
             _ if server.disabled => {}
+            // How it is reached is for the machine at the other end to know, which may have a file of its own.
+            (_, None, None) if server.via.is_some() => {}
             (Some(Kind::Stdio), _, Some(_)) | (Some(Kind::Http | Kind::Sse), Some(_), _) => {}
             (None, Some(_), Some(_)) => {
                 self.error(place, path, "has both `url` and `command`", "keep the one that is meant");
@@ -218,8 +249,8 @@ impl Reader {
                     Some(Kind::Http | Kind::Sse) => ("has no `url`", "add the server's MCP endpoint"),
                     None if given => return,
                     None => (
-                        "has neither `url` nor `command`",
-                        "add the server's MCP endpoint, or the program to run",
+                        "has neither `url` nor `command` nor `via`",
+                        "add the server's MCP endpoint, the program to run, or the link behind which it is",
                     ),
                 };
                 self.error(place, path, what, fix);
@@ -279,6 +310,27 @@ impl Reader {
             }
         }
         Named(headers)
+    }
+
+    fn processes(&mut self, node: &Node, path: &str) -> Processes {
+        if matches!(node.value, Value::Number(_)) {
+            return self.count(node, path, 1, 64).map(Processes::Pool).unwrap_or_default();
+        }
+        let words =
+            [("auto", Processes::Auto), ("shared", Processes::Shared), ("session", Processes::Session)];
+        self.one_of(node, path, &words).unwrap_or_default()
+    }
+
+    fn recycle(&mut self, node: &Node, path: &str, into: &mut Recycle) {
+        for entry in self.map(node, path).unwrap_or_default() {
+            let own = join(path, &entry.key);
+            match entry.key.as_str() {
+                "age" => into.age = self.span(&entry.node, &own, SECOND, 30 * DAY),
+                "calls" => into.calls = self.count(&entry.node, &own, 1, 1_000_000_000),
+                "memory" => into.memory = self.size(&entry.node, &own, Size(1 << 20), Size(u32::MAX)),
+                _ => self.unknown(entry, path, &["age", "calls", "memory"]),
+            }
+        }
     }
 
     fn via(&mut self, node: &Node, path: &str) -> Option<String> {

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 
-use super::{Kind, Named, Size, Span};
+use super::{Kind, Named, Processes, Size, Span};
 
 /// A `T`, or a list that stands for its `allow`.
 pub(super) struct OrList<T>(PhantomData<T>);
@@ -56,6 +56,25 @@ impl JsonSchema for Span {
             "description": "A length of time: a number with the unit ms, s, m, h or d, or a number of seconds.",
             "anyOf": [{ "type": "string", "pattern": Self::PATTERN }, { "type": "number", "minimum": 0 }],
             "examples": ["5s", "250ms", "2m", 30],
+        })
+    }
+}
+
+impl JsonSchema for Processes {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Processes".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                { "type": "string", "enum": ["auto", "shared", "session"] },
+                { "type": "integer", "minimum": 1, "maximum": 64 },
+            ],
         })
     }
 }

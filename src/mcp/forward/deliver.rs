@@ -24,7 +24,6 @@ use crate::mcp::{Mcp, ask, catalog, forgets};
 use crate::platform::Platform;
 use crate::relay::{Reader, too_large};
 use crate::wire::jsonrpc::Message;
-use crate::wire::sse::Decoder;
 
 /// A JSON answer up to this size is read whole, so that a broken one can still become a proper error.
 const WHOLE: usize = 1024 * 1024;
@@ -70,11 +69,10 @@ impl<P: Platform> Mcp<P> {
                 json(&server, body, rewrite.as_ref())
             }
             Content::Events => {
-                let decoder = Decoder::new(server.max_response);
                 let modern = rewrite.as_ref().is_some_and(|rewrite| rewrite.modern);
                 let mode = match rewrite {
-                    Some(rewrite) => Mode::Rewritten(decoder, Box::new(rewrite), way.session.clone()),
-                    None => Mode::Events(decoder, BytesMut::new()),
+                    Some(rewrite) => Mode::rewritten(&server, rewrite, way.session.clone()),
+                    None => Mode::events(&server),
                 };
                 let mut reader = answered.reader;
                 if call.method == "subscriptions/listen" {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use causeway::config::schema;
-use causeway::platform::Abilities;
+use causeway::platform::{Abilities, Links};
 use serde_json::json;
 
 use super::{Failure, Outcome, complain, print, print_json};
@@ -52,11 +52,12 @@ impl Validate {
             // Where it will listen, the file does not know; `serve` does.
             let abilities = Abilities {
                 host: "native",
-                processes: false,
+                processes: true,
                 loopback_only: true,
                 keyless: true,
                 config_file: true,
                 mailboxes: true,
+                links: Links::Sockets,
             };
             match checked.plan(&secrets, abilities) {
                 Ok(plan) => problems.extend(checked.reading.skipped(&plan)),

@@ -62,7 +62,21 @@ fn shown(answer: &Value) -> String {
     } else {
         lines.push(table(["SERVER", "STATE", "ERA", "REVISION", "TOOLS", "LATENCY", "LAST ERROR"], &rows));
     }
+    let processes = processes(servers.map_or(&[], Vec::as_slice));
+    if !processes.is_empty() {
+        lines.push(String::new());
+        lines.push(table(["PROGRAM", "PID", "STATE", "AGE", "CALLS", "MEMORY"], &processes));
+    }
     for server in servers.into_iter().flatten() {
+        let name = cell(server.get("name"));
+        if let Some(restarts) = server.get("restarts").and_then(Value::as_u64).filter(|count| *count > 0) {
+            let times = if restarts == 1 { "once" } else { "times" };
+            let count = if restarts == 1 { String::new() } else { format!("{restarts} ") };
+            lines.push(format!("{name}: a process has ended by itself {count}{times}"));
+        }
+        if let Some(why) = server.get("down").filter(|why| !why.is_null()) {
+            lines.push(format!("{name}: {}", cell(Some(why))));
+        }
         for warning in server.get("warnings").and_then(Value::as_array).into_iter().flatten() {
             lines.push(format!("{}: {}", cell(server.get("name")), cell(Some(warning))));
         }
@@ -71,6 +85,36 @@ fn shown(answer: &Value) -> String {
         lines.push(format!("not served: {}: {}", cell(skipped.get("name")), cell(skipped.get("reason"))));
     }
     lines.join("\n")
+}
+
+/// The processes of servers that are programs.
+fn processes(servers: &[Value]) -> Vec<[String; 6]> {
+    let of = |server: &Value| {
+        let name = cell(server.get("name"));
+        let processes = server.get("processes").and_then(Value::as_array).cloned().unwrap_or_default();
+        let row = move |process: Value| {
+            let memory = process.get("memory").and_then(Value::as_u64);
+            [
+                name.clone(),
+                cell(process.get("pid")),
+                cell(process.get("state")),
+                process.get("age_s").and_then(Value::as_u64).map_or_else(|| "-".to_owned(), age),
+                cell(process.get("calls")),
+                memory.map_or_else(|| "-".to_owned(), |bytes| format!("{} MiB", bytes >> 20)),
+            ]
+        };
+        processes.into_iter().map(row)
+    };
+    servers.iter().flat_map(of).collect()
+}
+
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds / 60),
+        7200..=172_799 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
 }
 
 /// A value as one line of text: what an upstream says may hold line breaks and terminal sequences.
@@ -110,5 +154,20 @@ mod tests {
              not served: local: needs a process"
         );
         assert_eq!(shown(&json!({})), "no servers");
+    }
+
+    #[test]
+    fn processes_are_shown_below_the_servers() {
+        let answer = json!({"servers": [{
+            "name": "files", "state": "up", "eras": ["legacy"], "restarts": 2, "down": "it ended at start",
+            "processes": [{ "pid": 7, "state": "idle", "age_s": 300, "calls": 12, "memory": 73_400_320 }],
+        }]});
+        let shown = shown(&answer);
+        let below = shown.split_once("\n\n").map(|(_, below)| below);
+        let expect = "PROGRAM  PID  STATE  AGE    CALLS  MEMORY\n\
+             files    7    idle   5 min  12     70 MiB\n\
+             files: a process has ended by itself 2 times\n\
+             files: it ended at start";
+        assert_eq!(below, Some(expect));
     }
 }

@@ -13,7 +13,7 @@ const WAITING: usize = 8;
 
 /// What came in.
 #[derive(Debug)]
-pub(super) enum Line {
+pub(crate) enum Line {
     /// A line, without its end.
     Whole(Vec<u8>),
     /// A line that was longer than allowed, and what could be seen of it.
@@ -22,7 +22,7 @@ pub(super) enum Line {
 
 /// Turns bytes into lines.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     most: usize,
     begun: Vec<u8>,
     skipping: Option<Skim>,
@@ -30,12 +30,12 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Lines of at most `most` bytes.
-    pub(super) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize) -> Self {
         Self { most, begun: Vec::new(), skipping: None }
     }
 
     /// Takes the next bytes and hands out the lines that they complete, for as long as they are wanted.
-    pub(super) fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(Line) -> bool) -> bool {
+    pub(crate) fn push(&mut self, mut bytes: &[u8], mut take: impl FnMut(Line) -> bool) -> bool {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             let (part, rest) = bytes.split_at(end);
             self.keep(part);
@@ -49,7 +49,7 @@ impl Lines {
     }
 
     /// What is left when nothing more comes: a last line without an end is a line.
-    pub(super) fn complete(&mut self) -> Option<Line> {
+    pub(crate) fn complete(&mut self) -> Option<Line> {
         if let Some(skim) = self.skipping.take() {
             return Some(Line::TooLong(skim.finish()));
         }
@@ -73,7 +73,7 @@ impl Lines {
 
 /// Reads `source` on a thread of its own: what a client has opened as standard input may be anything, and of most
 /// things there is no reading without waiting. The thread ends with the process; the channel, with the input.
-pub(super) fn read(mut source: impl Read + Send + 'static, most: usize) -> mpsc::Receiver<Line> {
+pub(crate) fn read(mut source: impl Read + Send + 'static, most: usize) -> mpsc::Receiver<Line> {
     let (lines, received) = mpsc::channel(WAITING);
     let work = move || {
         let mut splitter = Lines::new(most);

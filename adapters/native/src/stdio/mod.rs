@@ -19,11 +19,11 @@ mod endpoint;
 mod failure;
 mod flight;
 mod legacy;
-mod lines;
+pub(crate) mod lines;
 mod modern;
 mod output;
 mod session;
-mod skim;
+pub(crate) mod skim;
 mod stream;
 mod tools;
 

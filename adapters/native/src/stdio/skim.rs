@@ -23,7 +23,7 @@ enum At {
 
 /// Looks through a text, piece by piece.
 #[derive(Debug)]
-pub(super) struct Skim {
+pub(crate) struct Skim {
     depth: usize,
     in_string: bool,
     escaped: bool,
@@ -36,29 +36,29 @@ pub(super) struct Skim {
 
 /// What the text is.
 #[derive(Debug)]
-pub(super) struct Skimmed {
+pub(crate) struct Skimmed {
     /// Its id, a string or an integer.
-    pub(super) id: Option<Box<RawValue>>,
+    pub(crate) id: Option<Box<RawValue>>,
     /// It has a method: with an id, it is a request.
-    pub(super) has_method: bool,
+    pub(crate) has_method: bool,
 }
 
 impl Skimmed {
     /// Looks through the whole of `text`.
-    pub(super) fn of(text: &[u8]) -> Self {
+    pub(crate) fn of(text: &[u8]) -> Self {
         let mut skim = Skim::new();
         skim.push(text);
         skim.finish()
     }
 
     /// The id that an error is to be sent under.
-    pub(super) fn request(&self) -> Option<&RawValue> {
+    pub(crate) fn request(&self) -> Option<&RawValue> {
         self.id.as_deref().filter(|_| self.has_method)
     }
 }
 
 impl Skim {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             depth: 0,
             in_string: false,
@@ -72,7 +72,7 @@ impl Skim {
     }
 
     /// Takes the next piece.
-    pub(super) fn push(&mut self, piece: &[u8]) {
+    pub(crate) fn push(&mut self, piece: &[u8]) {
         piece.iter().for_each(|byte| self.byte(*byte));
     }
 
@@ -141,7 +141,7 @@ impl Skim {
     }
 
     /// What was found.
-    pub(super) fn finish(self) -> Skimmed {
+    pub(crate) fn finish(self) -> Skimmed {
         let id = self.id.filter(|id| id.len() <= MAX_ID).and_then(|id| String::from_utf8(id).ok());
         let id = id.and_then(|id| RawValue::from_string(id.trim().to_owned()).ok()).filter(|id| {
             let text = id.get();

@@ -1,0 +1,157 @@
+//! What is said to one reader: the messages of a call, or of a session's stream.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use causeway::platform::SeamError;
+use causeway::wire::sse::Event;
+use futures_util::Stream;
+use tokio::sync::mpsc;
+
+use super::process::Ticket;
+
+/// How much may wait for a reader, besides the answer; what a program says beyond is left out.
+const WAITING: usize = 4 * 1024 * 1024;
+/// What a message takes besides its bytes.
+const OVERHEAD: usize = 64;
+
+/// What a reader is told.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// A message; more will come.
+    Message(Bytes),
+    /// The last one.
+    Last(Bytes),
+    /// There will be no answer.
+    Failed(SeamError),
+}
+
+/// The writing end.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    to: mpsc::UnboundedSender<Item>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The reading end.
+#[derive(Debug)]
+pub(super) struct Inlet {
+    from: mpsc::UnboundedReceiver<Item>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The two ends of one.
+pub(super) fn outlet() -> (Outlet, Inlet) {
+    let (to, from) = mpsc::unbounded_channel();
+    let waiting = Arc::new(AtomicUsize::new(0));
+    (Outlet { to, waiting: waiting.clone() }, Inlet { from, waiting })
+}
+
+impl Outlet {
+    /// Says `message`, unless nobody reads, or too slowly. Says whether it did.
+    pub(super) fn say(&self, message: Bytes) -> bool {
+        let size = message.len() + OVERHEAD;
+        if self.waiting.load(Ordering::Relaxed) + size > WAITING {
+            return false;
+        }
+        self.waiting.fetch_add(size, Ordering::Relaxed);
+        self.to.send(Item::Message(message)).is_ok()
+    }
+
+    /// Says the last there is to say.
+    pub(super) fn finish(&self, item: Item) {
+        // Nobody may be left to hear it.
+        _ = self.to.send(item);
+    }
+
+    /// Whether somebody reads.
+    pub(super) fn is_read(&self) -> bool {
+        !self.to.is_closed()
+    }
+}
+
+impl Inlet {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        let item = ready!(self.from.poll_recv(cx));
+        if let Some(Item::Message(message)) = &item {
+            self.waiting.fetch_sub(message.len() + OVERHEAD, Ordering::Relaxed);
+        }
+        Poll::Ready(item)
+    }
+
+    /// The next item; `None` when there will be no more.
+    pub(super) async fn next(&mut self) -> Option<Item> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+}
+
+/// The body of an answer. Dropping it before its end gives up the call.
+#[derive(Debug)]
+pub struct Body(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Full(Bytes),
+    Events(Box<Events>),
+}
+
+#[derive(Debug)]
+struct Events {
+    first: Option<Item>,
+    inlet: Inlet,
+    ticket: Option<Ticket>,
+    ended: bool,
+}
+
+impl Body {
+    /// All there is.
+    pub(super) fn full(bytes: impl Into<Bytes>) -> Self {
+        Self(Inner::Full(bytes.into()))
+    }
+
+    /// An event stream: `first`, then what comes. The ticket is kept until the end.
+    pub(super) fn events(first: Option<Item>, inlet: Inlet, ticket: Option<Ticket>) -> Self {
+        Self(Inner::Events(Box::new(Events { first, inlet, ticket, ended: false })))
+    }
+}
+
+impl Stream for Body {
+    type Item = Result<Bytes, SeamError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let events = match &mut self.get_mut().0 {
+            Inner::Full(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Inner::Full(bytes) => return Poll::Ready(Some(Ok(std::mem::take(bytes)))),
+            Inner::Events(events) => events,
+        };
+        if events.ended {
+            return Poll::Ready(None);
+        }
+        let item = match events.first.take() {
+            Some(item) => Some(item),
+            None => ready!(events.inlet.poll(cx)),
+        };
+        Poll::Ready(match item {
+            Some(Item::Message(message)) => Some(Ok(Event::message(message).encode())),
+            last => {
+                events.ended = true;
+                events.ticket = None;
+                match last {
+                    Some(Item::Last(message)) => Some(Ok(Event::message(message).encode())),
+                    Some(Item::Failed(error)) => Some(Err(error)),
+                    _ => None,
+                }
+            }
+        })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        match &self.0 {
+            Inner::Full(bytes) => (usize::from(!bytes.is_empty()), Some(usize::from(!bytes.is_empty()))),
+            Inner::Events(_) => (0, None),
+        }
+    }
+}

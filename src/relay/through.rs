@@ -1,0 +1,75 @@
+//! How a request gets to its server: over HTTP, or through the link that the server is behind.
+//!
+//! A link is kept by an owner (`tunnel::dock`), which is asked over HTTP as well: headers that begin with [`OWN`] say what
+//! for, and go no further than there.
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response};
+
+use crate::config::plan::{Server, Via};
+use crate::platform::{HttpClient as _, Mailboxes as _, Platform, SeamError, Sent, UpstreamBody};
+
+/// How the headers between gateway and owner begin.
+pub const OWN: &str = "causeway-link-";
+/// What is asked: [`EXCHANGE`], [`STATE`], [`WATCH`] or [`PAIR`].
+pub const ASK: &str = "causeway-link-ask";
+/// An exchange with the server that [`SERVER`] names.
+pub const EXCHANGE: &str = "exchange";
+/// How the link is, as JSON.
+pub const STATE: &str = "state";
+/// A byte whenever the link is connected or lost.
+pub const WATCH: &str = "watch";
+/// A companion's `POST`, on hosts and networks without WebSockets.
+pub const PAIR: &str = "pair";
+/// The header with a server's name.
+pub const SERVER: &str = "causeway-link-server";
+/// The header with the name of the caller's key.
+pub const CALLER: &str = "causeway-link-caller";
+/// The header with the request's id.
+pub const REQUEST_ID: &str = "causeway-link-request-id";
+
+/// The key of the owner of the link `name`.
+#[must_use]
+pub fn key(name: &str) -> String {
+    format!("link/{name}")
+}
+
+/// A request that asks the owner of a link for `what`.
+#[must_use]
+pub fn asking(what: &'static str) -> Request<Bytes> {
+    let mut request = Request::new(Bytes::new());
+    request.headers_mut().insert(ASK, HeaderValue::from_static(what));
+    request
+}
+
+/// Sends `request` to `server`: over HTTP, or through the link that it is behind.
+///
+/// # Errors
+/// When there is no answer.
+pub async fn send<P: Platform>(
+    platform: &P,
+    server: &Server,
+    request: Request<Bytes>,
+) -> Result<Response<UpstreamBody<P>>, SeamError> {
+    match &server.via {
+        None => platform.http().send(request).await,
+        Some(via) => through(platform, server, via, request).await,
+    }
+}
+
+/// [`send`] as a value.
+pub fn begin<P: Platform>(platform: &P, server: &Server, request: Request<Bytes>) -> Sent<P> {
+    match &server.via {
+        None => platform.http().begin(request),
+        Some(via) => through(platform, server, via, request),
+    }
+}
+
+fn through<P: Platform>(platform: &P, server: &Server, via: &Via, mut request: Request<Bytes>) -> Sent<P> {
+    let headers = request.headers_mut();
+    headers.insert(ASK, HeaderValue::from_static(EXCHANGE));
+    if let Ok(name) = HeaderValue::from_str(&server.name) {
+        headers.insert(SERVER, name);
+    }
+    platform.mailboxes().ask(&key(&via.link), request)
+}
