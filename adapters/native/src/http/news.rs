@@ -238,24 +238,36 @@ impl Stream for News {
     type Item = Result<Bytes, SeamError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { stream, read, framing } = self.get_mut();
+        let this = self.get_mut();
+        let next = ready!(this.poll_part(cx));
+        if next.is_err() {
+            // Nothing comes behind an error.
+            this.framing = Framing::Length(0);
+        }
+        Poll::Ready(next.transpose())
+    }
+}
+
+impl News {
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, SeamError>> {
+        let Self { stream, read, framing } = self;
         loop {
-            match framing.next(read) {
-                Ok(Some(Part::Data(data))) => return Poll::Ready(Some(Ok(data))),
-                Ok(Some(Part::End)) => return Poll::Ready(None),
-                Ok(None) => *read = Bytes::new(),
-                Err(error) => return Poll::Ready(Some(Err(error))),
+            match framing.next(read)? {
+                Some(Part::Data(data)) => return Poll::Ready(Ok(Some(data))),
+                Some(Part::End) => return Poll::Ready(Ok(None)),
+                None => *read = Bytes::new(),
             }
             let mut room = [0; READ];
             let mut room = ReadBuf::new(&mut room);
-            match ready!(Pin::new(&mut *stream).poll_read(cx, &mut room)) {
-                Ok(()) if room.filled().is_empty() && framing.may_end() => return Poll::Ready(None),
-                Ok(()) if room.filled().is_empty() => {
+            let more = ready!(Pin::new(&mut *stream).poll_read(cx, &mut room));
+            more.map_err(|error| SeamError::Cut(error.to_string()))?;
+            match room.filled() {
+                [] if framing.may_end() => return Poll::Ready(Ok(None)),
+                [] => {
                     let why = "the connection ended before the answer did";
-                    return Poll::Ready(Some(Err(SeamError::Cut(why.to_owned()))));
+                    return Poll::Ready(Err(SeamError::Cut(why.to_owned())));
                 }
-                Ok(()) => *read = Bytes::copy_from_slice(room.filled()),
-                Err(error) => return Poll::Ready(Some(Err(SeamError::Cut(error.to_string())))),
+                more => *read = Bytes::copy_from_slice(more),
             }
         }
     }
