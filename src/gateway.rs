@@ -28,6 +28,7 @@ use crate::fault::{Fault, Kind};
 use crate::inbound::{self, Endpoint};
 use crate::instance::Instance;
 use crate::mcp::Mcp;
+use crate::mcp::links::LinkStatus;
 use crate::mcp::mailbox::{self, Mailbox, Said};
 use crate::mcp::memory::UpstreamSession;
 use crate::mcp::serve::{Answer, Cancel, Inbound, Note, Ticket};
@@ -276,7 +277,8 @@ impl<P: Platform> Gateway<P> {
         let (Endpoint::Mcp(target) | Endpoint::Sse(target)) = endpoint.clone() else {
             only(&head.method, &[Method::GET, Method::HEAD])?;
             mcp.survey(&caller, SURVEY).await;
-            return Ok(Head::full(StatusCode::OK, "application/json", self.status(&mcp, &caller)));
+            let links = Box::pin(mcp.links(&caller)).await;
+            return Ok(Head::full(StatusCode::OK, "application/json", self.status(&mcp, &caller, &links)));
         };
         let target = match target {
             None => None,
@@ -416,13 +418,15 @@ impl<P: Platform> Gateway<P> {
         )
     }
 
-    fn status(&self, mcp: &Mcp<P>, caller: &Caller) -> Bytes {
+    fn status(&self, mcp: &Mcp<P>, caller: &Caller, links: &[LinkStatus]) -> Bytes {
         #[derive(Serialize)]
         struct Status<'a> {
             version: &'static str,
             host: &'static str,
             config: &'a str,
             servers: Vec<crate::mcp::local::ServerStatus>,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            links: &'a [LinkStatus],
             #[serde(skip_serializing_if = "Vec::is_empty")]
             skipped: Vec<Skipped<'a>>,
         }
@@ -437,6 +441,7 @@ impl<P: Platform> Gateway<P> {
             host: self.platform.abilities().host,
             config: &mcp.plan.digest,
             servers: mcp.statuses(caller),
+            links,
             skipped: skipped.map(|s| Skipped { name: &s.name, reason: &s.reason }).collect(),
         };
         serde_json::to_vec(&status).unwrap_or_default().into()

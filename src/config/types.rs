@@ -40,6 +40,21 @@ pub struct Config {
     pub sessions: Sessions,
 }
 
+impl Config {
+    /// What concerns the companion that dials in as `link`: the servers that it may offer, as if they were not behind a
+    /// link, and nothing of who may call them.
+    #[must_use]
+    pub fn behind(&self, link: &str) -> Self {
+        let mut own = self.clone();
+        own.servers.0.retain(|(_, server)| server.via.as_deref().is_none_or(|via| via == link));
+        for (_, server) in &mut own.servers.0 {
+            server.via = None;
+        }
+        own.keys = Named::default();
+        own
+    }
+}
+
 /// One MCP server: `url` for one that is reached over HTTP, `command` for one that is a program, `via` for one that is
 /// behind a link.
 ///

@@ -48,6 +48,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Tools, Self::Prompts, Self::Resources, Self::Templates];
+
     /// The list that `method` asks for.
     #[must_use]
     pub fn of(method: &str) -> Option<Self> {
@@ -113,6 +116,29 @@ pub struct List {
 }
 
 impl List {
+    /// A list of which only the items are left: older than any that is read.
+    pub(super) fn restored(server: &Server, kind: Kind, texts: &[Box<RawValue>]) -> Self {
+        let mut items: Vec<Item> = texts
+            .iter()
+            .take(ITEMS)
+            .filter_map(|text| item::item(server, kind, text).ok().flatten())
+            .collect();
+        let mut seen = HashSet::new();
+        items.retain(|item| seen.insert(item.offered.clone()));
+        let offered = items.iter().enumerate().map(|(index, item)| (item.offered.clone(), index)).collect();
+        Self {
+            items,
+            read_at: Timestamp(0),
+            ttl: server.list_ttl,
+            public: true,
+            warnings: Vec::new(),
+            reduced: false,
+            refused: HashSet::new(),
+            outdated: AtomicBool::new(true),
+            offered,
+        }
+    }
+
     /// Whether it is as new as the server wants it to be.
     #[must_use]
     pub fn is_fresh(&self, now: Timestamp) -> bool {
@@ -188,6 +214,11 @@ impl<P: Platform> Mcp<P> {
         kind: Kind,
         caller: &Arc<Caller>,
     ) -> Result<Arc<List>, Fault> {
+        if let Some(via) = &server.via
+            && let Some(fault) = Box::pin(self.offline(server)).await
+        {
+            return Box::pin(self.kept_list(server, via, kind, caller, fault)).await;
+        }
         let memory = self.memory.server(server);
         let usable = |list: &Arc<List>| {
             let now = self.platform.clock().now();
@@ -205,7 +236,13 @@ impl<P: Platform> Mcp<P> {
                 .filter(|list| usable(list) || !list.is_outdated() && list.read_at > began)
         };
         // Boxed: it is seldom read, and every call would have to make room for it.
-        self.once(&key, newer, || Box::pin(self.read_list(server, kind, caller))).await
+        let list = self.once(&key, newer, || Box::pin(self.read_list(server, kind, caller))).await;
+        match (&server.via, list) {
+            (Some(via), Err(fault)) if fault.kind == FaultKind::LinkOffline => {
+                Box::pin(self.kept_list(server, via, kind, caller, fault)).await
+            }
+            (_, list) => list,
+        }
     }
 
     /// Reads a list from its server, every page, and keeps it.
@@ -262,6 +299,9 @@ impl<P: Platform> Mcp<P> {
         if !same {
             self.memory.changed();
             self.warn(server, kind, &kept.warnings);
+            if server.via.is_some() {
+                self.keep_list(server, kind, &kept).await;
+            }
         }
         Ok(kept)
     }

@@ -583,10 +583,17 @@ fn heard_capabilities(server: &Server, profile: &Profile, era: Era, heard: bool)
             capability.retain(|flag, _| !matches!(flag.as_str(), "listChanged" | "subscribe"));
             if heard {
                 capability.extend(flags(&profile.capabilities, name));
+                capability.extend(comes_and_goes(server, name));
             }
         }
     }
     Value::Object(members)
+}
+
+/// What is behind a link comes and goes with it, which clients are told of as a change of lists.
+fn comes_and_goes(server: &Server, name: &str) -> Option<(String, Value)> {
+    let listed = matches!(name, "tools" | "prompts" | "resources");
+    (server.via.is_some() && listed).then(|| ("listChanged".to_owned(), true.into()))
 }
 
 /// What the merged endpoint can do: whatever any server can, as far as the gateway carries it.
@@ -598,7 +605,11 @@ fn union(profiles: &[(Arc<Server>, Arc<Profile>)], revision: Revision, heard: bo
         if profiles.iter().any(|(_, profile)| profile.has(name)) && (name != "logging" || era == Era::Legacy)
         {
             let told = profiles.iter().filter(|_| heard || era == Era::Modern);
-            let told = told.flat_map(|(_, profile)| flags(&profile.capabilities, name)).collect();
+            let told = told.flat_map(|(server, profile)| {
+                let link = comes_and_goes(server, name).filter(|_| profile.has(name));
+                flags(&profile.capabilities, name).into_iter().chain(link)
+            });
+            let told = told.collect();
             all.insert(name.to_owned(), Value::Object(told));
         }
     }
@@ -628,8 +639,14 @@ fn instructions(profiles: &[(Arc<Server>, Arc<Profile>)]) -> Option<String> {
 pub struct ServerStatus {
     /// Its name.
     pub name: String,
-    /// `up`, `down`, or `unknown` before anybody has asked.
+    /// `up`, `down`, or `unknown` before anybody has asked; `offline` while the link that it is behind is not there.
     pub state: &'static str,
+    /// The link that it is behind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+    /// When that was last there, in milliseconds since the epoch, if it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<Timestamp>,
     /// The eras it speaks.
     pub eras: Vec<Era>,
     /// The newest revision of them.
@@ -674,9 +691,14 @@ impl<P: Platform> Mcp<P> {
             profile.iter().flat_map(|profile| [profile.modern, profile.legacy]).flatten().collect();
         #[expect(clippy::cast_precision_loss, reason = "a latency has no use for 53 bits")]
         let latency_ms = health.latency_us as f64 / 1000.0;
+        let link = server.via.as_ref().and_then(|via| self.memory.link(&via.link));
+        let offline = self.is_known_offline(server);
         ServerStatus {
             name: server.name.clone(),
+            link: server.via.as_ref().map(|via| via.link.clone()),
+            last_seen: link.filter(|_| offline).and_then(|(_, shown)| shown.facts.seen),
             state: match (health.failing, health.answered) {
+                _ if offline => "offline",
                 (0, 0) => "unknown",
                 (0, _) => "up",
                 _ => "down",

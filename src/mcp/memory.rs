@@ -18,6 +18,7 @@ use super::revision::{Era, Revision};
 use crate::config::plan::{Plan, Program, Sampling, Server, SessionMode, Transport, Via};
 use crate::fault::Fault;
 use crate::platform::{Clock, Timestamp, Version};
+use crate::tunnel::dock::Shown;
 use crate::wire::sealed::Sealer;
 
 /// Sessions remembered at most; beyond it the ones not used for longest go, and are loaded again when needed.
@@ -48,6 +49,8 @@ pub struct Memory {
     generation: AtomicU64,
     /// When the first list passes its time, in milliseconds; until then nobody need look.
     stale_at: AtomicU64,
+    /// How links were when they were last looked at, and when that was.
+    links: Mutex<HashMap<String, (Timestamp, Arc<Shown>)>>,
     flights: Mutex<HashSet<String>>,
     failures: Mutex<HashMap<String, (Timestamp, Fault)>>,
     sealer: OnceLock<Sealer>,
@@ -158,6 +161,24 @@ impl Memory {
         }
         session.used.store(now.0, Ordering::Relaxed);
         sessions.entry(id.to_owned()).or_insert_with(|| Arc::new(session)).clone()
+    }
+
+    /// How the link `name` was when it was last looked at, and when that was.
+    pub fn link(&self, name: &str) -> Option<(Timestamp, Arc<Shown>)> {
+        lock(&self.links).get(name).cloned()
+    }
+
+    /// Remembers how a link is.
+    pub fn set_link(&self, name: &str, now: Timestamp, shown: Arc<Shown>) {
+        lock(&self.links).insert(name.to_owned(), (now, shown));
+    }
+
+    /// The link `name` is otherwise than it was: it is looked at anew, and merged lists are made anew.
+    pub fn link_changed(&self, name: &str) {
+        if let Some((looked, _)) = lock(&self.links).get_mut(name) {
+            *looked = Timestamp(0);
+        }
+        self.changed();
     }
 
     /// Claims the work called `key` for one asker; the others wait and look again. Freed when dropped.

@@ -13,6 +13,7 @@ pub mod forward;
 pub mod front;
 pub mod headers;
 pub mod http_sse;
+pub mod links;
 pub mod listen;
 pub mod local;
 pub mod mailbox;

@@ -124,7 +124,16 @@ impl<P: Platform> Mcp<P> {
             }
             Ok(_) => memory
                 .answered(now, Duration::from_micros(self.platform.clock().ticks().saturating_sub(ticks))),
+            // Nothing is wrong with the server.
+            Err(fault) if fault.kind == Kind::LinkOffline => {
+                if let Some(via) = server.via.as_ref().filter(|_| !self.is_known_offline(server)) {
+                    self.memory.link_changed(&via.link);
+                }
+            }
             Err(fault) => memory.failed(now, fault),
+        }
+        if let Some(via) = server.via.as_ref().filter(|_| result.is_ok() && self.is_known_offline(server)) {
+            self.memory.link_changed(&via.link);
         }
         result
     }

@@ -231,16 +231,19 @@ impl Dock {
     pub fn remember(&self, facts: Option<Facts>) {
         let mut inner = self.lock();
         inner.remembers = true;
-        if let Some(facts) = facts.filter(|_| inner.facts.since.is_none()) {
+        let Some(facts) = facts else { return };
+        if inner.facts.since.is_none() {
             inner.facts = facts;
+        } else if inner.facts.verdicts.is_empty() && inner.facts.since == facts.since {
+            // What was put away with the connection is not all.
+            inner.facts.verdicts = facts.verdicts;
         }
     }
 
     /// Whether it is known what was known before this dock was made.
     #[must_use]
     pub fn remembers(&self) -> bool {
-        let inner = self.lock();
-        inner.remembers || inner.facts.since.is_some()
+        self.lock().remembers
     }
 
     /// What the host is to keep, if that has changed since it was last taken.
@@ -569,7 +572,7 @@ impl Inner {
     ) {
         self.line = Some((number, sender));
         self.lost_at = None;
-        self.unkept = true;
+        (self.unkept, self.remembers) = (true, true);
         let facts = &mut self.facts;
         if !resumed {
             (facts.since, facts.calls) = (Some(now), 0);
@@ -596,11 +599,8 @@ impl Inner {
         body: Bytes,
         wakers: &mut Vec<Waker>,
     ) -> Result<StreamId, SeamError> {
-        let offered = |verdict: &Verdict| verdict.offer == request.target && verdict.refused.is_none();
-        if !self.facts.verdicts.is_empty() && !self.facts.verdicts.iter().any(offered) {
-            let message =
-                format!("link {name:?} is connected and does not offer it; add it to the companion's file");
-            return Err(SeamError::Offline(message));
+        if !self.facts.offers(request.target.name()) {
+            return Err(SeamError::Offline(facts::not_offered(name)));
         }
         let offline = self.offline(now, name);
         let Some(link) = &mut self.link else { return Err(offline) };
@@ -689,7 +689,7 @@ impl Inner {
         }
         let at = self.link.as_ref().and_then(Link::wake_at);
         if let Some((until, _)) = &self.asleep
-            && at.is_some_and(|at| at < *until)
+            && at.is_none_or(|at| at < *until)
             && let Some((_, waker)) = self.asleep.take()
         {
             wakers.push(waker);

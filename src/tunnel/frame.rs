@@ -138,6 +138,21 @@ impl Response {
     }
 }
 
+/// Headers that belong to one connection (RFC 9110 section 7.6.1), or tell the length of a body, which the other end knows
+/// by the end of the stream.
+const OWN: [&str; 10] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// Headers in their order: names in lower case, values as bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Headers(pub Vec<(String, Bytes)>);
@@ -158,22 +173,9 @@ impl Headers {
         Ok(())
     }
 
-    /// What `map` has, without those that belong to one connection (RFC 9110 section 7.6.1) and the lengths of bodies,
-    /// which the other end knows by the end of the stream.
+    /// What `map` has, without those that belong to its own connection.
     #[must_use]
     pub fn from_map(map: &http::HeaderMap) -> Self {
-        const OWN: [&str; 10] = [
-            "connection",
-            "content-length",
-            "expect",
-            "host",
-            "keep-alive",
-            "proxy-connection",
-            "te",
-            "trailer",
-            "transfer-encoding",
-            "upgrade",
-        ];
         let listed = |name: &str| {
             let mut named = map.get_all(http::header::CONNECTION).iter();
             named.any(|value| {
@@ -189,11 +191,11 @@ impl Headers {
         )
     }
 
-    /// As a map. What is no valid header is left out.
+    /// As a map. What is no valid header, or belongs to a connection, is left out.
     #[must_use]
     pub fn to_map(&self) -> http::HeaderMap {
         let mut map = http::HeaderMap::with_capacity(self.0.len());
-        for (name, value) in &self.0 {
+        for (name, value) in self.0.iter().filter(|(name, _)| !OWN.contains(&name.as_str())) {
             let name = http::HeaderName::from_bytes(name.as_bytes());
             let value = http::HeaderValue::from_maybe_shared(value.clone());
             if let (Ok(name), Ok(value)) = (name, value) {
@@ -548,6 +550,7 @@ mod tests {
         let headers = Headers::from_map(&map);
         assert_eq!(headers, Headers(vec![("accept".into(), Bytes::from_static(b"*/*"))]));
         assert_eq!(headers.to_map().len(), 1);
+        assert!(Headers(vec![("host".into(), Bytes::from_static(b"x"))]).to_map().is_empty());
         assert!(
             Headers(vec![("a b".into(), Bytes::from_static(b"x")), ("a".into(), Bytes::from_static(b"\n"))])
                 .to_map()

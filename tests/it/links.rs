@@ -306,3 +306,90 @@ fn closed(line: &mut Line) -> String {
         }
     }
 }
+
+fn listed(world: &World) -> Vec<String> {
+    tools(&world.modern("/mcp", "tools/list", json!({})))
+}
+
+fn state(world: &World) -> serde_json::Value {
+    let request = Request::get("/status").header("host", "localhost").body(Bytes::new()).unwrap();
+    world.send(request).json()
+}
+
+#[test]
+fn what_is_kept_stays_listed_while_the_link_is_down_even_for_another_instance() {
+    let mut world = world(Offline::Keep);
+    assert_eq!(listed(&world), ["near__n"], "nobody knows yet what it has");
+    let companion = Companion::dial(&world.fake, "laptop", &["files"]);
+    world.fake.pass(Duration::from_secs(1));
+    assert_eq!(listed(&world), ["near__n", "files__read"]);
+    companion.cut(&world.fake);
+    world.fake.logged();
+    world.fake.pass(Duration::from_secs(7200));
+    assert_eq!(listed(&world), ["near__n", "files__read"]);
+    assert!(message(&call(&world, "files__read")).contains("last seen 2 h ago"));
+    world.restart();
+    assert_eq!(listed(&world), ["near__n", "files__read"]);
+    let got = call(&world, "files__read");
+    assert!(message(&got).contains("last seen 2 h ago"), "it is remembered: {}", got.body);
+    let logged = world.fake.logged();
+    assert!(!logged.iter().any(|line| line.contains("\"level\":\"error\"")), "{logged:?}");
+    let status = state(&world);
+    assert_eq!(status["servers"][1]["state"], "offline");
+    assert_eq!(status["servers"][1]["failed"], 0);
+    assert!(status["servers"][1]["last_seen"].is_u64());
+    assert_eq!(status["links"][0]["state"], "offline");
+}
+
+#[test]
+fn what_is_hidden_comes_and_goes_with_the_link() {
+    let world = world(Offline::Hide);
+    let companion = Companion::dial(&world.fake, "laptop", &["files"]);
+    assert_eq!(listed(&world), ["near__n", "files__read"]);
+    let status = state(&world);
+    assert_eq!(status["links"][0]["state"], "connected");
+    assert_eq!(status["links"][0]["servers"], json!(["files"]));
+    assert!(status["links"][0]["agent"].as_str().unwrap().starts_with("causeway/"), "{status}");
+    companion.cut(&world.fake);
+    world.fake.pass(Duration::from_secs(70));
+    assert_eq!(listed(&world), ["near__n"]);
+    assert_eq!(listed(&world), ["near__n"]);
+    assert!(message(&call(&world, "files__read")).contains("not connected"));
+    companion.back(&world.fake);
+    world.fake.pass(Duration::from_secs(1));
+    assert_eq!(listed(&world), ["near__n", "files__read"]);
+}
+
+#[test]
+fn a_server_that_is_another_after_the_link_was_away_is_asked_anew() {
+    let world = world(Offline::Keep);
+    let companion = Companion::dial(&world.fake, "laptop", &["files"]);
+    assert_eq!(listed(&world), ["near__n", "files__read"]);
+    companion.cut(&world.fake);
+    put(&world.fake, "files", Kind::Modern, &["write"]);
+    world.fake.pass(Duration::from_secs(70));
+    assert_eq!(listed(&world), ["near__n", "files__read"]);
+    companion.back(&world.fake);
+    world.fake.pass(Duration::from_secs(1));
+    assert_eq!(listed(&world), ["near__n", "files__write"]);
+}
+
+#[test]
+fn a_client_that_listens_is_told_when_the_link_comes_and_goes() {
+    let world = world(Offline::Hide);
+    let companion = Companion::dial(&world.fake, "laptop", &["files"]);
+    assert_eq!(listed(&world), ["near__n", "files__read"]);
+    let fake = world.fake.clone();
+    fake.clone().spawn(async move {
+        fake.sleep(Duration::from_secs(20)).await;
+        companion.cut_now();
+        fake.sleep(Duration::from_secs(100)).await;
+        companion.back(&fake);
+    });
+    let params = json!({"notifications": {"toolsListChanged": true}});
+    let request = modern("/mcp", &[], "subscriptions/listen", params);
+    let got = world
+        .fake
+        .run(world.sent(request, async |seen: &str| seen.matches("tools/list_changed").count() >= 2));
+    assert!(got.body.contains("\"toolsListChanged\":true"), "{}", got.body);
+}

@@ -1,6 +1,7 @@
 //! Bodies: the bytes of a JavaScript message as a stream, and a stream as the body of a response.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -166,6 +167,17 @@ pub(crate) struct Outgoing<S>(Rc<RefCell<Slot<S>>>);
 struct Slot<S> {
     stream: Option<S>,
     waker: Option<Waker>,
+    /// Who waits for its end.
+    watcher: Option<Waker>,
+}
+
+impl<S> Slot<S> {
+    fn over(&mut self) {
+        self.stream = None;
+        if let Some(watcher) = self.watcher.take() {
+            watcher.wake();
+        }
+    }
 }
 
 impl<S> Clone for Outgoing<S> {
@@ -176,18 +188,29 @@ impl<S> Clone for Outgoing<S> {
 
 impl<S> Outgoing<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self(Rc::new(RefCell::new(Slot { stream: Some(stream), waker: None })))
+        Self(Rc::new(RefCell::new(Slot { stream: Some(stream), waker: None, watcher: None })))
     }
 
     /// Drops the stream, wherever it is, and lets whoever waits for its next chunk see the end.
     pub(crate) fn end(&self) {
         let Ok(mut slot) = self.0.try_borrow_mut() else { return };
-        let (stream, waker) = (slot.stream.take(), slot.waker.take());
+        let (stream, waker, watcher) = (slot.stream.take(), slot.waker.take(), slot.watcher.take());
         drop(slot);
         drop(stream);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        waker.into_iter().chain(watcher).for_each(Waker::wake);
+    }
+
+    /// Resolves when it has ended, one way or the other.
+    pub(crate) async fn over(&self) {
+        poll_fn(|context| {
+            let Ok(mut slot) = self.0.try_borrow_mut() else { return Poll::Ready(()) };
+            if slot.stream.is_none() {
+                return Poll::Ready(());
+            }
+            slot.watcher = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 }
 
@@ -214,12 +237,12 @@ impl<S: Stream<Item = Result<Bytes, SeamError>> + Unpin> Stream for Pulled<S> {
             }
             Poll::Ready(Some(Ok(bytes))) => Poll::Ready(Some(Ok(Uint8Array::from(bytes.as_ref()).into()))),
             Poll::Ready(Some(Err(error))) => {
-                slot.stream = None;
+                slot.over();
                 Poll::Ready(Some(Err(js_sys::Error::new(&error.to_string()).into())))
             }
             Poll::Ready(None) => {
                 // Dropped here and not with the JavaScript object, which goes whenever it is collected.
-                slot.stream = None;
+                slot.over();
                 Poll::Ready(None)
             }
         }

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 
+use causeway::gateway::dock::Opening;
 use causeway::gateway::{After, Body, Gateway, Reply};
 use causeway::mcp::serve::Ticket;
 use futures_util::future::{Either, join, select};
@@ -12,7 +13,7 @@ use worker::{Context, Env, event};
 use crate::body::{Outgoing, explain};
 use crate::gone::Gone;
 use crate::platform::Worker;
-use crate::{glue, http, isolate};
+use crate::{glue, http, isolate, link};
 
 #[event(fetch)]
 async fn fetch(request: web_sys::Request, env: Env, context: Context) -> worker::Result<web_sys::Response> {
@@ -38,6 +39,11 @@ async fn fetch(request: web_sys::Request, env: Env, context: Context) -> worker:
     };
     let Reply { response: answer, after } = reply;
     let (parts, body) = answer.into_parts();
+    if let Some(opening) = parts.extensions.get::<Opening>() {
+        let answer = link::open(platform.env(), opening).await;
+        context.wait_until(gateway.finish(after));
+        return answer;
+    }
     let (body, end): (JsValue, Box<dyn FnOnce()>) = match body {
         // Some statuses allow no body at all, not even an empty one.
         Body::Full(bytes) if bytes.is_empty() => (JsValue::NULL, Box::new(|| {})),

@@ -41,6 +41,11 @@ export function post(namespace, key, body, signal) {
   return namespace.get(namespace.idFromName(key)).fetch("http://mailbox/", { method: "POST", body, signal });
 }
 
+// Asks the object of a link. What it answers a WebSocket with goes on as it is.
+export function ask_link(namespace, key, method, path, head, body, signal) {
+  return namespace.get(namespace.idFromName(key)).fetch("http://link" + path, { method, headers: headers(head), body, signal });
+}
+
 // Calls back when whoever sent the request has gone.
 export function listen(signal, callback) {
   signal.addEventListener("abort", callback);

@@ -34,6 +34,16 @@ extern "C" {
         body: Uint8Array,
         signal: &AbortSignal,
     ) -> Result<Promise, JsValue>;
+    #[wasm_bindgen(catch)]
+    pub(crate) fn ask_link(
+        namespace: &JsValue,
+        key: &str,
+        method: &str,
+        path: &str,
+        head: &str,
+        body: Option<Uint8Array>,
+        signal: &JsValue,
+    ) -> Result<Promise, JsValue>;
     pub(crate) fn listen(signal: &AbortSignal, callback: &Function);
     pub(crate) fn unlisten(signal: &AbortSignal, callback: &Function);
     pub(crate) fn drop_reader(reader: &ReadableStreamDefaultReader);

@@ -61,7 +61,10 @@ fn failure(error: &JsValue) -> SeamError {
     }
 }
 
-fn read_response(answer: &web_sys::Response, exchange: Exchange) -> Result<Response<Chunks>, SeamError> {
+pub(crate) fn read_response(
+    answer: &web_sys::Response,
+    exchange: Exchange,
+) -> Result<Response<Chunks>, SeamError> {
     let text = glue::response_head(answer);
     let mut text = text.split('\n');
     let status = text.next().and_then(|status| StatusCode::from_bytes(status.as_bytes()).ok());

@@ -13,6 +13,7 @@
 //! | `body` | bytes of a JavaScript message as a stream, and the other way round |
 //! | `store`, `state` | consistent state: the asking side and the Durable Object |
 //! | `mailbox` | an owner for each key: the asking side and the Durable Object |
+//! | `link` | companions that dial in |
 //! | `key_value` | read-mostly state in Workers KV |
 //! | `time` | clock and timers |
 //! | `gone` | hearing that a caller has gone away |
@@ -35,6 +36,8 @@ mod http;
 mod isolate;
 #[cfg(target_arch = "wasm32")]
 mod key_value;
+#[cfg(target_arch = "wasm32")]
+mod link;
 #[cfg(target_arch = "wasm32")]
 mod mailbox;
 #[cfg(target_arch = "wasm32")]

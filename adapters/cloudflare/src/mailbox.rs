@@ -15,22 +15,24 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use ::http::Request;
 use bytes::Bytes;
 use causeway::gateway::Gateway;
 use causeway::mcp::mailbox::Mailbox as Owner;
 use causeway::platform::{Clock as _, HttpClient, Mailboxes, SeamError};
+use futures_util::StreamExt as _;
 use futures_util::future::{Either, select};
-use http::Request;
 use js_sys::{Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::{JsFuture, spawn_local};
-use worker::{DurableObject, Env, Response, Result, durable_object};
+use worker::{DurableObject, Env, Response, Result, WebSocket, WebSocketIncomingMessage, durable_object};
 
 use crate::body::{Chunks, Exchange, Outgoing, explain};
 use crate::http::Fetch;
+use crate::link::Links;
 use crate::platform::Worker;
 use crate::time::Time;
-use crate::{glue, isolate};
+use crate::{glue, http, isolate, link};
 
 /// The binding's name in `wrangler.toml`.
 const BINDING: &str = "CAUSEWAY_MAILBOX";
@@ -40,12 +42,13 @@ const LONG: Duration = Duration::from_secs(20);
 const WATCH: Duration = Duration::from_secs(14 * 60);
 
 /// One owner.
-#[durable_object(alarm)]
+#[durable_object]
 pub struct Mailbox {
     state: worker::State,
     env: Env,
     owner: Arc<Owner<Worker>>,
     work: Rc<Going>,
+    links: Rc<Links>,
 }
 
 /// The work that goes on.
@@ -79,10 +82,13 @@ impl Going {
 
 impl DurableObject for Mailbox {
     fn new(state: worker::State, env: Env) -> Self {
-        Self { state, env, owner: Arc::default(), work: Rc::default() }
+        Self { state, env, owner: Arc::default(), work: Rc::default(), links: Rc::default() }
     }
 
     async fn fetch(&self, mut request: worker::Request) -> Result<Response> {
+        if request.headers().has(link::NAME)? {
+            return self.links.fetch(&self.state, &self.env, request.inner()).await;
+        }
         let letter = request.bytes().await?;
         let platform = Worker::new(self.env.clone());
         let instance = isolate::instance(&platform).await;
@@ -110,6 +116,22 @@ impl DurableObject for Mailbox {
         Ok(Response::from(answer))
     }
 
+    async fn websocket_message(&self, socket: WebSocket, message: WebSocketIncomingMessage) -> Result<()> {
+        let message = match message {
+            WebSocketIncomingMessage::String(text) => text.into_bytes(),
+            WebSocketIncomingMessage::Binary(bytes) => bytes,
+        };
+        self.links.message(&self.state, &self.env, socket, message.into()).await
+    }
+
+    async fn websocket_close(&self, socket: WebSocket, _: usize, _: String, _: bool) -> Result<()> {
+        self.links.closed(&self.state, &self.env, socket).await
+    }
+
+    async fn websocket_error(&self, socket: WebSocket, _: worker::Error) -> Result<()> {
+        self.links.closed(&self.state, &self.env, socket).await
+    }
+
     async fn alarm(&self) -> Result<Response> {
         if self.work.over_within(WATCH).await {
             self.work.watched.set(false);
@@ -134,12 +156,7 @@ impl Mailboxes for Namespace {
     type Body = Chunks;
 
     async fn post(&self, key: &str, letter: Bytes) -> std::result::Result<Chunks, SeamError> {
-        let namespace = Reflect::get(&self.0, &JsValue::from_str(BINDING)).unwrap_or(JsValue::UNDEFINED);
-        if namespace.is_undefined() {
-            return Err(SeamError::Denied(format!(
-                "there is no Durable Object namespace bound as {BINDING}; add one to wrangler.toml"
-            )));
-        }
+        let namespace = namespace(&self.0)?;
         let failed = |error: JsValue| SeamError::Host(format!("Durable Object: {}", explain(&error)));
         let controller = web_sys::AbortController::new().map_err(failed)?;
         let signal = controller.signal();
@@ -158,7 +175,44 @@ impl Mailboxes for Namespace {
 
     type Sent = <Fetch as HttpClient>::Sent;
 
-    fn ask(&self, _: &str, _: Request<Bytes>) -> Self::Sent {
-        Box::pin(async { Err(SeamError::Denied("this host keeps no links".to_owned())) })
+    fn ask(&self, key: &str, request: Request<Bytes>) -> Self::Sent {
+        let (env, key) = (self.0.clone(), key.to_owned());
+        Box::pin(async move {
+            let namespace = namespace(&env)?;
+            let failed = |error: JsValue| SeamError::Host(format!("Durable Object: {}", explain(&error)));
+            let controller = web_sys::AbortController::new().map_err(failed)?;
+            let signal = controller.signal();
+            let exchange = Exchange::new(controller);
+            let (parts, body) = request.into_parts();
+            let name = key.strip_prefix("link/").unwrap_or(&key);
+            let head = format!("{}{}\n{name}\n", http::lines(&parts.headers), link::NAME);
+            let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+            let body = (!body.is_empty()).then(|| Uint8Array::from(body.as_ref()));
+            let asked = glue::ask_link(&namespace, &key, parts.method.as_str(), path, &head, body, &signal);
+            let answer: web_sys::Response =
+                JsFuture::from(asked.map_err(failed)?).await.map_err(failed)?.unchecked_into();
+            let mut answer = http::read_response(&answer, exchange)?;
+            let Some(kind) = answer.headers_mut().remove(link::FAULT) else { return Ok(answer) };
+            let (mut body, mut words) = (answer.into_body(), Vec::new());
+            while let Some(Ok(chunk)) = body.next().await {
+                words.extend_from_slice(&chunk);
+            }
+            let words = String::from_utf8_lossy(&words).into_owned();
+            Err(link::read(kind.to_str().unwrap_or_default(), words))
+        })
     }
+}
+
+/// The objects of mailboxes and links.
+///
+/// # Errors
+/// When nothing is bound.
+pub(crate) fn namespace(env: &Env) -> std::result::Result<JsValue, SeamError> {
+    let namespace = Reflect::get(env, &JsValue::from_str(BINDING)).unwrap_or(JsValue::UNDEFINED);
+    if namespace.is_undefined() {
+        return Err(SeamError::Denied(format!(
+            "there is no Durable Object namespace bound as {BINDING}; add one to wrangler.toml"
+        )));
+    }
+    Ok(namespace)
 }

@@ -20,7 +20,7 @@ pub(crate) const ABILITIES: Abilities = Abilities {
     keyless: false,
     config_file: false,
     mailboxes: true,
-    links: Links::No,
+    links: Links::SleepingSockets,
 };
 
 /// The host, for one request.
@@ -41,6 +41,13 @@ impl Worker {
         let key_value = Kv::new(env.clone());
         let mailboxes = Namespace::new(env.clone());
         Self(Rc::new(Parts { store, key_value, mailboxes, settings: Settings(env) }))
+    }
+}
+
+impl Worker {
+    /// The bindings.
+    pub(crate) fn env(&self) -> &Env {
+        &self.0.settings.0
     }
 }
 

@@ -85,6 +85,18 @@ impl Http {
         Self { shared: Arc::new(Shared { tls, usual, others: RwLock::default() }), programs }
     }
 
+    /// A connection to the host of `uri`, for a protocol that begins with HTTP/1.1 and goes on with something else.
+    pub(crate) async fn connect(&self, uri: &Uri, timeout: Duration) -> Result<Connection, SeamError> {
+        let mut connector = Connector::new(timeout, &self.shared.tls, true);
+        match connector.call(uri.clone()).await {
+            Ok(stream) => Ok(TokioIo::new(stream)),
+            Err(error) => Err(match error.downcast::<SeamError>() {
+                Ok(error) => *error,
+                Err(error) => SeamError::Connect(error.to_string()),
+            }),
+        }
+    }
+
     fn pool_for(&self, timeout: Duration) -> Pool {
         if timeout == CONNECT_TIMEOUT {
             return self.shared.usual.clone();
@@ -128,7 +140,7 @@ impl HttpClient for Http {
         let timeout = request.extensions().get().map_or(CONNECT_TIMEOUT, |ConnectTimeout(span)| *span);
         // Over TLS servers may well have room for many streams in one connection.
         if request.extensions().get::<Endless>().is_some() && request.uri().scheme() == Some(&Scheme::HTTP) {
-            let stream = Connector::new(timeout, &self.shared.tls).plain(request.uri()).await?;
+            let stream = Connector::new(timeout, &self.shared.tls, false).plain(request.uri()).await?;
             return Ok(news::exchange(stream, request).await?.map(Answer::News));
         }
         let response = self.pool_for(timeout).request(request.map(Full::new)).await;
@@ -153,7 +165,7 @@ fn pool(timeout: Duration, tls: &Arc<Tls>) -> Pool {
         .http2_keep_alive_timeout(Duration::from_secs(10))
         .http2_initial_stream_window_size(1 << 20)
         .http2_initial_connection_window_size(4 << 20)
-        .build(Connector::new(timeout, tls))
+        .build(Connector::new(timeout, tls, false))
 }
 
 fn plain() -> HttpConnector {
@@ -250,11 +262,13 @@ struct Connector {
     timeout: Duration,
     plain: HttpConnector,
     tls: Arc<Tls>,
+    /// Offers HTTP/1.1 alone.
+    single: bool,
 }
 
 impl Connector {
-    fn new(timeout: Duration, tls: &Arc<Tls>) -> Self {
-        Self { timeout, plain: plain(), tls: tls.clone() }
+    fn new(timeout: Duration, tls: &Arc<Tls>, single: bool) -> Self {
+        Self { timeout, plain: plain(), tls: tls.clone(), single }
     }
 
     /// A connection without TLS.
@@ -280,6 +294,9 @@ impl Connector {
     }
 }
 
+/// A connection by itself.
+pub(crate) type Connection = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;
+
 impl Service<Uri> for Connector {
     type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
     type Error = Box<dyn StdError + Send + Sync>;
@@ -299,7 +316,7 @@ impl Service<Uri> for Connector {
                 if uri.scheme() != Some(&Scheme::HTTPS) {
                     return Err("only http and https URLs can be reached".to_owned());
                 }
-                let mut secure = connector.tls.connector().await?;
+                let mut secure = connector.tls.connector(connector.single).await?;
                 secure.call(uri.clone()).await.map_err(|error| root(&*error))
             };
             Ok(connector.in_time(&uri, connected).await?)
@@ -317,19 +334,24 @@ fn peer(uri: &Uri) -> String {
 /// TLS, made when first needed.
 #[derive(Default, Debug)]
 struct Tls {
+    config: OnceCell<rustls::ClientConfig>,
     connector: OnceCell<HttpsConnector<HttpConnector>>,
 }
 
 impl Tls {
-    async fn connector(&self) -> Result<HttpsConnector<HttpConnector>, String> {
-        let connector = self.connector.get_or_try_init(|| async {
+    /// For HTTP/1.1 and HTTP/2, or for HTTP/1.1 alone (`single`).
+    async fn connector(&self, single: bool) -> Result<HttpsConnector<HttpConnector>, String> {
+        let config = self.config.get_or_try_init(|| async {
             // Reading and parsing the system's certificates takes milliseconds of CPU and disk.
-            let config =
-                tokio::task::spawn_blocking(client_config).await.map_err(|error| error.to_string())??;
-            let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_only();
-            Ok::<_, String>(builder.enable_http1().enable_http2().wrap_connector(plain()))
+            tokio::task::spawn_blocking(client_config).await.map_err(|error| error.to_string())?
         });
-        connector.await.cloned()
+        let config = config.await?;
+        let builder = || HttpsConnectorBuilder::new().with_tls_config(config.clone()).https_only();
+        if single {
+            return Ok(builder().enable_http1().wrap_connector(plain()));
+        }
+        let both = || async { builder().enable_http1().enable_http2().wrap_connector(plain()) };
+        Ok(self.connector.get_or_init(both).await.clone())
     }
 }
 

@@ -6,6 +6,7 @@
 //! | [`running`] | a gateway that runs: its listener, its plan, and what keeps them up to date |
 //! | [`server`] | connections in, requests to the core, replies out |
 //! | [`stdio`] | a gateway for clients that only speak stdio |
+//! | [`connect`] | the companion: this machine's servers behind a gateway elsewhere |
 //! | [`source`] | plans from files and from what was pushed |
 //! | [`workers`] | the threads that serve connections, one for each core |
 //! | [`watch`] | sees when a file has changed |
@@ -17,6 +18,7 @@
 //! Nothing here decides what a gateway does: that is the core's. A file here only converts types and calls it.
 
 pub mod cli;
+pub mod connect;
 pub mod http;
 mod links;
 pub mod log;

@@ -54,6 +54,10 @@ impl<P: Platform> Mcp<P> {
         let mut public = self.plan.keys.is_empty();
         let mut whole = true;
         for (server, part) in &parts {
+            if server.via.is_some() {
+                // A link comes and goes by itself.
+                fresh_until = fresh_until.min(now.after(self.link_look()));
+            }
             let list = match part {
                 Part::Has(list) => list,
                 Part::None => continue,
@@ -63,7 +67,9 @@ impl<P: Platform> Mcp<P> {
                 }
             };
             public &= list.public;
-            fresh_until = fresh_until.min(list.fresh_until());
+            if !self.is_known_offline(server) {
+                fresh_until = fresh_until.min(list.fresh_until());
+            }
             for item in &list.items {
                 if kind != Kind::Tools || caller.tools.admits(&item.offered) {
                     page.add(server, item);
@@ -122,12 +128,15 @@ impl<P: Platform> Mcp<P> {
         loop {
             match select(waiting.next(), &mut deadline).await {
                 Either::Left((Some((index, answer)), _)) => {
-                    if let (Some((_, part)), Ok(list)) = (parts.get_mut(index), answer) {
+                    let Some((_, part)) = parts.get_mut(index) else { continue };
+                    if let Ok(list) = answer {
                         *part = if list.items.is_empty() && list.warnings.is_empty() {
                             Part::None
                         } else {
                             Part::Has(list)
                         };
+                    } else if answer.is_err_and(|fault| fault.kind == FaultKind::LinkOffline) {
+                        *part = Part::None;
                     }
                 }
                 Either::Left((None, _)) => return parts,

@@ -30,7 +30,10 @@ impl<P: Platform> Mcp<P> {
             let memory = self.memory.server(server);
             kinds.into_iter().filter_map(move |kind| {
                 let list = memory.list(kind, &caller.name)?;
-                let due = !list.is_fresh(now) && !list.ttl.is_zero() && !resting(&memory.health(), now);
+                let due = !self.is_known_offline(server)
+                    && !list.is_fresh(now)
+                    && !list.ttl.is_zero()
+                    && !resting(&memory.health(), now);
                 due.then(|| (server.clone(), kind))
             })
         })

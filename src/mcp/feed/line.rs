@@ -19,7 +19,7 @@ use crate::mcp::upstream::{
     refused, standard_headers, with_meta,
 };
 use crate::mcp::{Mcp, extensions, forgotten, meta};
-use crate::platform::{Clock as _, Entropy as _, Platform, Timestamp};
+use crate::platform::{Clock as _, Entropy as _, Platform, Timestamp, UpstreamBody};
 use crate::relay::{Reader, too_large};
 use crate::wire::jsonrpc::{self, Message, decode_batch};
 use crate::wire::sse::{Decoder, Event};
@@ -51,6 +51,10 @@ pub struct Line<P: Platform> {
     heard: bool,
     /// Breaks in a row.
     breaks: u32,
+    /// The link that the server is behind was not there at the last attempt.
+    offline: bool,
+    /// What was agreed last.
+    told: Wanted,
     /// The pause that the server asked for.
     retry: Option<Duration>,
     /// The server's last event id.
@@ -64,6 +68,8 @@ enum State<P: Platform> {
     Closed,
     /// Connected.
     Open(Box<Open<P>>),
+    /// The server itself has nothing to say; its link is watched.
+    Watching(UpstreamBody<P>, bool),
     /// There is nothing to be heard: what is left is to end the session.
     Leaving,
 }
@@ -86,6 +92,8 @@ struct Open<P: Platform> {
 enum Connected<P: Platform> {
     /// The server is heard, and will tell so much. The flag: nothing can have been missed since the last time.
     Heard(Box<Open<P>>, Wanted, bool),
+    /// The server has nothing to say, and its link is watched: what comes and goes with it.
+    Watched(UpstreamBody<P>, Wanted),
     /// The server has nothing to say.
     Nothing,
     /// The session of somebody else, over which it was to be heard, is over.
@@ -113,6 +121,15 @@ pub(super) fn step<P: Platform>(mut line: Line<P>) -> impl Future<Output = Stepp
                             if std::mem::replace(&mut line.heard, true) && !seamless {
                                 line.announce(&wanted);
                             }
+                            line.told = wanted.clone();
+                            return line.tells(What::Agreed(wanted));
+                        }
+                        Ok(Connected::Watched(watch, wanted)) => {
+                            line.state = State::Watching(watch, false);
+                            if std::mem::replace(&mut line.heard, true) {
+                                line.announce(&wanted);
+                            }
+                            line.told = wanted.clone();
                             return line.tells(What::Agreed(wanted));
                         }
                         Ok(Connected::Nothing) => {
@@ -124,6 +141,9 @@ pub(super) fn step<P: Platform>(mut line: Line<P>) -> impl Future<Output = Stepp
                             return line.tells(What::Lost);
                         }
                         Err(fault) => {
+                            line.offline = fault.kind == Kind::LinkOffline;
+                            // What it offers when it is there was not told of before.
+                            line.heard |= line.offline;
                             line.breaks = line.breaks.saturating_add(1);
                             return line.tells(What::Down(fault));
                         }
@@ -143,6 +163,15 @@ pub(super) fn step<P: Platform>(mut line: Line<P>) -> impl Future<Output = Stepp
                     Err(fault) => {
                         line.broke();
                         return line.tells(What::Down(fault));
+                    }
+                },
+                State::Watching(watch, began) => match watch.next().await {
+                    // How the link is to begin with.
+                    Some(Ok(_)) if !std::mem::replace(began, true) => {}
+                    Some(Ok(_)) => line.link_changed(),
+                    Some(Err(_)) | None => {
+                        line.state = State::Closed;
+                        line.breaks = line.breaks.saturating_add(1);
                     }
                 },
                 State::Leaving => {
@@ -175,6 +204,8 @@ impl<P: Platform> Line<P> {
             due: VecDeque::new(),
             heard: false,
             breaks: 0,
+            offline: false,
+            told: Wanted::default(),
             retry: None,
             last_id: None,
             session: None,
@@ -192,6 +223,9 @@ impl<P: Platform> Line<P> {
 
     /// Waits before the next attempt, if this is not the first.
     async fn pause(&self) {
+        if self.offline && self.link_is_back().await {
+            return;
+        }
         if self.heard || self.breaks > 0 {
             let mut random = [0];
             self.mcp.platform.entropy().fill(&mut random);
@@ -204,8 +238,35 @@ impl<P: Platform> Line<P> {
     fn broke(&mut self) {
         if let State::Open(open) = std::mem::replace(&mut self.state, State::Closed) {
             let held = self.mcp.platform.clock().now().since(open.since);
+            if self.source.server.via.is_some() {
+                self.link_changed();
+            }
             self.breaks = if open.polled || held >= STEADY { 0 } else { self.breaks.saturating_add(1) };
         }
+    }
+
+    /// Waits until the link is there that the server is behind; `false` if that cannot be told.
+    async fn link_is_back(&self) -> bool {
+        let Some(via) = &self.source.server.via else { return false };
+        let Some(mut watch) = self.mcp.watch_link(&via.link).await else { return false };
+        loop {
+            match watch.next().await {
+                Some(Ok(news)) if news.ends_with(b"+") => {
+                    self.mcp.memory.link_changed(&via.link);
+                    return self.mcp.offline(&self.source.server).await.is_none();
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return false,
+            }
+        }
+    }
+
+    /// The link is otherwise than it was, and with it what is listed.
+    fn link_changed(&mut self) {
+        if let Some(via) = &self.source.server.via {
+            self.mcp.memory.link_changed(&via.link);
+        }
+        self.due.extend(Wanted { lists: self.told.lists.clone(), ..Wanted::default() }.changes());
     }
 
     /// Says what may have changed while the server was not heard.
@@ -227,7 +288,16 @@ impl<P: Platform> Line<P> {
             wanted.tasks.clear();
         }
         if wanted.is_nothing() {
-            return Ok(Connected::Nothing);
+            let server = &self.source.server;
+            let mut listed = Wanted { lists: self.source.wanted.lists.clone(), ..Wanted::default() };
+            listed.lists.retain(|topic| profile.has(topic.capability()));
+            return match server.via.as_ref().filter(|_| !listed.is_nothing()) {
+                None => Ok(Connected::Nothing),
+                Some(via) => match self.mcp.watch_link(&via.link).await {
+                    Some(watch) => Ok(Connected::Watched(watch, listed)),
+                    None => Ok(Connected::Nothing),
+                },
+            };
         }
         match profile.revision_for(Era::Modern).era() {
             Era::Modern => self.listen(&wanted).await,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::hello::Verdict;
+use super::super::hello::{Offer, Verdict};
 use crate::platform::Timestamp;
 
 /// What is known of a link. Kept by the host, so that it is known when the link is not connected.
@@ -46,7 +46,33 @@ pub struct Shown {
     pub facts: Facts,
 }
 
+impl Shown {
+    /// Why `server` cannot be asked anything through the link `name`; `None` if it can. A link that was lost a moment ago
+    /// may be back before anybody has asked.
+    #[must_use]
+    pub fn why_not(&self, now: Timestamp, name: &str, server: &str) -> Option<String> {
+        if !self.connected && !self.resumable {
+            return Some(self.facts.offline(now, name));
+        }
+        (!self.facts.offers(server)).then(|| not_offered(name))
+    }
+}
+
+/// A companion is there and has no such server.
+pub(super) fn not_offered(name: &str) -> String {
+    format!("link {name:?} is connected and does not offer it; add it to the companion's file")
+}
+
 impl Facts {
+    /// Whether the companion offers `server`, as far as that is known.
+    #[must_use]
+    pub fn offers(&self, server: &str) -> bool {
+        let is = |verdict: &Verdict| {
+            matches!(&verdict.offer, Offer::Server(name) if name == server) && verdict.refused.is_none()
+        };
+        self.verdicts.is_empty() || self.verdicts.iter().any(is)
+    }
+
     /// Why nothing can be asked of the link `name`, and what to do.
     #[must_use]
     pub fn offline(&self, now: Timestamp, name: &str) -> String {

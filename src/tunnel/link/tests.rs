@@ -732,3 +732,159 @@ proptest! {
         live(&acts);
     }
 }
+
+#[test]
+fn docs_show_the_bytes() {
+    let page = include_str!("../../../docs/tunnel.md");
+    let mut world = World::new(Limits::default());
+    world.sessions = 8;
+    world.dial();
+    let json = |message: &Bytes| String::from_utf8(message[1..].to_vec()).unwrap();
+    let hello = json(&world.up[0]);
+    assert!(page.contains(&format!("\n{hello}\n")), "{hello}");
+    world.step_up();
+    let welcome = json(&world.down[0]);
+    assert!(page.contains(&format!("\n{welcome}\n")), "{welcome}");
+    world.run();
+
+    let mut said = Vec::new();
+    let mut take = |who: &str, way: &mut VecDeque<Bytes>| -> Vec<Bytes> {
+        let messages: Vec<_> = way.drain(..).collect();
+        said.extend(messages.iter().map(|message| (who.to_owned(), message.clone())));
+        messages
+    };
+    let mut asked = request();
+    (asked.path, asked.caller, asked.request_id) = (String::new(), "me".into(), "r1".into());
+    asked.headers.0.push(("accept".into(), text("*/*")));
+    let mut out = Vec::new();
+    let id = world.edge.as_mut().unwrap().open(world.now, asked, &mut out).unwrap();
+    world.did_at_edge(out);
+    world.edge(Input::Data(id, text("{}")));
+    world.edge(Input::End(id));
+    for message in take("edge", &mut world.down) {
+        world.companion(Input::Frame(message));
+    }
+    world.companion(Input::Head(id, Response::new(202)));
+    world.companion(Input::Data(id, text("ok")));
+    world.companion(Input::End(id));
+    for message in take("companion", &mut world.up) {
+        world.edge(Input::Frame(message));
+    }
+    take("edge", &mut world.down);
+
+    let shown: Vec<(String, Vec<u8>)> = page
+        .lines()
+        .filter_map(|line| {
+            let (who, hex) = line.split_once(' ').filter(|(who, _)| matches!(*who, "edge" | "companion"))?;
+            let digits: Vec<u8> = hex.bytes().filter(|byte| *byte != b' ').collect();
+            let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).ok();
+            Some((who.to_owned(), digits.chunks(2).map(pair).collect::<Option<Vec<u8>>>()?))
+        })
+        .collect();
+    let said: Vec<_> = said.into_iter().map(|(who, message)| (who, message.to_vec())).collect();
+    assert_eq!(shown, said);
+}
+
+/// Valid traffic of a companion, for a hostile one to bend.
+fn traffic() -> Vec<Bytes> {
+    let id = StreamId(1);
+    let frames = [
+        Frame::Head(id, Response::new(200)),
+        Frame::Data(id, text("some bytes of a body")),
+        Frame::Credit(id, 64),
+        Frame::Ack(1),
+        Frame::End(id),
+        Frame::Reset(StreamId(2), Reset::new(ResetCode::Failed, "no")),
+        Frame::Head(StreamId(3), Response::new(404)),
+        Frame::End(StreamId(3)),
+        Frame::Bye(Bye::new(ByeCode::Shutdown, "enough")),
+        Frame::Open(StreamId(9), request()),
+        Frame::Verdicts(vec![Verdict::accepted(Offer::server("x"))]),
+    ];
+    frames.iter().map(Frame::encode).collect()
+}
+
+/// What a hostile end does with one message of the traffic.
+#[derive(Debug, Clone)]
+struct Bend {
+    which: usize,
+    at: usize,
+    byte: u8,
+    cut: Option<usize>,
+    times: usize,
+    tick: u64,
+}
+
+fn bends() -> impl Strategy<Value = Vec<Bend>> {
+    let bend =
+        (0usize..11, 0usize..64, any::<u8>(), proptest::option::of(0usize..64), 1usize..4, 0u64..20_000);
+    let bend =
+        bend.prop_map(|(which, at, byte, cut, times, tick)| Bend { which, at, byte, cut, times, tick });
+    proptest::collection::vec(bend, 1..60)
+}
+
+/// Feeds both ends what `bends` make of valid traffic. Nothing panics, what is kept and open stays bounded, and every
+/// stream ends at last.
+fn hostile(bends: &[Bend]) {
+    for companion in [false, true] {
+        let mut world = World::connected(limits());
+        for _ in 0..3 {
+            world.open();
+        }
+        world.run();
+        let mut ended = BTreeMap::<StreamId, usize>::new();
+        for bend in bends {
+            let mut message = traffic()[bend.which].to_vec();
+            let at = bend.at % message.len();
+            message[at] = bend.byte;
+            message.truncate(bend.cut.map_or(usize::MAX, |cut| cut.max(1)));
+            for _ in 0..bend.times {
+                let input = Input::Frame(message.clone().into());
+                if companion { world.companion(input) } else { world.edge(input) }
+            }
+            world.now = world.now.after(Duration::from_millis(bend.tick));
+            if companion {
+                world.companion(Input::Tick)
+            } else {
+                world.edge(Input::Tick)
+            }
+            let edge = world.edge.as_ref().unwrap();
+            assert!(edge.streams() <= 512 && world.companion.streams() <= 512);
+            assert!(edge.kept() <= 2 * LEAST_KEPT.max(4 << 20) && world.companion.kept() <= 2 * (4 << 20));
+        }
+        world.lose();
+        world.after(Duration::from_secs(61));
+        for effect in &world.at_edge {
+            if let Effect::End(id) | Effect::Reset(id, _) = effect {
+                *ended.entry(*id).or_default() += 1;
+            }
+        }
+        assert_eq!(world.edge.as_ref().unwrap().streams(), 0, "no stream is stuck");
+        assert_eq!(world.companion.streams(), 0, "no stream is stuck");
+        assert!(ended.values().all(|times| *times == 1) && ended.len() == 3, "each ends once: {ended:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn bent_traffic_never_panics_and_never_leaves_a_stream(bends in bends()) {
+        hostile(&bends);
+    }
+}
+
+/// The same for as long as is wanted: `CAUSEWAY_FUZZ_SECONDS=600 cargo test --lib fuzz`.
+#[test]
+fn fuzz() {
+    use proptest::strategy::ValueTree as _;
+    #[expect(clippy::disallowed_methods, reason = "says how long the test is to take")]
+    let seconds = std::env::var("CAUSEWAY_FUZZ_SECONDS");
+    let seconds = seconds.ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    // Time is of no matter to what is tried, only to how much of it.
+    #[expect(clippy::disallowed_types, reason = "a test may look at a clock")]
+    let began = std::time::Instant::now();
+    let mut runner = proptest::test_runner::TestRunner::default();
+    while began.elapsed() < Duration::from_secs(seconds) {
+        hostile(&bends().new_tree(&mut runner).unwrap().current());
+        live(&acts().new_tree(&mut runner).unwrap().current());
+    }
+}

@@ -14,7 +14,7 @@ use crate::wire::{Connection, Expect, ID, Request};
 use crate::{Arguments, Outcome};
 
 /// Every gateway is asked with this key, as real ones are.
-const KEY: &str = "cw_benchmark_benchmark_benchmark_benchmark_b";
+pub(crate) const KEY: &str = "cw_benchmark_benchmark_benchmark_benchmark_b";
 const MODERN: &str = "2026-07-28";
 const LEGACY: &str = "2025-11-25";
 /// The capabilities of a client that can be asked everything.
@@ -127,10 +127,20 @@ impl Lab {
             .iter()
             .map(|(name, address)| (name.clone(), json!({ "url": format!("http://{address}/mcp") })))
             .collect();
+        self.config_of(name, servers, limits)
+    }
+
+    /// The same, with what is said of each server.
+    pub(crate) fn config_of(
+        &self,
+        name: &str,
+        servers: serde_json::Map<String, serde_json::Value>,
+        limits: serde_json::Value,
+    ) -> Outcome<PathBuf> {
         let hash: String = Sha256::digest(KEY).iter().map(|byte| format!("{byte:02x}")).collect();
         let config = json!({
             "mcpServers": servers,
-            "keys": { "bench": { "hash": format!("sha256:{hash}") } },
+            "keys": { "bench": { "hash": format!("sha256:{hash}"), "links": ["*"] } },
             "limits": limits,
         });
         let file = self.folder.path().join(format!("{name}.json"));

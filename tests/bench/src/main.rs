@@ -12,6 +12,7 @@
 mod bridge;
 mod exchange;
 mod lab;
+mod link;
 mod process;
 mod report;
 mod rows;

@@ -12,10 +12,10 @@ use crate::lab::{Host, Lab, Place, answer_id, command, fixture, settle, start};
 use crate::process::Process;
 use crate::report::{Budget, Line, Row, median, ms, quantile};
 use crate::wire::{Connection, Crowd, Expect, ID, Request, Took};
-use crate::{Arguments, Outcome, bridge, sessions};
+use crate::{Arguments, Outcome, bridge, link, sessions};
 
 /// Every row, in the order of the report.
-pub(crate) const ALL: [&str; 14] = [
+pub(crate) const ALL: [&str; 17] = [
     "call",
     "legacy",
     "many",
@@ -28,6 +28,9 @@ pub(crate) const ALL: [&str; 14] = [
     "round-legacy",
     "memory",
     "sessions",
+    "link",
+    "link-many",
+    "link-memory",
     "start",
     "wasm",
 ];
@@ -53,6 +56,9 @@ pub(crate) fn run(name: &str, lab: &Lab, arguments: &Arguments) -> Outcome<Row> 
         "round" => bridge::modern_round(lab, arguments, rounds(40)),
         "round-legacy" => bridge::legacy_round(lab, arguments, rounds(40)),
         "sessions" => sessions::sessions(lab, arguments),
+        "link" => link::call(lab, arguments, rounds(40)),
+        "link-many" => link::many(lab, arguments, rounds(16)),
+        "link-memory" => link::memory(lab, arguments),
         "memory" => memory(lab, arguments),
         "start" => starts(lab, arguments),
         "wasm" => wasm(arguments),
@@ -200,7 +206,7 @@ pub(crate) fn echoed() -> Expect {
     Expect { texts: vec![answer_id(), format!("\"text\":\"ping {ID}\"")], least: 0 }
 }
 
-fn of<'a>(lines: &'a [Line], way: &str) -> Option<&'a Line> {
+pub(crate) fn of<'a>(lines: &'a [Line], way: &str) -> Option<&'a Line> {
     lines.iter().find(|line| line.way == way)
 }
 
@@ -238,8 +244,8 @@ fn legacy(lab: &Lab, rounds: usize) -> Outcome<Row> {
     })
 }
 
-fn many(lab: &Lab, rounds: usize) -> Outcome<Row> {
-    let mut ways = ways(lab, 0, |place| Ok(place.modern_call("echo", ECHO, &echoed())))?;
+/// Many clients: the ways take turns, a slice at a time.
+pub(crate) fn crowd(mut ways: Vec<Way<'_>>, rounds: usize) -> Outcome<Vec<Line>> {
     let mut crowds = Vec::new();
     for way in &ways {
         let told = |error| format!("{}: {error}", way.name);
@@ -262,7 +268,11 @@ fn many(lab: &Lab, rounds: usize) -> Outcome<Row> {
             way.round(took, span, cpu);
         }
     }
-    let lines = lines(ways);
+    Ok(lines(ways))
+}
+
+fn many(lab: &Lab, rounds: usize) -> Outcome<Row> {
+    let lines = crowd(ways(lab, 0, |place| Ok(place.modern_call("echo", ECHO, &echoed())))?, rounds)?;
     let mut budgets = Vec::new();
     if let Some(line) = of(&lines, "causeway") {
         budgets.push(Budget::least("causeway, ratio", line.ratio, 0.35, "x direct"));

@@ -2,6 +2,9 @@
 //!
 //! Each host is a program that takes a configuration file, watches it, and says `listening on URL` on stderr. The
 //! Worker's is `tests/hosts/workerd.mjs`, which pushes what changes to the Worker it runs.
+//!
+//! With `CAUSEWAY_BEHIND=link` every server is behind a link: the gateway's file has it with `via`, and a companion that
+//! is started beside the gateway offers it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,8 +17,25 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::link::Companion;
+
 /// The key of callers that have none of their own, on hosts that serve nobody without.
 const KEY: &str = "key-of-the-suite";
+
+/// The link that servers are behind with `CAUSEWAY_BEHIND=link`, and the key of its companion where the configuration
+/// brings keys.
+const LINK: &str = "suite";
+const LINK_KEY: &str = "key-of-the-companion";
+
+/// Whether servers are behind a link.
+#[must_use]
+pub fn is_behind_link() -> bool {
+    match std::env::var("CAUSEWAY_BEHIND").as_deref() {
+        Ok("link") => true,
+        Ok("") | Err(_) => false,
+        Ok(other) => panic!("this suite cannot put servers behind {other:?}"),
+    }
+}
 
 /// Gateways by `host:port` that need [`KEY`].
 static KEYED: Mutex<Option<HashMap<String, &'static str>>> = Mutex::new(None);
@@ -98,6 +118,7 @@ pub struct Gateway {
     log: Arc<Mutex<String>>,
     /// Whether callers without a key of their own use [`KEY`].
     keyed: bool,
+    companion: Option<Companion>,
 }
 
 impl Gateway {
@@ -114,15 +135,23 @@ impl Gateway {
         let host = Host::chosen();
         let keyed = !host.is_loopback() && config["keys"].is_null();
         let folder = TempDir::with_prefix("causeway-suite").unwrap();
-        std::fs::write(folder.path().join("causeway.json"), written(&config, keyed)).unwrap();
+        let behind = is_behind_link() && has_urls(&config);
+        std::fs::write(folder.path().join("causeway.json"), written(&config, keyed, behind)).unwrap();
         let secrets: Vec<(String, String)> =
             secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let log = Arc::default();
         let (process, base) = launch(host, folder.path(), &secrets, 0, &log).await;
-        let gateway = Self { base, host, folder, secrets, process, log, keyed };
+        let mut gateway = Self { base, host, folder, secrets, process, log, keyed, companion: None };
         if keyed {
             let mut known = KEYED.lock().unwrap_or_else(PoisonError::into_inner);
             known.get_or_insert_default().insert(gateway.authority().to_owned(), KEY);
+        }
+        if behind {
+            let key = if keyed { Some(KEY) } else { config["keys"].is_object().then_some(LINK_KEY) };
+            let companion =
+                Companion::begin(&gateway.base, LINK, key, &offered(&config), &[], &gateway.secrets);
+            companion.until_connected(1).await;
+            gateway.companion = Some(companion);
         }
         gateway
     }
@@ -138,6 +167,9 @@ impl Gateway {
         let port = port.expect("a gateway has a port");
         let (process, _) = launch(self.host, self.folder.path(), &self.secrets, port, &self.log).await;
         self.process = process;
+        if let Some(companion) = &self.companion {
+            companion.until_connected(companion.connections() + 1).await;
+        }
     }
 
     /// How many kilobytes of memory its process has resident; on workerd, workerd's.
@@ -181,8 +213,11 @@ impl Gateway {
     pub fn configure(&self, config: &Value) {
         // As careful tools write: readers see the old file or the new one.
         let new = self.folder.path().join("causeway.json.new");
-        std::fs::write(&new, written(config, self.keyed)).unwrap();
+        std::fs::write(&new, written(config, self.keyed, self.companion.is_some())).unwrap();
         std::fs::rename(new, self.folder.path().join("causeway.json")).unwrap();
+        if let Some(companion) = &self.companion {
+            companion.configure(&offered(config));
+        }
     }
 
     /// Replaces the configuration with `text`, which may be nonsense.
@@ -273,12 +308,32 @@ fn child_of(parent: u32, name: &str) -> Option<u32> {
 }
 
 /// `config` as it goes into the file.
-fn written(config: &Value, keyed: bool) -> String {
+fn written(config: &Value, keyed: bool, behind: bool) -> String {
     let mut config = config.clone();
     if keyed && config["keys"].is_null() {
-        config["keys"] = json!({"suite": {"hash": crate::hash(KEY), "admin": true}});
+        config["keys"] = json!({"suite": {"hash": crate::hash(KEY), "admin": true, "links": ["*"]}});
+    } else if behind && config["keys"].is_object() {
+        config["keys"]["companion-of-the-suite"] = json!({"hash": crate::hash(LINK_KEY), "links": ["*"]});
+    }
+    if behind {
+        for entry in config["mcpServers"].as_object_mut().into_iter().flat_map(|servers| servers.values_mut())
+        {
+            if entry["url"].is_string() && entry["via"].is_null() {
+                entry["via"] = json!(LINK);
+            }
+        }
     }
     config.to_string()
+}
+
+fn has_urls(config: &Value) -> bool {
+    let mut servers = config["mcpServers"].as_object().into_iter().flat_map(|servers| servers.values());
+    servers.any(|entry| entry["url"].is_string() && entry["via"].is_null())
+}
+
+/// What the companion offers of `config`.
+fn offered(config: &Value) -> Value {
+    json!({ "mcpServers": config["mcpServers"] })
 }
 
 /// The program under test: `CAUSEWAY_BIN`, or what was built next to this test.

@@ -2,7 +2,8 @@
 //!
 //! A case starts fixture servers, a gateway in front of them, and asks. It **never** looks inside: what counts is
 //! what clients get, what the servers were asked (their log is the trace), and how long it took. The same cases
-//! run on every host; `CAUSEWAY_HOST` says which, see [`host`].
+//! run on every host; `CAUSEWAY_HOST` says which, and `CAUSEWAY_BEHIND=link` puts every server behind a companion, see
+//! [`host`].
 //!
 //! ```no_run
 //! # async fn case() {
@@ -27,6 +28,7 @@
 pub mod client;
 pub mod host;
 pub mod legacy;
+pub mod link;
 pub mod modern;
 pub mod party;
 pub mod program;
@@ -40,6 +42,7 @@ use sha2::{Digest, Sha256};
 
 pub use client::{Answer, Client, Era, Events, Reply, Request, raw};
 pub use host::{Gateway, Host};
+pub use link::Companion;
 
 /// Both eras, for cases that hold in each.
 pub const ERAS: [Era; 2] = [Era::Modern, Era::Legacy];

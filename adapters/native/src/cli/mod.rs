@@ -2,6 +2,7 @@
 
 mod call;
 mod config;
+mod connect;
 mod keys;
 mod push;
 mod remote;
@@ -13,6 +14,8 @@ mod table;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+
+pub(crate) use table::utc;
 
 /// One endpoint in front of every MCP server a team uses.
 #[derive(Debug, Parser)]
@@ -28,6 +31,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    Connect(connect::Connect),
     Validate(config::Validate),
     Schema(config::Schema),
     Keys(keys::Keys),
@@ -63,6 +67,7 @@ pub fn main() -> ExitCode {
     // Whoever wrote `causeway … | head` is not to see a panic; clap prints its own usage errors and exits with 2.
     let outcome = match Cli::parse().command {
         Command::Serve(serve) => serve.run(),
+        Command::Connect(connect) => connect.run(),
         Command::Validate(validate) => validate.run(),
         Command::Schema(schema) => schema.run(),
         Command::Keys(keys) => keys.run(),

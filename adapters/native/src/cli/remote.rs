@@ -75,25 +75,29 @@ pub(super) fn endpoint(url: &Url) -> Url {
     url
 }
 
+/// The URL of `path` at the gateway. People copy the endpoint that they gave to a client, so what follows `/mcp` is
+/// taken off.
+pub(super) fn base(gateway: &Url, path: &str) -> Url {
+    let mut url = gateway.clone();
+    let base = match url.path().split_once("/mcp") {
+        Some((base, rest)) if rest.is_empty() || rest.starts_with('/') => base,
+        _ => url.path().trim_end_matches('/'),
+    };
+    let path = format!("{base}{path}");
+    url.set_path(&path);
+    url.set_query(None);
+    url.set_fragment(None);
+    url
+}
+
 impl Remote {
     /// The URL as it was given.
     pub(super) fn url(&self) -> &Url {
         &self.url
     }
 
-    /// A URL of the gateway. People copy the endpoint that they gave to a client, so what follows `/mcp` is
-    /// taken off.
     fn at(&self, path: &str) -> Url {
-        let mut url = self.url.clone();
-        let base = match url.path().split_once("/mcp") {
-            Some((base, rest)) if rest.is_empty() || rest.starts_with('/') => base,
-            _ => url.path().trim_end_matches('/'),
-        };
-        let path = format!("{base}{path}");
-        url.set_path(&path);
-        url.set_query(None);
-        url.set_fragment(None);
-        url
+        base(&self.url, path)
     }
 
     /// A request to `url` in the caller's name.

@@ -11,7 +11,8 @@ use super::{Outcome, print, print_json};
 #[derive(Debug, clap::Args)]
 #[command(
     long_about = "Show the servers of a running gateway: whether each answers, how it speaks, what it offers, \
-    how long it takes and what went wrong last."
+    how long it takes and what went wrong last; and the links behind which servers are: whether each is connected, \
+    for how long (or when it was last seen), with which companion, what it offers and how many calls it has carried."
 )]
 pub(super) struct Status {
     #[command(flatten)]
@@ -81,10 +82,43 @@ fn shown(answer: &Value) -> String {
             lines.push(format!("{}: {}", cell(server.get("name")), cell(Some(warning))));
         }
     }
+    let links = answer.get("links").and_then(Value::as_array);
+    let rows: Vec<_> = links
+        .into_iter()
+        .flatten()
+        .map(|link| {
+            let at = if link.get("state").is_some_and(|state| state == "connected") {
+                "since"
+            } else {
+                "last_seen"
+            };
+            [
+                cell(link.get("name")),
+                cell(link.get("state")),
+                link.get(at).and_then(Value::as_u64).map_or_else(|| "-".to_owned(), ago),
+                cell(link.get("agent")),
+                cell(link.get("servers")),
+                cell(link.get("calls")),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        lines.push(String::new());
+        lines.push(table(["LINK", "STATE", "FOR", "COMPANION", "SERVERS", "CALLS"], &rows));
+    }
+    for refused in links.into_iter().flatten().filter_map(|link| link.get("refused")?.as_array()).flatten() {
+        lines.push(format!("not served: {}: {}", cell(refused.get("name")), cell(refused.get("reason"))));
+    }
     for skipped in answer.get("skipped").and_then(Value::as_array).into_iter().flatten() {
         lines.push(format!("not served: {}: {}", cell(skipped.get("name")), cell(skipped.get("reason"))));
     }
     lines.join("\n")
+}
+
+/// How long it is since `at`, in milliseconds since the epoch.
+fn ago(at: u64) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    age(now.as_secs().saturating_sub(at / 1000))
 }
 
 /// The processes of servers that are programs.
@@ -143,6 +177,8 @@ mod tests {
                   "latency_ms": 1.26 },
                 { "name": "files", "state": "down", "eras": [], "latency_ms": 0.0, "last_error": "cannot connect\n\u{1b}[31m" },
             ],
+            "links": [{ "name": "laptop", "state": "offline", "agent": "causeway/1", "servers": ["wiki", "notes"], "calls": 7,
+                "refused": [{ "name": "x", "reason": "no such server" }] }],
             "skipped": [{ "name": "local", "reason": "needs a process" }],
         });
         assert_eq!(
@@ -151,6 +187,10 @@ mod tests {
              SERVER  STATE  ERA            REVISION    TOOLS  LATENCY  LAST ERROR\n\
              github  up     modern+legacy  2026-07-28  3      1.3 ms   -\n\
              files   down   -              -           -      -        cannot connect  [31m\n\
+             \n\
+             LINK    STATE    FOR  COMPANION   SERVERS     CALLS\n\
+             laptop  offline  -    causeway/1  wiki+notes  7\n\
+             not served: x: no such server\n\
              not served: local: needs a process"
         );
         assert_eq!(shown(&json!({})), "no servers");

@@ -157,7 +157,7 @@ impl Stdio {
 
 /// Resolves when the process is asked to end. Listens from now on, so that no signal is missed.
 #[cfg(unix)]
-fn stopped() -> std::io::Result<impl Future<Output = ()>> {
+pub(super) fn stopped() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -173,7 +173,7 @@ fn stopped() -> std::io::Result<impl Future<Output = ()>> {
 
 /// Resolves when the process is asked to end.
 #[cfg(not(unix))]
-fn stopped() -> std::io::Result<impl Future<Output = ()>> {
+pub(super) fn stopped() -> std::io::Result<impl Future<Output = ()>> {
     Ok(async {
         // Without a handler the system ends the process by itself.
         if tokio::signal::ctrl_c().await.is_err() {

@@ -19,7 +19,7 @@ pub(super) fn table<const N: usize>(heads: [&str; N], rows: &[[String; N]]) -> S
 }
 
 /// Milliseconds since the epoch as `YYYY-MM-DD hh:mm:ssZ`.
-pub(super) fn utc(ms: u64) -> String {
+pub(crate) fn utc(ms: u64) -> String {
     let (days, second) = (ms / 86_400_000, ms / 1000 % 86_400);
     // Years that begin in March put the leap day last, so that months have fixed lengths: 153 days in every five.
     let shifted = days + 719_468;

@@ -1,0 +1,143 @@
+//! Gateways, companions and connections that end in the middle of a call.
+
+use std::time::{Duration, Instant};
+
+use causeway_fixture::{Fixture, Options};
+use causeway_suite::{Companion, Gateway};
+use serde_json::json;
+
+use crate::proxy::Proxy;
+use crate::{KEY, World, assert_works, behind, call, error, offering};
+
+/// A call that takes `ms` and says nothing meanwhile.
+fn slow(gateway: &Gateway, ms: u64) -> causeway_suite::Request {
+    call(gateway, "slow", json!({"ms": ms, "quiet": true}))
+}
+
+async fn behind_a_proxy(more: &[&str]) -> (Fixture, Gateway, Proxy, Companion) {
+    let fixture = Fixture::start(Options::modern("one")).await;
+    let gateway = Gateway::start(behind(&["one"])).await;
+    let proxy = Proxy::to(gateway.authority()).await;
+    let offer = offering(&[("one", &fixture)]);
+    let companion = Companion::start(&proxy.url(), "laptop", Some(KEY), &offer, more).await;
+    (fixture, gateway, proxy, companion)
+}
+
+#[tokio::test]
+async fn a_killed_companion_fails_its_calls_once_and_its_successor_serves() {
+    let mut world = World::new(Options::modern("one"), &[]).await;
+    let began = Instant::now();
+    let calls: Vec<_> = (0..5).map(|_| tokio::spawn(slow(&world.gateway, 60_000).answer())).collect();
+    assert!(world.fixture.until(|fixture| fixture.trace().len() >= 5).await, "all of them have arrived");
+    world.companion.kill().await;
+    world.companion.again().await;
+    for call in calls {
+        let why = error(&call.await.unwrap());
+        assert!(why.contains("laptop"), "{why}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "told after {:?}", began.elapsed());
+    world.assert_works().await;
+}
+
+#[tokio::test]
+async fn a_companion_that_does_not_come_back_fails_its_calls_when_it_is_too_late() {
+    let mut world = World::new(Options::modern("one"), &[]).await;
+    let pending = tokio::spawn(slow(&world.gateway, 60_000).answer());
+    assert!(world.fixture.until(|fixture| !fixture.trace().is_empty()).await);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    world.companion.kill().await;
+    let began = Instant::now();
+    let why = error(&pending.await.unwrap());
+    assert!(why.contains("link laptop") || why.contains("link \"laptop\""), "{why}");
+    assert!(began.elapsed() < Duration::from_secs(15), "told after {:?}", began.elapsed());
+    // What is asked from now on is told at once.
+    let began = Instant::now();
+    let why = error(&world.call("echo", json!({"text": "hi"})).answer().await);
+    assert!(why.contains("link \"laptop\" is not connected, last seen"), "{why}");
+    assert!(began.elapsed() < Duration::from_secs(2));
+    world.companion.again().await;
+    world.assert_works().await;
+}
+
+#[tokio::test]
+async fn a_killed_gateway_is_dialled_again() {
+    let mut world = World::new(Options::modern("one"), &[]).await;
+    let pending = tokio::spawn(slow(&world.gateway, 60_000).try_send());
+    assert!(world.fixture.until(|fixture| !fixture.trace().is_empty()).await);
+    world.gateway.restart().await;
+    world.companion.until_connected(2).await;
+    assert_eq!(world.companion.events("connected")[1]["resumed"], false);
+    // The client's own connection was cut; what it asked for has ended at the server, too.
+    assert!(pending.await.unwrap().is_err() || world.gateway.host() != causeway_suite::Host::Native);
+    world.assert_works().await;
+}
+
+#[tokio::test]
+async fn calls_in_flight_outlive_cuts() {
+    for transport in ["websocket", "http"] {
+        let (_fixture, gateway, proxy, companion) = behind_a_proxy(&["--transport", transport]).await;
+        for round in 0..5 {
+            let calls: Vec<_> = (0..4).map(|_| tokio::spawn(slow(&gateway, 600).answer())).collect();
+            tokio::time::sleep(Duration::from_millis(100 * round)).await;
+            proxy.cut();
+            for call in calls {
+                let answer = call.await.unwrap();
+                assert!(answer.result()["content"].is_array(), "{transport}: {answer:?}");
+            }
+            assert_works(&gateway).await;
+        }
+        let resumed = companion.events("connected").iter().filter(|event| event["resumed"] == true).count();
+        assert!(resumed >= 4, "{transport}: {:?}", companion.events("connected"));
+        assert!(proxy.connections() > 5);
+    }
+}
+
+#[tokio::test]
+async fn calls_in_flight_outlive_a_network_that_is_gone_for_seconds() {
+    let (_fixture, gateway, proxy, _companion) = behind_a_proxy(&[]).await;
+    let calls: Vec<_> = (0..4).map(|_| tokio::spawn(slow(&gateway, 500).answer())).collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Nobody is told that nothing passes, as when a cable is pulled.
+    proxy.hold();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    proxy.open();
+    for call in calls {
+        let answer = call.await.unwrap();
+        assert!(answer.result()["content"].is_array(), "{answer:?}");
+    }
+    assert_works(&gateway).await;
+}
+
+#[tokio::test]
+async fn a_cut_past_the_time_to_resume_fails_each_call_once() {
+    let (fixture, gateway, proxy, companion) = behind_a_proxy(&[]).await;
+    let calls: Vec<_> = (0..4).map(|_| tokio::spawn(slow(&gateway, 60_000).answer())).collect();
+    assert!(fixture.until(|fixture| fixture.trace().len() >= 4).await);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let began = Instant::now();
+    proxy.close();
+    for call in calls {
+        let why = error(&call.await.unwrap());
+        assert!(why.contains("laptop"), "{why}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(15), "told after {:?}", began.elapsed());
+    let before = companion.connections();
+    proxy.open();
+    companion.until_connected(before + 1).await;
+    assert_works(&gateway).await;
+}
+
+#[tokio::test]
+async fn the_newer_companion_takes_over_and_the_older_ends() {
+    let mut world = World::new(Options::modern("one"), &[]).await;
+    world.assert_works().await;
+    let other = Fixture::start(Options::modern("other")).await;
+    let offer = offering(&[("one", &other)]);
+    let _newer = Companion::start(&world.gateway.url(""), "laptop", Some(KEY), &offer, &[]).await;
+    let (status, said) = world.companion.ended().await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("a newer companion named \"laptop\" has taken over"), "{said}");
+    world.fixture.forget();
+    world.assert_works().await;
+    assert!(world.fixture.trace().is_empty() && !other.trace().is_empty());
+}
