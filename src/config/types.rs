@@ -437,8 +437,9 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 pub struct Sessions {
-    /// Serve clients that never send back the session id that they were given, as well as that goes. Without it they
-    /// are told what is missing.
+    /// Serve clients that never send back the session id that they were given, as well as that goes: those of one caller
+    /// that use one endpoint and send one `User-Agent` share a session and everything that belongs to it, and cannot
+    /// cancel calls. Without it they are told what is missing.
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
     pub lenient: bool,

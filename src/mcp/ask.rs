@@ -112,6 +112,25 @@ impl Askable {
         }
     }
 
+    /// The same as capabilities.
+    #[must_use]
+    pub fn members(self) -> Map<String, Value> {
+        let empty = || Value::Object(Map::new());
+        let modes = [("form", self.form), ("url", self.url)].into_iter().filter(|(_, can)| *can);
+        let modes: Map<String, Value> = modes.map(|(mode, _)| (mode.to_owned(), empty())).collect();
+        let mut all = Map::new();
+        if self.sampling {
+            all.insert("sampling".to_owned(), empty());
+        }
+        if !modes.is_empty() {
+            all.insert("elicitation".to_owned(), Value::Object(modes));
+        }
+        if self.roots {
+            all.insert("roots".to_owned(), empty());
+        }
+        all
+    }
+
     /// Whether it can be asked anything.
     #[must_use]
     pub fn anything(self) -> bool {

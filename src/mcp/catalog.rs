@@ -2,11 +2,13 @@
 //!
 //! One broken, slow or lying server never breaks the others: its part is stale or missing, and `/status` says why.
 
+mod fitted;
 mod item;
 mod merged;
 mod renewed;
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub use self::fitted::ALL;
 pub use self::item::Item;
 use self::item::{item, shorten};
 use super::Mcp;
@@ -113,6 +116,10 @@ pub struct List {
     outdated: AtomicBool,
     /// Items by the name they are offered under.
     offered: HashMap<String, usize>,
+    /// Tells lists apart that differ in their items.
+    digest: u64,
+    /// Nobody but a client of some kind is shown it, and none has been since it was read.
+    unused: AtomicBool,
 }
 
 impl List {
@@ -127,7 +134,6 @@ impl List {
         items.retain(|item| seen.insert(item.offered.clone()));
         let offered = items.iter().enumerate().map(|(index, item)| (item.offered.clone(), index)).collect();
         Self {
-            items,
             read_at: Timestamp(0),
             ttl: server.list_ttl,
             public: true,
@@ -135,6 +141,9 @@ impl List {
             reduced: false,
             refused: HashSet::new(),
             outdated: AtomicBool::new(true),
+            digest: digest(&items),
+            unused: AtomicBool::new(false),
+            items,
             offered,
         }
     }
@@ -149,6 +158,25 @@ impl List {
     #[must_use]
     pub fn fresh_until(&self) -> Timestamp {
         if self.is_outdated() { self.read_at } else { self.read_at.after(self.ttl) }
+    }
+
+    /// Tells lists apart that differ in their items.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// Whether `other` has the same items.
+    #[must_use]
+    pub fn is_as(&self, other: &Self) -> bool {
+        self.items.len() == other.items.len()
+            && self.items.iter().zip(&other.items).all(|(one, two)| one.text.get() == two.text.get())
+    }
+
+    /// Whether it is to be renewed when it has passed its time.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        !self.unused.load(Ordering::Relaxed)
     }
 
     /// Notes that the server has said that it has changed. It still tells where things are, but is given to nobody.
@@ -214,10 +242,21 @@ impl<P: Platform> Mcp<P> {
         kind: Kind,
         caller: &Arc<Caller>,
     ) -> Result<Arc<List>, Fault> {
+        self.list_for(server, kind, caller, ALL).await
+    }
+
+    /// The same, as the server gives it to clients that are this `able`.
+    async fn list_for(
+        &self,
+        server: &Arc<Server>,
+        kind: Kind,
+        caller: &Arc<Caller>,
+        able: &str,
+    ) -> Result<Arc<List>, Fault> {
         if let Some(via) = &server.via
             && let Some(fault) = Box::pin(self.offline(server)).await
         {
-            return Box::pin(self.kept_list(server, via, kind, caller, fault)).await;
+            return Box::pin(self.kept_list(server, via, kind, caller, able, fault)).await;
         }
         let memory = self.memory.server(server);
         let usable = |list: &Arc<List>| {
@@ -225,21 +264,24 @@ impl<P: Platform> Mcp<P> {
             let kept = !list.ttl.is_zero() && now < list.read_at.after(STALE);
             !list.is_outdated() && (list.is_fresh(now) || kept)
         };
-        if let Some(list) = memory.list(kind, &caller.name).filter(usable) {
+        if let Some(list) = memory.list(kind, &caller.name, able).filter(usable) {
+            if list.unused.swap(false, Ordering::Relaxed) && !list.ttl.is_zero() {
+                self.memory.lower_stale_at(list.fresh_until());
+            }
             return Ok(list);
         }
-        let key = format!("{} {} {}", kind.method(), server.name, caller.name);
+        let key = format!("{} {} {} {able}", kind.method(), server.name, caller.name);
         let began = self.platform.clock().now();
         let newer = || {
             memory
-                .list(kind, &caller.name)
+                .list(kind, &caller.name, able)
                 .filter(|list| usable(list) || !list.is_outdated() && list.read_at > began)
         };
         // Boxed: it is seldom read, and every call would have to make room for it.
-        let list = self.once(&key, newer, || Box::pin(self.read_list(server, kind, caller))).await;
+        let list = self.once(&key, newer, || Box::pin(self.read_list(server, kind, caller, able))).await;
         match (&server.via, list) {
             (Some(via), Err(fault)) if fault.kind == FaultKind::LinkOffline => {
-                Box::pin(self.kept_list(server, via, kind, caller, fault)).await
+                Box::pin(self.kept_list(server, via, kind, caller, able, fault)).await
             }
             (_, list) => list,
         }
@@ -251,6 +293,7 @@ impl<P: Platform> Mcp<P> {
         server: &Arc<Server>,
         kind: Kind,
         caller: &Arc<Caller>,
+        able: &str,
     ) -> Result<Arc<List>, Fault> {
         let profile = self.profile(server).await?;
         let now = self.platform.clock().now();
@@ -265,9 +308,11 @@ impl<P: Platform> Mcp<P> {
             outdated: AtomicBool::new(false),
             refused: HashSet::new(),
             offered: HashMap::new(),
+            digest: 0,
+            unused: AtomicBool::new(able != ALL),
         };
         if profile.has(kind.capability()) {
-            self.read_pages(server, &profile, kind, &mut list).await?;
+            self.read_pages(server, &profile, kind, able, &mut list).await?;
         }
         let mut seen = HashSet::new();
         for (index, item) in list.items.iter().enumerate() {
@@ -281,26 +326,25 @@ impl<P: Platform> Mcp<P> {
         list.items.retain(|item| seen.insert(item.offered.clone()));
         list.offered =
             list.items.iter().enumerate().map(|(index, item)| (item.offered.clone(), index)).collect();
+        list.digest = digest(&list.items);
         let memory = self.memory.server(server);
         if memory.changes() != changes {
             // It may be the list from before the change.
             list.outdate();
         }
-        let before = memory.list(kind, &caller.name);
-        let same = before.as_ref().is_some_and(|before| {
-            before.public == list.public
-                && before.items.len() == list.items.len()
-                && before.items.iter().zip(&list.items).all(|(old, new)| old.text.get() == new.text.get())
-        });
-        let kept = memory.set_list(kind, &caller.name, list);
-        if !kept.ttl.is_zero() {
+        let before = memory.list(kind, &caller.name, able);
+        let same = before.as_ref().is_some_and(|before| before.public == list.public && before.is_as(&list));
+        let kept = memory.set_list(kind, &caller.name, able, list);
+        if !kept.ttl.is_zero() && kept.is_wanted() {
             self.memory.lower_stale_at(kept.read_at.after(kept.ttl));
         }
         if !same {
             self.memory.changed();
             self.warn(server, kind, &kept.warnings);
             if server.via.is_some() {
-                self.keep_list(server, kind, &kept).await;
+                if able == ALL {
+                    self.keep_list(server, kind, &kept).await;
+                }
             }
         }
         Ok(kept)
@@ -332,10 +376,14 @@ impl<P: Platform> Mcp<P> {
         server: &Arc<Server>,
         profile: &Profile,
         kind: Kind,
+        able: &str,
         list: &mut List,
     ) -> Result<(), Fault> {
+        let whole = able == ALL;
+        let able = if whole { everything(server) } else { able.to_owned() };
+        let holder = if whole { GATEWAY.to_owned() } else { format!("like {able}") };
         let mut line = match profile.http_sse {
-            true => Some(self.open_old(server, &everything(server), IMPLEMENTATION, Revision::LEGACY).await?),
+            true => Some(self.open_old(server, &able, IMPLEMENTATION, Revision::LEGACY).await?),
             false => None,
         };
         let mut cursor: Option<String> = None;
@@ -348,7 +396,7 @@ impl<P: Platform> Mcp<P> {
             let asked = match &mut line {
                 // A cursor means something to the session that it was given in.
                 Some((line, session, _)) => self.ask_old(line, session, kind.method(), &params).await,
-                None => self.ask_in_era(server, kind.method(), &params).await,
+                None => self.ask_in_era(server, kind.method(), &params, &holder, &able).await,
             };
             let result = match asked {
                 Ok(result) => result,
@@ -403,30 +451,39 @@ impl<P: Platform> Mcp<P> {
         Ok(())
     }
 
-    /// Asks the server in its own era, over the gateway's own session where it needs one.
+    /// Asks the server in its own era as a client that is this `able`, over a session of the gateway's own where it
+    /// needs one.
     async fn ask_in_era(
         &self,
         server: &Arc<Server>,
         method: &str,
         params: &str,
+        holder: &str,
+        able: &str,
     ) -> Result<Box<RawValue>, Asked> {
         let profile = self.profile(server).await.map_err(Asked::Fault)?;
         if profile.modern.is_some() {
-            return self.ask(server, method, params, None).await;
+            return self.ask_as(server, method, params, able).await;
         }
-        let able = everything(server);
-        let session = self.pooled(server, GATEWAY, &able).await.map_err(Asked::Fault)?;
+        let session = self.pooled(server, holder, able).await.map_err(Asked::Fault)?;
         match self.ask(server, method, params, Some(&session)).await {
             Err(Asked::NotMcp(status, _) | Asked::Refused { status, .. })
                 if session.id.is_some() && super::forgotten(status) =>
             {
-                self.memory.server(server).unpool(GATEWAY, &session);
-                let session = self.pooled(server, GATEWAY, &able).await.map_err(Asked::Fault)?;
+                self.memory.server(server).unpool(holder, &session);
+                let session = self.pooled(server, holder, able).await.map_err(Asked::Fault)?;
                 self.ask(server, method, params, Some(&session)).await
             }
             other => other,
         }
     }
+}
+
+/// Tells lists apart that differ in their items.
+fn digest(items: &[Item]) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    items.iter().for_each(|item| item.text.get().hash(&mut hasher));
+    hasher.finish()
 }
 
 fn invalid(server: &Server, kind: Kind) -> Fault {

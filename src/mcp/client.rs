@@ -54,6 +54,16 @@ impl Client {
         }
     }
 
+    /// What it can do, as it says it.
+    #[must_use]
+    pub fn able(&self) -> &str {
+        match (&self.session, &self.capabilities) {
+            (Some(session), _) => session.facts.capabilities.get(),
+            (None, Some(capabilities)) => capabilities.get(),
+            (None, None) => "{}",
+        }
+    }
+
     /// The era of its revision.
     pub fn era(&self) -> Era {
         self.revision.era()
@@ -85,12 +95,17 @@ impl<P: Platform> Mcp<P> {
         {
             return Err(unsupported(header));
         }
-        let token = inbound.header(&headers::SESSION).ok_or_else(|| {
-            let message = "no Mcp-Session-Id header: send initialize first and then its session id, or send the \
-                           per-request _meta of 2026-07-28";
-            Fault::new(Kind::SessionRequired, message)
-        })?;
-        let session = self.session(&inbound.caller, inbound.target.as_deref(), token).await?;
+        let session = match inbound.header(&headers::SESSION) {
+            Some(token) => self.session(&inbound.caller, inbound.target.as_deref(), token).await?,
+            // Boxed: few need it, and every request would have to make room for it.
+            None if self.plan.lenient => Box::pin(self.lenient_session(inbound)).await?,
+            None => {
+                let message = "no Mcp-Session-Id header: send initialize first and then its session id, or send the \
+                               per-request _meta of 2026-07-28; for clients that can do neither, the gateway's \
+                               configuration has sessions.lenient";
+                return Err(Fault::new(Kind::SessionRequired, message));
+            }
+        };
         Ok(Client::of_session(inbound.caller.clone(), session))
     }
 

@@ -27,10 +27,11 @@ use super::session::Holder;
 use super::tasks::{self, Names};
 use super::unknown::unknown_name;
 use super::upstream::{Answered, Outgoing, PASSED, standard_headers};
+use super::watch::Watch;
 use super::{Mcp, ask, catalog, headers, park};
 use crate::config::plan::{Server, Transport};
 use crate::fault::{Fault, Kind};
-use crate::platform::Platform;
+use crate::platform::{Clock as _, Platform};
 use crate::wire::jsonrpc::{Splice, quote};
 use crate::wire::sse::Event;
 
@@ -120,15 +121,17 @@ impl<P: Platform> Mcp<P> {
             if let Some(session) = &client.session {
                 session.memory.opened(self.platform.clock()).await;
             }
-            let running = client.session.as_ref().map(|session| session.memory.begin(call.id));
+            let now = self.platform.clock().now();
+            let running = client.session.as_ref().map(|session| session.memory.begin(call.id, now));
+            let mut watch = client.session.as_ref().map(|session| Box::new(Watch::new(session, call.id)));
             let answered = match (line, &way.session, &running) {
                 // Hanging up ends the session, and with it the call.
                 (Some(line), Some(session), _) => {
                     Box::pin(self.send_old(*line, session, outgoing, call.id.get())).await
                 }
                 (_, None, Some(running)) => {
-                    let cancelled = pin!(running.cancelled(self.platform.clock()));
-                    match select(pin!(self.exchange(server, outgoing)), cancelled).await {
+                    let given_up = pin!(self.given_up(running, watch.as_deref_mut()));
+                    match select(pin!(self.exchange(server, outgoing)), given_up).await {
                         Either::Left((answered, _)) => answered,
                         Either::Right(_) => return Ok(Answer::Empty(StatusCode::ACCEPTED)),
                     }
@@ -149,7 +152,7 @@ impl<P: Platform> Mcp<P> {
             }
             let answered = answered?;
             if answered.status.is_success() {
-                let end = End { handover, running };
+                let end = End { handover, running, watch };
                 return self.deliver(inbound, client, call, way, answered, end).await;
             }
             match self.refusal(client, call, &way, answered, tried).await? {
@@ -198,7 +201,8 @@ impl<P: Platform> Mcp<P> {
         }
         let holder = self.holder(server, client, profile.sessions);
         let session = self.held(server, &holder).await?;
-        let shared = matches!(holder, Holder::Pool(..)) && session.id.is_some();
+        let several = matches!(&holder, Holder::Client(session) if session.is_lenient());
+        let shared = (several || matches!(holder, Holder::Pool(..))) && session.id.is_some();
         let id = shared.then(|| self.memory.server(server).next_id().to_string());
         let revision = session.revision;
         let (session, holder) = (Some(session), Some(holder));

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::Mcp;
-use super::catalog::{Kind, List};
+use super::catalog::{ALL, Kind, List};
 use crate::config::plan::{Caller, Offline, Server, Via};
 use crate::fault::{Fault, Kind as FaultKind};
 use crate::platform::{Clock as _, KeyValue as _, Links, Mailboxes as _, Platform, Timestamp, UpstreamBody};
@@ -140,19 +140,21 @@ impl<P: Platform> Mcp<P> {
         via: &Via,
         kind: Kind,
         caller: &Caller,
+        able: &str,
         fault: Fault,
     ) -> Result<Arc<List>, Fault> {
         if via.offline == Offline::Hide {
             return Err(fault);
         }
         let memory = self.memory.server(server);
-        if let Some(list) = memory.list(kind, &caller.name) {
+        let whole = || memory.list(kind, &caller.name, ALL);
+        if let Some(list) = memory.list(kind, &caller.name, able).or_else(whole) {
             return Ok(list);
         }
         let stored = self.platform.key_value().read(&list_key(server, via, kind)).await.ok().flatten();
         let texts: Option<Vec<Box<RawValue>>> = stored.and_then(|text| serde_json::from_slice(&text).ok());
         match texts {
-            Some(texts) => Ok(memory.set_list(kind, &caller.name, List::restored(server, kind, &texts))),
+            Some(texts) => Ok(memory.set_list(kind, &caller.name, ALL, List::restored(server, kind, &texts))),
             None => Err(fault),
         }
     }

@@ -179,7 +179,7 @@ impl<P: Platform> Mcp<P> {
     async fn resources(&self, caller: &Arc<Caller>, uris: &[String]) -> Vec<Subscribed> {
         if uris.iter().any(|uri| self.listed_at(caller, uri).is_none()) {
             for kind in [ListKind::Resources, ListKind::Templates] {
-                self.parts(kind, caller).await;
+                self.parts(kind, caller, None).await;
             }
         }
         let mut found = Vec::new();
@@ -188,7 +188,7 @@ impl<P: Platform> Mcp<P> {
             if let Some(server) = self.listed_at(caller, uri) {
                 found.push(subscribed(&server, uri, uri));
             } else if let Some((server, own)) = self.named_at(caller, uri) {
-                found.push(subscribed(&server, own, uri));
+                found.push(subscribed(&server, &own, uri));
             } else {
                 if only.is_none() {
                     only = Some(self.only_with_resources(caller).await);

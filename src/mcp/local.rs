@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::catalog::{Kind as ListKind, List};
+use super::catalog::{ALL, Kind as ListKind, List};
 use super::client::Client;
 use super::extensions::{self, told};
 use super::forward::{Call, Route};
@@ -24,7 +24,7 @@ use super::revision::{Era, Revision};
 use super::serve::{Answer, Inbound, Note, brief, text_of};
 use super::unknown::unknown_name;
 use super::upstream::IMPLEMENTATION;
-use super::{Mcp, SERVER_META, names, tasks};
+use super::{Mcp, SERVER_META, apps, names, tasks};
 use crate::config::glob::Glob;
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
@@ -71,6 +71,7 @@ impl<P: Platform> Mcp<P> {
         let Some(server) = &inbound.target else {
             let result = self.merged_handshake(&inbound.caller, revision).await;
             let (token, _) = self.open_session(&inbound.caller, None, revision, info, capabilities).await?;
+            self.keep_introduction(inbound, revision, info, capabilities).await?;
             return Ok(Answer::Opened(token, jsonrpc::result(call.id, &result)));
         };
         note.server = Some(server.name.clone());
@@ -80,12 +81,14 @@ impl<P: Platform> Mcp<P> {
             let result = one_handshake(server, &profile, revision, heard);
             let opened =
                 self.open_session(&inbound.caller, Some(server), revision, info, capabilities).await?;
+            self.keep_introduction(inbound, revision, info, capabilities).await?;
             return Ok(Answer::Opened(opened.0, jsonrpc::result(call.id, &result)));
         }
         if server.session == Some(crate::config::plan::SessionMode::Shared) {
             let result = one_handshake(server, &profile, revision, self.platform.abilities().mailboxes);
             let opened =
                 self.open_session(&inbound.caller, Some(server), revision, info, capabilities).await?;
+            self.keep_introduction(inbound, revision, info, capabilities).await?;
             return Ok(Answer::Opened(opened.0, jsonrpc::result(call.id, &result)));
         }
         // Session to session: the server meets the client as it is, and the client the server.
@@ -102,6 +105,7 @@ impl<P: Platform> Mcp<P> {
         let (token, session) =
             self.open_session(&inbound.caller, Some(server), agreed, info, capabilities).await?;
         self.keep_upstream(server, &session, &upstream).await?;
+        self.keep_introduction(inbound, agreed, info, capabilities).await?;
         Ok(Answer::Opened(token, jsonrpc::result(call.id, &result)))
     }
 
@@ -194,7 +198,7 @@ impl<P: Platform> Mcp<P> {
                     self.open_cursor(&client.caller, kind, &text_of(Some(raw), "params.cursor")?)?
                 }
             };
-            let result = self.merged(kind, client.era(), &client.caller, offset).await;
+            let result = self.merged(kind, client, offset).await;
             return Ok(Answer::Json(StatusCode::OK, framed(call.id, &result)));
         }
         let route = match call.method {
@@ -302,7 +306,7 @@ impl<P: Platform> Mcp<P> {
         kind: ListKind,
         caller: &Arc<Caller>,
     ) -> Result<Arc<List>, Fault> {
-        match self.memory.server(server).list(kind, &caller.name) {
+        match self.memory.server(server).list(kind, &caller.name, ALL) {
             Some(list) => Ok(list),
             None => self.list(server, kind, caller).await,
         }
@@ -320,7 +324,7 @@ impl<P: Platform> Mcp<P> {
         if known.offered(name).is_some() || known.is_fresh(self.platform.clock().now()) {
             return Ok(known);
         }
-        Box::pin(self.read_list(server, kind, caller)).await
+        Box::pin(self.read_list(server, kind, caller, ALL)).await
     }
 
     /// Where a merged tool or prompt is, and what its server calls it.
@@ -365,6 +369,20 @@ impl<P: Platform> Mcp<P> {
                 });
             }
         }
+        // What a server only offers to clients like this one, it does not offer to one that can do everything.
+        let able = RawValue::from_string(client.able().to_owned()).unwrap_or_default();
+        for (server, _) in candidates {
+            let Ok(list) = Box::pin(self.fitted(server, kind, caller, &able)).await else { continue };
+            if let Some(item) = list.offered(&offered) {
+                let name = Some(item.key.clone().into());
+                return Ok(Route { server: server.clone(), name, renamed: call.read.name });
+            }
+        }
+        if kind == ListKind::Tools
+            && let Some((server, own)) = self.called_by_interface(client, &offered)
+        {
+            return Ok(Route { server, name: Some(own.into()), renamed: call.read.name });
+        }
         Err(unknown())
     }
 
@@ -394,21 +412,33 @@ impl<P: Platform> Mcp<P> {
         // What is known first; only a resource that nobody is known to have makes anybody wait, for all at once.
         let mut found = self.listed_at(caller, uri);
         if found.is_none() {
+            // What tools show need not be listed, and with its server in front it is never listed.
+            if apps::is_interface(uri) {
+                if let Some(named) = self.named_at(caller, uri) {
+                    return Some(named);
+                }
+                self.parts(ListKind::Tools, caller, None).await;
+            }
             for kind in [ListKind::Resources, ListKind::Templates] {
-                self.parts(kind, caller).await;
+                self.parts(kind, caller, None).await;
             }
             found = self.listed_at(caller, uri);
         }
         if let Some(server) = found {
             return Some((server, uri.to_owned()));
         }
-        self.named_at(caller, uri).map(|(server, own)| (server, own.to_owned()))
+        self.named_at(caller, uri)
     }
 
-    /// The server that is known to list the resource `uri`, or a template that it matches.
+    /// The server that is known to have tools that show the resource `uri`, to list it, or a template that it matches.
     pub(super) fn listed_at(&self, caller: &Caller, uri: &str) -> Option<Arc<Server>> {
         let mut servers = self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name));
-        let mut templates = servers.clone();
+        let (mut templates, mut showing) = (servers.clone(), servers.clone());
+        if apps::is_interface(uri)
+            && let Some(server) = showing.find(|server| self.is_known_to_show(server, caller, uri))
+        {
+            return Some(server.clone());
+        }
         let known = |kind| move |server: &&Arc<Server>| self.is_known_to_have(server, kind, caller, uri);
         servers
             .find(known(ListKind::Resources))
@@ -417,11 +447,11 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// The server that `uri` names in front, `{server}+{uri}`, and what it calls the resource.
-    pub(super) fn named_at<'u>(&self, caller: &Caller, uri: &'u str) -> Option<(Arc<Server>, &'u str)> {
+    pub(super) fn named_at(&self, caller: &Caller, uri: &str) -> Option<(Arc<Server>, String)> {
         let mut servers = self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name));
         servers.find_map(|server| {
-            let own = uri.strip_prefix(&server.name)?.strip_prefix('+')?;
-            server.resources.admits(own).then(|| (server.clone(), own))
+            let own = apps::own(&server.name, uri)?;
+            server.resources.admits(&own).then(|| (server.clone(), own))
         })
     }
 
@@ -435,7 +465,7 @@ impl<P: Platform> Mcp<P> {
 
     /// Whether `server` is known to list the resource `uri`, or a template that it matches.
     fn is_known_to_have(&self, server: &Server, kind: ListKind, caller: &Caller, uri: &str) -> bool {
-        let list = self.memory.server(server).list(kind, &caller.name);
+        let list = self.memory.server(server).list(kind, &caller.name, ALL);
         server.resources.admits(uri)
             && list.is_some_and(|list| match kind {
                 ListKind::Templates => list.items.iter().any(|item| template(&item.key).matches(uri)),

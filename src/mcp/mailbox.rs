@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::tail::Tail;
-use super::{Mcp, front, park, rounds, standing};
+use super::{Mcp, front, park, rounds, standing, watch};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::platform::{Mailboxes as _, Platform, SeamError, Timestamp, UpstreamBody};
@@ -49,6 +49,9 @@ pub enum Letter {
     Posted(front::Posted),
     /// The resources that a session is subscribed to are others now. The answer ends when their servers know.
     Subscribed,
+    /// A call of a legacy client, by its id, is to be watched. The answer is a comment, and another when the client gives
+    /// the call up.
+    Watch(Box<RawValue>),
     /// The session is over. Nothing is answered.
     End,
 }
@@ -63,6 +66,8 @@ pub struct Mailbox<P: Platform> {
     pub standing: standing::Desk,
     /// The stream of a client of HTTP+SSE.
     pub front: front::Desk,
+    /// Calls that run elsewhere.
+    pub watched: watch::Desk,
 }
 
 impl<P: Platform> Default for Mailbox<P> {
@@ -72,6 +77,7 @@ impl<P: Platform> Default for Mailbox<P> {
             rounds: rounds::Desk::default(),
             standing: standing::Desk::default(),
             front: front::Desk::default(),
+            watched: watch::Desk::default(),
         }
     }
 }
@@ -79,7 +85,11 @@ impl<P: Platform> Default for Mailbox<P> {
 impl<P: Platform> Mailbox<P> {
     /// Whether nothing is kept: the next letter may as well be taken by a new mailbox.
     pub fn is_idle(&self) -> bool {
-        self.parked.is_idle() && self.rounds.is_idle() && self.standing.is_idle() && self.front.is_idle()
+        self.parked.is_idle()
+            && self.rounds.is_idle()
+            && self.standing.is_idle()
+            && self.front.is_idle()
+            && self.watched.is_idle()
     }
 }
 
@@ -138,6 +148,7 @@ pub fn deliver<P: Platform>(
         }
         Ok(Letter::Cancelled(id)) => {
             mailbox.rounds.cancelled(&id);
+            mailbox.watched.cancelled(&id);
             (Said::nothing(), Work::None)
         }
         Ok(Letter::Resume(last)) => {
@@ -147,7 +158,9 @@ pub fn deliver<P: Platform>(
         Ok(Letter::Front(begin)) => front::begin(&mailbox, begin),
         Ok(Letter::Posted(posted)) => front::posted(&mailbox, posted),
         Ok(Letter::Subscribed) => (mailbox.standing.subscribed(), Work::None),
+        Ok(Letter::Watch(id)) => watch::begin(&mailbox, &id),
         Ok(Letter::End) => {
+            mailbox.watched.end();
             mailbox.rounds.end();
             mailbox.standing.end();
             (Said::nothing(), Work::None)
@@ -161,6 +174,7 @@ pub fn deliver<P: Platform>(
             Work::Park(work) => Box::pin(park::run(mcp, mailbox, *work)).await,
             Work::Rounds(work) => Box::pin(rounds::run(mcp, mailbox, *work)).await,
             Work::Front(work) => Box::pin(front::run(mcp, mailbox, *work)).await,
+            Work::Watch(work) => watch::run(&mailbox, work).await,
             Work::Stand(work) => Box::pin(standing::run(mcp, mailbox, work)).await,
         }
     })
@@ -176,6 +190,8 @@ pub enum Work {
     Rounds(Box<rounds::Started>),
     /// The streams of a session.
     Stand(Box<standing::Started>),
+    /// Nothing but waiting until a call is over.
+    Watch(watch::Started),
     /// What a client of HTTP+SSE wants.
     Front(Box<front::Started>),
 }

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 pub use self::upstreams::Upstreams;
 use super::catalog::{Kind as ListKind, List};
+use super::lenient::Introduced;
 use super::listen::Subscribed;
 use super::revision::{Era, Revision};
 use crate::config::plan::{Plan, Program, Sampling, Server, SessionMode, Transport, Via};
@@ -25,6 +26,8 @@ use crate::wire::sealed::Sealer;
 const SESSIONS: usize = 50_000;
 /// Merged lists held at most.
 const MERGED: usize = 256;
+/// What clients can do, in so many ways at most one server's lists are fitted to it.
+const FITTED: usize = 48;
 /// Sessions kept with one server for stateless clients.
 const POOLED: usize = 4096;
 /// How long a call waits at most for a stream that is being set up, and how often it looks.
@@ -54,6 +57,8 @@ pub struct Memory {
     flights: Mutex<HashSet<String>>,
     failures: Mutex<HashMap<String, (Timestamp, Fault)>>,
     sealer: OnceLock<Sealer>,
+    /// Callers of whom the log has said that they have clients without session ids.
+    lenient: Mutex<HashSet<String>>,
     /// Who listens.
     pub seats: Arc<super::listen::Seats>,
 }
@@ -67,6 +72,8 @@ pub struct MergedKey {
     pub era: Era,
     /// For whom; lists are filtered by caller.
     pub caller: String,
+    /// What its clients can do, as they say it.
+    pub able: String,
     /// The first item of the page.
     pub offset: usize,
     /// The plan that it was made under.
@@ -202,6 +209,12 @@ impl Memory {
         failures.insert(key.to_owned(), (now, fault.clone()));
     }
 
+    /// Whether it is the first time that `caller` has a client that names no session.
+    pub fn first_lenient(&self, caller: &str) -> bool {
+        let mut known = lock(&self.lenient);
+        !known.contains(caller) && known.insert(caller.to_owned())
+    }
+
     /// The sealer, once it has been made.
     pub fn sealer(&self) -> Option<&Sealer> {
         self.sealer.get()
@@ -239,9 +252,23 @@ pub struct ServerMemory {
 #[derive(Debug, Default)]
 struct ServerState {
     profile: Option<Arc<Profile>>,
-    lists: HashMap<(ListKind, String), Arc<List>>,
+    lists: HashMap<ListKey, Arc<List>>,
+    /// Whether lists are fitted to what clients can do, by the digest of the list that was looked at.
+    fits: HashMap<ListKind, (u64, bool)>,
+    /// What the clients can do that lists are kept for.
+    fitted: HashSet<String>,
     pool: HashMap<String, UpstreamSession>,
     health: Health,
+}
+
+/// Which list of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct ListKey {
+    kind: ListKind,
+    /// The caller that it is for; empty: everybody.
+    owner: String,
+    /// What its clients can do; empty: everything.
+    able: String,
 }
 
 /// How a server has been doing.
@@ -357,38 +384,78 @@ impl ServerMemory {
         let mut state = lock(&self.state);
         state.profile = None;
         state.pool.clear();
+        state.fits.clear();
+        state.fitted.clear();
     }
 
-    /// The list of `kind` that `caller` may be given: the public one, or the caller's own.
-    pub fn list(&self, kind: ListKind, caller: &str) -> Option<Arc<List>> {
+    /// The list of `kind` that `caller` may be given, for clients that are this `able`: the public one, or the caller's
+    /// own.
+    pub fn list(&self, kind: ListKind, caller: &str, able: &str) -> Option<Arc<List>> {
+        let key = |owner| ListKey { kind, owner, able: able.to_owned() };
         let state = lock(&self.state);
-        let public = state.lists.get(&(kind, String::new()));
-        public.or_else(|| state.lists.get(&(kind, scope(caller)))).cloned()
+        let public = state.lists.get(&key(String::new()));
+        public.or_else(|| state.lists.get(&key(scope(caller)))).cloned()
     }
 
     /// Keeps a list: for everybody if it is public, else for `caller` alone.
-    pub fn set_list(&self, kind: ListKind, caller: &str, list: List) -> Arc<List> {
+    pub fn set_list(&self, kind: ListKind, caller: &str, able: &str, list: List) -> Arc<List> {
         let mut state = lock(&self.state);
         let list = Arc::new(list);
-        let key = if list.public {
-            state.lists.retain(|(other, owner), _| *other != kind || owner.is_empty());
+        let of = |key: &ListKey| key.kind == kind && key.able == able;
+        let owner = if list.public {
+            state.lists.retain(|key, _| !of(key) || key.owner.is_empty());
             String::new()
         } else {
-            state.lists.remove(&(kind, String::new()));
+            state.lists.retain(|key, _| !of(key) || !key.owner.is_empty());
             scope(caller)
         };
         if state.lists.len() >= MERGED {
-            state.lists.retain(|(_, owner), _| owner.is_empty());
+            state.lists.retain(|key, _| key.owner.is_empty() && key.able.is_empty());
         }
-        state.lists.insert((kind, key), list.clone());
+        state.lists.insert(ListKey { kind, owner, able: able.to_owned() }, list.clone());
         list
+    }
+
+    /// What the clients can do that `caller` has lists of `kind` for.
+    pub fn ables(&self, kind: ListKind, caller: &str) -> Vec<String> {
+        let own = scope(caller);
+        let state = lock(&self.state);
+        let seen =
+            state.lists.keys().filter(|key| key.kind == kind && (key.owner.is_empty() || key.owner == own));
+        let mut ables: Vec<String> = seen.map(|key| key.able.clone()).collect();
+        ables.sort();
+        ables.dedup();
+        ables
+    }
+
+    /// Whether the server is known to fit its lists of `kind` to what clients can do, of which `list` is the whole.
+    pub fn fitting(&self, kind: ListKind, list: &List) -> Option<bool> {
+        let known = lock(&self.state).fits.get(&kind).copied();
+        known.filter(|(digest, _)| *digest == list.digest()).map(|(_, fits)| fits)
+    }
+
+    /// Whether that is known of the lists of `kind` as they are or were.
+    pub fn is_looked_at(&self, kind: ListKind) -> bool {
+        lock(&self.state).fits.contains_key(&kind)
+    }
+
+    /// Remembers that.
+    pub fn set_fitting(&self, kind: ListKind, list: &List, fits: bool) {
+        lock(&self.state).fits.insert(kind, (list.digest(), fits));
+    }
+
+    /// Whether lists may be kept for clients that are this `able`: callers choose what they say that they can do.
+    pub fn may_fit(&self, able: &str) -> bool {
+        let fitted = &mut lock(&self.state).fitted;
+        fitted.contains(able) || fitted.len() < FITTED && fitted.insert(able.to_owned())
     }
 
     /// Notes that the lists of `kind` have changed, as the server says.
     pub fn outdate(&self, kind: ListKind) {
         self.changes.fetch_add(1, Ordering::Relaxed);
-        let state = lock(&self.state);
-        let lists = state.lists.iter().filter(|((other, _), _)| *other == kind);
+        let mut state = lock(&self.state);
+        state.fits.remove(&kind);
+        let lists = state.lists.iter().filter(|(key, _)| key.kind == kind);
         lists.for_each(|(_, list)| list.outdate());
     }
 
@@ -400,7 +467,7 @@ impl ServerMemory {
     /// When the first list passes its time; one that has passed it already is looked at again a little later.
     pub fn stale_at(&self, now: Timestamp) -> Option<Timestamp> {
         let state = lock(&self.state);
-        let lists = state.lists.values().filter(|list| !list.ttl.is_zero());
+        let lists = state.lists.values().filter(|list| !list.ttl.is_zero() && list.is_wanted());
         lists.map(|list| list.read_at.after(list.ttl).max(now.after(LOOK_AGAIN))).min()
     }
 
@@ -432,7 +499,7 @@ impl ServerMemory {
         lock(&self.state)
             .lists
             .iter()
-            .filter(|((k, _), _)| *k == kind)
+            .filter(|(key, _)| key.kind == kind)
             .map(|(_, list)| list.items.len())
             .max()
     }
@@ -550,10 +617,10 @@ impl SessionMemory {
     }
 
     /// A call with this id begins.
-    pub fn begin(self: &Arc<Self>, id: &RawValue) -> Running {
+    pub fn begin(self: &Arc<Self>, id: &RawValue, now: Timestamp) -> Running {
         let cancelled = Arc::new(AtomicBool::new(false));
         lock(&self.running).insert(id.get().to_owned(), cancelled.clone());
-        Running { memory: self.clone(), id: id.get().to_owned(), cancelled }
+        Running { memory: self.clone(), id: id.get().to_owned(), cancelled, begun: now }
     }
 
     /// The client has given up every call.
@@ -585,9 +652,21 @@ pub struct Running {
     memory: Arc<SessionMemory>,
     id: String,
     cancelled: Arc<AtomicBool>,
+    begun: Timestamp,
 }
 
 impl Running {
+    /// When it began.
+    #[must_use]
+    pub fn begun(&self) -> Timestamp {
+        self.begun
+    }
+
+    /// The client has given it up, as another instance was told.
+    pub fn give_up(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
     /// Whether the client has given it up.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
@@ -622,6 +701,9 @@ pub struct Record {
     /// The session was ended.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,
+    /// What clients said of themselves that name no session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub introduced: Option<Introduced>,
     /// The log level that the client set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<String>,

@@ -137,9 +137,13 @@ impl<P: Platform> Mcp<P> {
 
     /// The stream that the session's mailbox holds.
     async fn stand(&self, inbound: &Inbound, session: &Session) -> Result<Answer<P>, Fault> {
+        let token = match inbound.header(&headers::SESSION) {
+            Some(token) => token.to_owned(),
+            None => self.token(&inbound.caller, &session.facts).await?,
+        };
         let letter = Letter::Stand(Stand {
             caller: inbound.caller.name.clone(),
-            token: inbound.header(&headers::SESSION).unwrap_or_default().to_owned(),
+            token,
             session: session.facts.id.clone(),
             target: inbound.target.as_ref().map(|server| server.name.clone()),
             last: inbound.header(&resume::LAST_EVENT_ID).map(str::to_owned),

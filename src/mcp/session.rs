@@ -126,13 +126,21 @@ impl<P: Platform> Mcp<P> {
             capabilities: short(capabilities, "{}"),
         };
         let now = self.platform.clock().now();
-        let payload = serde_json::to_vec(&facts).unwrap_or_default();
-        let expires = now.after(self.plan.limits.session_age);
-        let token = self.sealer().await?.seal("session", &caller.name, expires, &payload);
+        let token = self.token(caller, &facts).await?;
         let memory = SessionMemory::default();
         memory.checked.store(now.0, Ordering::Relaxed);
         let memory = self.memory.keep_session(&facts.id, memory, now);
         Ok((token, Session { facts: Arc::new(facts), memory }))
+    }
+
+    /// The id that a client is to know a session by.
+    ///
+    /// # Errors
+    /// When the store that holds the sealing key fails.
+    pub async fn token(&self, caller: &Caller, facts: &Facts) -> Result<String, Fault> {
+        let payload = serde_json::to_vec(facts).unwrap_or_default();
+        let expires = self.platform.clock().now().after(self.plan.limits.session_age);
+        Ok(self.sealer().await?.seal("session", &caller.name, expires, &payload))
     }
 
     /// Opens the session that `token` names, if it is this caller's, for this endpoint, and has not ended.
@@ -166,7 +174,7 @@ impl<P: Platform> Mcp<P> {
         Ok(Session { facts: Arc::new(facts), memory })
     }
 
-    async fn load_session(&self, id: &str) -> Result<SessionMemory, Fault> {
+    pub(super) async fn load_session(&self, id: &str) -> Result<SessionMemory, Fault> {
         let held = self.platform.store().load(&key(id)).await.map_err(host)?;
         let memory = SessionMemory::default();
         memory.checked.store(self.platform.clock().now().0, Ordering::Relaxed);
@@ -230,7 +238,9 @@ impl<P: Platform> Mcp<P> {
     /// When the store fails.
     pub async fn end_session(&self, session: &Session) -> Result<Upstreams, Fault> {
         let upstreams = lock(&session.memory.record).0.upstreams.clone();
-        self.record(session, |record| *record = Record { ended: true, ..Record::default() }).await?;
+        // One that is found by who asks begins anew.
+        let ended = !session.is_lenient();
+        self.record(session, |record| *record = Record { ended, ..Record::default() }).await?;
         session.memory.cancel_all();
         Ok(upstreams)
     }
@@ -399,7 +409,7 @@ fn host(error: crate::platform::SeamError) -> Fault {
 }
 
 /// A client's own words, unless there are too many of them to travel.
-fn short(given: Option<&RawValue>, instead: &str) -> Box<RawValue> {
+pub(super) fn short(given: Option<&RawValue>, instead: &str) -> Box<RawValue> {
     let own = given.filter(|raw| raw.get().len() <= CAPABILITIES && raw.get().starts_with('{'));
     own.map_or_else(|| RawValue::from_string(instead.to_owned()).unwrap_or_default(), RawValue::to_owned)
 }

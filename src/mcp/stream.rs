@@ -22,6 +22,7 @@ use super::rewrite::{Rewrite, Rewritten};
 use super::rounds::Rounds;
 use super::serve::Cancel;
 use super::upstream::{error_of, no_answer};
+use super::watch::Watch;
 use crate::config::plan::{Sampling, Server};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform, SeamError};
@@ -108,6 +109,7 @@ pub struct Stream<P: Platform> {
     handover: Option<Box<(String, Rounds)>>,
     /// The call, as the client's session knows it.
     running: Option<Running>,
+    watch: Option<Box<Watch<P>>>,
     /// What the server asked.
     asks: Option<Box<RawValue>>,
     line_begins: bool,
@@ -148,6 +150,7 @@ impl<P: Platform> Stream<P> {
             replies: VecDeque::new(),
             handover: None,
             running: None,
+            watch: None,
             asks: None,
             line_begins: true,
             over: false,
@@ -180,8 +183,8 @@ impl<P: Platform> Stream<P> {
 
     /// The same, of a call that its client may give up.
     #[must_use]
-    pub fn of(mut self, running: Option<Running>) -> Self {
-        self.running = running;
+    pub fn of(mut self, running: Option<Running>, watch: Option<Box<Watch<P>>>) -> Self {
+        (self.running, self.watch) = (running, watch);
         self
     }
 
@@ -290,8 +293,9 @@ impl<P: Platform> Stream<P> {
             let chunk = match &self.running {
                 // A legacy server is told and ends the stream itself; a modern one is hung up on.
                 Some(running) if self.hangs_up() => {
-                    let clock = self.mcp.platform.clock();
-                    match select(pin!(self.reader.chunk()), Box::pin(running.cancelled(clock))).await {
+                    // Boxed, for the same reason.
+                    let given_up = Box::pin(self.mcp.given_up(running, self.watch.as_deref_mut()));
+                    match select(pin!(self.reader.chunk()), given_up).await {
                         Either::Left((chunk, _)) => chunk,
                         Either::Right(_) => continue,
                     }

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-pub use self::handshake::{GATEWAY, READY, agreed, everything, introduction, not_initialized};
+pub use self::handshake::{GATEWAY, READY, UI, agreed, everything, introduction, not_initialized};
 use super::memory::UpstreamSession;
 use super::resume::Resume;
 use super::revision::{Era, Revision};
@@ -152,7 +152,8 @@ impl<P: Platform> Mcp<P> {
         let wait = pin!(self.platform.clock().sleep(server.timeouts.first_byte));
         let mut wait = wait;
         for _ in 0..=REDIRECTS {
-            let request = http_request(server, &url, &outgoing)?;
+            let mut request = http_request(server, &url, &outgoing)?;
+            self.sign(server, &mut request);
             let response = match select(pin!(send(&self.platform, server, request)), &mut wait).await {
                 Either::Left((Ok(response), _)) => response,
                 Either::Left((Err(error), _)) => return Err(seam(&server.name, &error)),
@@ -242,14 +243,38 @@ impl<P: Platform> Mcp<P> {
         params: &str,
         session: Option<&UpstreamSession>,
     ) -> Result<Box<RawValue>, Asked> {
+        match session {
+            Some(_) => self.put(server, method, params, session).await,
+            None => self.ask_as(server, method, params, "{}").await,
+        }
+    }
+
+    /// The same, of a modern server, as a client with these capabilities.
+    ///
+    /// # Errors
+    /// As [`Mcp::ask`].
+    pub async fn ask_as(
+        &self,
+        server: &Arc<Server>,
+        method: &str,
+        params: &str,
+        capabilities: &str,
+    ) -> Result<Box<RawValue>, Asked> {
+        self.put(server, method, &with_meta(params, capabilities), None).await
+    }
+
+    async fn put(
+        &self,
+        server: &Arc<Server>,
+        method: &str,
+        params: &str,
+        session: Option<&UpstreamSession>,
+    ) -> Result<Box<RawValue>, Asked> {
         let id = format!("causeway-{}", self.memory.server(server).next_id());
-        let (revision, params) = match session {
-            Some(session) => (session.revision, params.to_owned()),
-            None => (Revision::MODERN, with_meta(params, "{}")),
-        };
+        let revision = session.map_or(Revision::MODERN, |session| session.revision);
         let headers =
             standard_headers(revision, session.and_then(|session| session.id.as_deref()), method, None);
-        let body = meta::request(&id, method, &params);
+        let body = meta::request(&id, method, params);
         let outgoing = Outgoing { http: Method::POST, to: None, body, headers };
         let mut answered = self.exchange(server, outgoing).await.map_err(Asked::Fault)?;
         let status = answered.status;

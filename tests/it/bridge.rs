@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::world::{Got, World, key, plan, server};
 
 /// A legacy server whose tool asks `questions` (method and parameters) at once and answers when all are answered.
-struct Asking {
+pub struct Asking {
     /// What came from the gateway that is no request.
     heard: Arc<Mutex<Vec<Value>>>,
     answered: Arc<AtomicBool>,
@@ -23,7 +23,7 @@ fn sse(message: &Value) -> Step {
     Step::Send(format!("event: message\ndata: {message}\n\n").into())
 }
 
-fn asking(fake: &Fake, host: &str, questions: Vec<(&'static str, Value)>) -> Asking {
+pub fn asking(fake: &Fake, host: &str, questions: Vec<(&'static str, Value)>) -> Asking {
     let heard: Arc<Mutex<Vec<Value>>> = Arc::default();
     let answered = Arc::new(AtomicBool::new(false));
     let state = Asking { heard: heard.clone(), answered: answered.clone() };
@@ -279,7 +279,7 @@ fn a_caller_has_a_bounded_number_of_calls_waiting() {
 }
 
 /// A modern server whose tool asks `rounds` times and then answers with what it was told.
-fn modern_asking(fake: &Fake, host: &str, rounds: u64) {
+pub fn modern_asking(fake: &Fake, host: &str, rounds: u64) {
     fake.upstream(host, move |request: &Request<Bytes>| {
         let message: Value = serde_json::from_slice(request.body()).unwrap_or_default();
         let params = &message["params"];

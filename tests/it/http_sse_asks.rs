@@ -181,7 +181,11 @@ fn a_modern_client_is_asked_and_comes_back_to_the_same_session() {
         let (session, _) = replies(&old).pop().unwrap();
         assert_eq!(done["result"]["in"], session);
         world.fake.pass(Duration::from_secs(1));
-        assert_eq!(world.fake.mailboxes(), 0, "its session is not kept");
+        let asked = last(&send(9, &params));
+        let done = last(&send(10, &retry(&params, &asked, json!({"q1": {"action": "accept"}}))));
+        assert_eq!(done["result"]["in"], session, "the next call goes over the same session");
+        world.fake.pass(Duration::from_secs(130));
+        assert_eq!(world.fake.mailboxes(), 0, "it is kept for a while");
     }
 }
 

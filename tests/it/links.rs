@@ -56,7 +56,7 @@ fn a_server_behind_a_link_is_called_as_any_other() {
     let got = call(&world, "files__read");
     assert_eq!(got.brief(), "200 ok", "{}", got.body);
     let asked: Vec<&String> = got.trace.iter().filter(|line| line.contains("tools/call")).collect();
-    assert_eq!(asked[..2], ["link.ask laptop exchange tools/call", "http.send POST files tools/call [s2]"]);
+    assert_eq!(asked[..2], ["link.ask laptop exchange tools/call", "http.send POST files tools/call [s3]"]);
     assert_eq!(call(&world, "near__n").trace, ["http.send POST near tools/call"]);
     let (session, _) = world.initialize("/mcp/files");
     let got = world.legacy("/mcp/files", &session, "tools/call", json!({"name": "read"}));
@@ -175,7 +175,17 @@ fn the_newer_companion_wins_and_the_older_is_told() {
     assert!(said[0].starts_with("bye Replaced: a newer companion named \"laptop\""), "{said:?}");
     assert_eq!(newer.log(), ["up"]);
     assert_eq!(call(&world, "files__read").brief(), "200 ok");
-    assert_eq!(newer.log(), [""; 0]);
+    assert!(newer.log().iter().all(|line| line.starts_with("asked by")));
+}
+
+#[test]
+fn a_companion_is_told_who_asks() {
+    let world = keyed();
+    let companion = Companion::dial(&world.fake, "laptop", &["files"]);
+    let key = [("authorization", "Bearer bob-key"), ("x-request-id", "r-17")];
+    let got = world.modern_with("/mcp/files", &key, "tools/call", json!({"name": "read", "arguments": {}}));
+    assert_eq!(got.brief(), "200 ok", "{}", got.body);
+    assert_eq!(companion.log().last().map(String::as_str), Some("asked by \"bob\" as \"r-17\""));
 }
 
 #[test]

@@ -187,5 +187,5 @@ fn a_client_that_hangs_up_cancels_the_call_upstream() {
         assert!(world.fake.logged().last().unwrap().contains("\"outcome\":\"gone\""));
     };
     check(Kind::Modern, &[]);
-    check(Kind::Legacy, &["http.send POST a notifications/cancelled [s2]"]);
+    check(Kind::Legacy, &["http.send POST a notifications/cancelled [s3]"]);
 }

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use super::Kind;
 use crate::config::plan::Server;
 use crate::mcp::headers::{Mirrored, annotations};
-use crate::mcp::names;
+use crate::mcp::{apps, names};
 use crate::wire::jsonrpc::{Splice, quote, string};
 
 /// One tool, prompt, resource or template.
@@ -22,6 +22,8 @@ pub struct Item {
     pub merged: Box<RawValue>,
     /// The arguments that go into headers, for tools.
     pub mirrored: Vec<Mirrored>,
+    /// The interfaces that show its results, for tools.
+    pub shows: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -105,7 +107,8 @@ pub(super) fn item(server: &Server, kind: Kind, text: &RawValue) -> Result<Optio
         .ok()
         .and_then(|text| RawValue::from_string(text).ok())
         .unwrap_or_else(|| text.to_owned());
-    Ok(Some(Item { key, offered, text: text.to_owned(), merged, mirrored }))
+    let shows = if kind == Kind::Tools { apps::named(text) } else { Vec::new() };
+    Ok(Some(Item { key, offered, text: text.to_owned(), merged, mirrored, shows }))
 }
 
 pub(super) fn shorten(text: &str) -> String {

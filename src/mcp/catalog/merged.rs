@@ -2,7 +2,7 @@
 //!
 //! One broken, slow or lying server never breaks the others: its part is stale or missing, and `/status` says why.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,16 +11,18 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
+use serde_json::value::RawValue;
 
 use super::item::{Item, Listed};
 use super::renewed::resting;
-use super::{Kind, LONGEST_TTL, List};
+use super::{ALL, Kind, LONGEST_TTL, List};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind as FaultKind};
+use crate::mcp::client::Client;
 use crate::mcp::content::adapted;
 use crate::mcp::memory::{Merged, MergedKey};
 use crate::mcp::revision::{Era, Revision};
-use crate::mcp::{Mcp, SERVER_META};
+use crate::mcp::{Mcp, SERVER_META, apps};
 use crate::platform::{Clock as _, Platform};
 use crate::wire::jsonrpc::{Splice, quote};
 
@@ -33,20 +35,28 @@ pub(in crate::mcp) enum Part {
 }
 
 impl<P: Platform> Mcp<P> {
-    /// The merged list of `kind` for `caller`: the result object from item `offset` on.
-    pub async fn merged(&self, kind: Kind, era: Era, caller: &Arc<Caller>, offset: usize) -> Bytes {
-        let key =
-            MergedKey { kind, era, caller: caller.name.clone(), offset, plan: self.plan.digest.clone() };
+    /// The merged list of `kind` for `client`: the result object from item `offset` on.
+    pub async fn merged(&self, kind: Kind, client: &Client, offset: usize) -> Bytes {
+        let (era, caller, able) = (client.era(), &client.caller, client.able());
+        let key = MergedKey {
+            kind,
+            era,
+            caller: caller.name.clone(),
+            able: able.to_owned(),
+            offset,
+            plan: self.plan.digest.clone(),
+        };
         let now = self.platform.clock().now();
         if let Some(merged) = self.memory.merged(&key, now) {
             return merged.result.clone();
         }
         let mut generation = self.memory.generation();
-        let mut parts = self.parts(kind, caller).await;
+        let able = RawValue::from_string(able.to_owned()).ok().map(Arc::from);
+        let mut parts = self.parts(kind, caller, able.clone()).await;
         if generation != self.memory.generation() {
             // Lists were read just now; what is merged must be what the generation stands for.
             generation = self.memory.generation();
-            parts = self.parts(kind, caller).await;
+            parts = self.parts(kind, caller, able).await;
         }
         let now = self.platform.clock().now();
         let mut page = MergedPage::new(kind, offset, self.plan.limits.page);
@@ -110,8 +120,14 @@ impl<P: Platform> Mcp<P> {
         resting(&self.memory.server(server).health(), self.platform.clock().now())
     }
 
-    /// Every server's part, in the order of the plan, each within the merge deadline.
-    pub(in crate::mcp) async fn parts(&self, kind: Kind, caller: &Arc<Caller>) -> Vec<(Arc<Server>, Part)> {
+    /// Every server's part, in the order of the plan, each within the merge deadline: for a client that is this `able`,
+    /// or to know where things are.
+    pub(in crate::mcp) async fn parts(
+        &self,
+        kind: Kind,
+        caller: &Arc<Caller>,
+        able: Option<Arc<RawValue>>,
+    ) -> Vec<(Arc<Server>, Part)> {
         let servers: Vec<Arc<Server>> =
             self.plan.servers.iter().filter(|server| caller.servers.admits(&server.name)).cloned().collect();
         let mut parts: Vec<(Arc<Server>, Part)> =
@@ -120,8 +136,15 @@ impl<P: Platform> Mcp<P> {
         for (index, (server, _)) in parts.iter().enumerate() {
             let memory = self.memory.server(server);
             let now = self.platform.clock().now();
-            if memory.list(kind, &caller.name).is_some() || !resting(&memory.health(), now) {
-                waiting.push(numbered(index, self.clone(), server.clone(), kind, caller.clone()));
+            if memory.list(kind, &caller.name, ALL).is_some() || !resting(&memory.health(), now) {
+                waiting.push(numbered(
+                    index,
+                    self.clone(),
+                    server.clone(),
+                    kind,
+                    caller.clone(),
+                    able.clone(),
+                ));
             }
         }
         let mut deadline = pin!(self.platform.clock().sleep(self.plan.limits.merge_deadline));
@@ -157,9 +180,16 @@ impl<P: Platform> Mcp<P> {
         let mut waiting = FuturesUnordered::new();
         for (index, server) in self.plan.servers.iter().enumerate() {
             let memory = self.memory.server(server);
-            let asked = memory.list(Kind::Tools, &caller.name).is_some() || memory.health().failed > 0;
+            let asked = memory.list(Kind::Tools, &caller.name, ALL).is_some() || memory.health().failed > 0;
             if !asked && caller.servers.admits(&server.name) {
-                waiting.push(numbered(index, self.clone(), server.clone(), Kind::Tools, caller.clone()));
+                waiting.push(numbered(
+                    index,
+                    self.clone(),
+                    server.clone(),
+                    Kind::Tools,
+                    caller.clone(),
+                    None,
+                ));
             }
         }
         let mut deadline = pin!(self.platform.clock().sleep(limit));
@@ -174,8 +204,14 @@ async fn numbered<P: Platform>(
     server: Arc<Server>,
     kind: Kind,
     caller: Arc<Caller>,
+    able: Option<Arc<RawValue>>,
 ) -> (usize, Result<Arc<List>, Fault>) {
-    (index, mcp.list(&server, kind, &caller).await)
+    let list = match &able {
+        // Boxed: to know where things are is needed more often.
+        Some(able) => Box::pin(mcp.fitted(&server, kind, &caller, able)).await,
+        None => mcp.list(&server, kind, &caller).await,
+    };
+    (index, list)
 }
 
 /// One page of a merged list, being written.
@@ -186,17 +222,22 @@ struct MergedPage {
     count: usize,
     more: bool,
     seen: HashSet<String>,
+    /// The interfaces that tools name, and of which server they are.
+    shown: HashMap<String, String>,
     out: String,
 }
 
 impl MergedPage {
     fn new(kind: Kind, offset: usize, limit: usize) -> Self {
         let out = format!("\"{}\":[", kind.member());
-        Self { kind, offset, limit, count: 0, more: false, seen: HashSet::new(), out }
+        Self { kind, offset, limit, count: 0, more: false, seen: HashSet::new(), shown: HashMap::new(), out }
     }
 
     fn add(&mut self, server: &Server, item: &Item) {
         let again = !self.seen.insert(item.offered.clone());
+        for uri in &item.shows {
+            self.shown.entry(uri.clone()).or_insert_with(|| server.name.clone());
+        }
         let index = self.count;
         self.count += 1;
         if index < self.offset {
@@ -217,7 +258,15 @@ impl MergedPage {
                     self.out.pop();
                 }
             }
-            (false, _) => self.out.push_str(item.merged.get()),
+            (false, _) => {
+                let is_others = |uri: &str| self.shown.get(uri).is_some_and(|first| *first != server.name);
+                if item.shows.iter().any(|uri| is_others(uri)) {
+                    let renamed = apps::renamed(&item.merged, server, is_others);
+                    self.out.push_str(&renamed);
+                } else {
+                    self.out.push_str(item.merged.get());
+                }
+            }
         }
     }
 
@@ -241,13 +290,13 @@ impl MergedPage {
     }
 }
 
-/// A resource whose URI an earlier server offers too: `{server}+{uri}`.
+/// A resource whose URI an earlier server offers too: `{server}+{uri}`, or `ui://{server}+…`.
 fn qualified(server: &Server, item: &Item) -> String {
     let listed: Option<Listed<'_>> = serde_json::from_str(item.text.get()).ok();
     let raw = listed.and_then(|listed| listed.uri.or(listed.uri_template));
     let mut splice = Splice::new(item.text.get().as_bytes());
     if let Some(raw) = raw {
-        splice.replace(raw, quote(&format!("{}+{}", server.name, item.key)));
+        splice.replace(raw, quote(&apps::qualified(&server.name, &item.key)));
     }
     String::from_utf8_lossy(&splice.finish()).into_owned()
 }

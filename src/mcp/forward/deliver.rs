@@ -16,10 +16,11 @@ use crate::mcp::revision::Era;
 use crate::mcp::rewrite::{Rewrite, Rewritten};
 use crate::mcp::rounds::Rounds;
 use crate::mcp::serve::{Answer, Cancel, Inbound};
-use crate::mcp::session::Holder;
+use crate::mcp::session::{Holder, Session};
 use crate::mcp::stream::{Mode, Stream, cannot_ask};
 use crate::mcp::tasks::Names;
 use crate::mcp::upstream::{Answered, Content, content, error_of, no_answer, refused};
+use crate::mcp::watch::Watch;
 use crate::mcp::{Mcp, ask, catalog, forgets};
 use crate::platform::Platform;
 use crate::relay::{Reader, too_large};
@@ -33,9 +34,10 @@ const CHECKED: usize = 16 * 1024;
 const ERROR_BODY: usize = 64 * 1024;
 
 /// How a call may end otherwise than by its response.
-pub(super) struct End {
+pub(super) struct End<P: Platform> {
     pub(super) handover: Handover,
     pub(super) running: Option<Running>,
+    pub(super) watch: Option<Box<Watch<P>>>,
 }
 
 impl<P: Platform> Mcp<P> {
@@ -47,7 +49,7 @@ impl<P: Platform> Mcp<P> {
         call: &Call<'_>,
         way: Way,
         answered: Answered<P>,
-        end: End,
+        end: End<P>,
     ) -> Result<Answer<P>, Fault> {
         let server = answered.reader.server.clone();
         let rewrite = rewrite(client, call, &way, &server);
@@ -79,7 +81,7 @@ impl<P: Platform> Mcp<P> {
                     reader.open_ended();
                 }
                 let stream = Stream::new(self.clone(), reader, mode, Some(call.id), None);
-                let mut stream = stream.with_handover(end.handover).of(end.running);
+                let mut stream = stream.with_handover(end.handover).of(end.running, end.watch);
                 let session = way.session.filter(|session| session.endpoint.is_none());
                 stream.resume = session.map(|session| Box::new(Resume::new(session)));
                 if modern {
@@ -162,7 +164,8 @@ impl<P: Platform> Mcp<P> {
         }
         // It may have changed what it wants mirrored (2026-07-28 Streamable HTTP, "Client Behavior").
         if way.session.is_none() && call.method == "tools/call" && code == Some(-32020) && !tried.headers {
-            let _ = Box::pin(self.read_list(&server, catalog::Kind::Tools, &client.caller)).await;
+            let _ =
+                Box::pin(self.read_list(&server, catalog::Kind::Tools, &client.caller, catalog::ALL)).await;
             // A modern client has written the headers itself and now asks for the list.
             if client.era() == Era::Legacy {
                 return Ok(Refusal::OtherHeaders);
@@ -231,7 +234,8 @@ fn rewrite(client: &Client, call: &Call<'_>, way: &Way, server: &Server) -> Opti
     }
     // On the merged endpoint a server's questions must be known from those of the others when they are answered.
     let own = matches!(way.holder, Some(Holder::Client(_)));
-    let route = client.session.as_ref().filter(|session| own && session.facts.server.is_none());
+    let several = |session: &Session| session.facts.server.is_none() || session.is_lenient();
+    let route = client.session.as_ref().filter(|session| own && several(session));
     let route = way.asks.clone().or_else(|| route.map(|_| server.name.clone()));
     let as_it_is = way.tasks == Names::None && server.sampling == Sampling::Client;
     if !modern && way.id.is_none() && route.is_none() && as_it_is {

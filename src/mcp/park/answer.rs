@@ -1,15 +1,15 @@
 //! What a legacy server says to a parked call, message by message.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::unfold;
 
 use crate::config::plan::Server;
-use crate::fault::Fault;
-use crate::mcp::memory::UpstreamSession;
+use crate::fault::{Fault, Kind};
+use crate::mcp::memory::{UpstreamSession, lock};
 use crate::mcp::resume::Resume;
 use crate::mcp::upstream::{Answered, Content, Outgoing, content, error_of, no_answer, refused};
 use crate::mcp::{Mcp, forgets};
@@ -28,8 +28,34 @@ pub(super) enum Heard {
     Forgotten,
 }
 
-/// The stream of an HTTP+SSE session, and the id of the request that is sent over it, as JSON.
-pub(super) type Line<P> = Option<(Box<Answered<P>>, String)>;
+/// The stream of an HTTP+SSE session that a request is sent over.
+pub(super) struct Line<P: Platform> {
+    /// The stream.
+    pub(super) stream: Box<Answered<P>>,
+    /// The id of the request, as JSON.
+    pub(super) id: String,
+    /// Whether there have been calls over it.
+    pub(super) used: bool,
+    /// Where it lies when the answer is read no further.
+    pub(super) back: Back<P>,
+}
+
+/// Where the stream of an HTTP+SSE session lies when nobody reads it.
+pub(super) type Back<P> = Arc<Mutex<Option<Box<Answered<P>>>>>;
+
+/// A stream that is being read. It is given back when dropped, unless it has ended.
+struct Lent<P: Platform> {
+    stream: Option<Box<Answered<P>>>,
+    back: Option<Back<P>>,
+}
+
+impl<P: Platform> Drop for Lent<P> {
+    fn drop(&mut self) {
+        if let Some(back) = &self.back {
+            *lock(back) = self.stream.take();
+        }
+    }
+}
 
 /// The answer to `outgoing`, message by message: its head is waited for when it is first polled.
 pub(super) fn answers<P: Platform>(
@@ -37,15 +63,15 @@ pub(super) fn answers<P: Platform>(
     server: Arc<Server>,
     session: UpstreamSession,
     outgoing: Outgoing,
-    line: Line<P>,
+    line: Option<Line<P>>,
 ) -> impl Stream<Item = Result<Heard, Fault>> {
     enum At<P: Platform> {
-        Head(Box<Outgoing>, Line<P>),
+        Head(Box<Outgoing>, Option<Line<P>>),
         Body(Box<Body<P>>),
         End,
     }
     struct Body<P: Platform> {
-        reader: Reader<P>,
+        lent: Lent<P>,
         decoder: Decoder,
         resume: Resume,
         waiting: VecDeque<Bytes>,
@@ -60,8 +86,8 @@ pub(super) fn answers<P: Platform>(
                     // Boxed: the body is waited for much longer than the head.
                     At::Head(outgoing, line) => {
                         match Box::pin(first(&mcp, &server, &session, *outgoing, line)).await {
-                            Ok(First::Events(reader)) => At::Body(Box::new(Body {
-                                reader,
+                            Ok(First::Events(lent)) => At::Body(Box::new(Body {
+                                lent,
                                 decoder: Decoder::new(server.max_response),
                                 resume: Resume::new(session.clone()),
                                 waiting: VecDeque::new(),
@@ -74,10 +100,12 @@ pub(super) fn answers<P: Platform>(
                         if let Some(data) = body.waiting.pop_front() {
                             return Some((Ok(Heard::Message(data)), At::Body(body)));
                         }
-                        let why = match body.reader.chunk().await {
+                        let Some(stream) = &mut body.lent.stream else { return None };
+                        let why = match stream.reader.chunk().await {
                             Ok(Some(chunk)) => {
                                 let mut events = Vec::new();
                                 if body.decoder.push(&chunk, &mut events).is_err() {
+                                    body.lent.stream = None;
                                     return Some((Err(too_large(&server, server.max_response)), At::End));
                                 }
                                 events.iter().for_each(|event| body.resume.saw(event));
@@ -89,10 +117,12 @@ pub(super) fn answers<P: Platform>(
                             Err(fault) => Some(fault),
                         };
                         if let Some(why) = why {
-                            let Body { reader, decoder, resume, .. } = body.as_mut();
-                            if let Err(fault) = mcp.resume(reader, resume, why).await {
+                            let Body { lent, decoder, resume, .. } = body.as_mut();
+                            let Some(mut stream) = lent.stream.take() else { return None };
+                            if let Err(fault) = mcp.resume(&mut stream.reader, resume, why).await {
                                 return Some((Err(fault), At::End));
                             }
+                            lent.stream = Some(stream);
                             *decoder = Decoder::new(server.max_response);
                         }
                         At::Body(body)
@@ -104,7 +134,7 @@ pub(super) fn answers<P: Platform>(
 }
 
 enum First<P: Platform> {
-    Events(Reader<P>),
+    Events(Lent<P>),
     Heard(Heard),
 }
 
@@ -113,12 +143,21 @@ async fn first<P: Platform>(
     server: &Arc<Server>,
     session: &UpstreamSession,
     outgoing: Outgoing,
-    line: Line<P>,
+    line: Option<Line<P>>,
 ) -> Result<First<P>, Fault> {
     let in_session = outgoing.headers.contains_key(crate::mcp::headers::SESSION);
-    let mut answered = match line {
-        Some((line, id)) => mcp.send_old(*line, session, outgoing, &id).await?,
-        None => mcp.exchange(server, outgoing).await?,
+    let (mut answered, back) = match line {
+        Some(Line { stream, id, used, back }) => {
+            match mcp.send_old(*stream, session, outgoing, &id).await {
+                Ok(answered) => (answered, Some(back)),
+                // The server does not have the call: the session may have ended since the last one.
+                Err(fault) if used && matches!(fault.kind, Kind::UpstreamRefused | Kind::UpstreamConnect) => {
+                    return Ok(First::Heard(Heard::Forgotten));
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        None => (mcp.exchange(server, outgoing).await?, None),
     };
     let status = answered.status;
     if !status.is_success() {
@@ -136,7 +175,7 @@ async fn first<P: Platform>(
         Content::Events => {
             // The call's own times are watched where it is known who is waited for.
             answered.reader.open_ended();
-            Ok(First::Events(answered.reader))
+            Ok(First::Events(Lent { stream: Some(Box::new(answered)), back }))
         }
         Content::Other => Err(no_answer(server)),
     }

@@ -80,8 +80,11 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: St
             ran.done = Some(Err(fault));
             None
         }
-        // A session of HTTP+SSE has ended with its call.
-        Ok(slot) => ran.converse(slot, &mut legs).await.filter(|slot| slot.session.endpoint.is_none()),
+        Ok(slot) => {
+            let slot = ran.converse(slot, &mut legs).await;
+            let answered = matches!(ran.done, Some(Ok(_)));
+            slot.and_then(|slot| slot.returned(answered))
+        }
     };
     ran.close(&mut legs).await;
     let sweeps = {
@@ -152,7 +155,7 @@ impl<P: Platform> Run<'_, P> {
         'call: loop {
             let (mcp, server) = (self.mcp.clone(), self.server.clone());
             let session = slot.session.clone();
-            let line = slot.line.take().map(|line| (line, self.upstream_id.clone()));
+            let line = slot.lend(&self.upstream_id);
             let mut answer = pin!(answers(mcp, server, session, self.request(&slot.session), line));
             let mut waiting: VecDeque<Bytes> = VecDeque::new();
             self.extend();

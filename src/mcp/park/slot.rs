@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::Method;
 
 use super::Call;
+use super::answer::{Back, Line};
 use crate::config::plan::Server;
 use crate::fault::Fault;
 use crate::mcp::Mcp;
@@ -25,8 +27,12 @@ const IDLE: Duration = Duration::from_secs(60);
 pub(super) struct Slot<P: Platform> {
     pub(super) session: UpstreamSession,
     level: Option<String>,
-    /// The stream of an HTTP+SSE session that has not had its call. It has one, and ends with it.
-    pub(super) line: Option<Box<Answered<P>>>,
+    /// The stream of an HTTP+SSE session, which lasts as long as it does.
+    line: Option<Box<Answered<P>>>,
+    /// Where that lies after a call.
+    back: Back<P>,
+    /// Whether there have been calls over it.
+    over: bool,
     /// The session's own stream, where some servers ask what belongs to a call.
     pub(super) news: Option<(Reader<P>, Decoder)>,
     pub(super) used: Timestamp,
@@ -41,7 +47,10 @@ impl<P: Platform> Slot<P> {
         call: &Call,
         level: Option<String>,
     ) -> Result<Self, Fault> {
-        let idle = lock(&mailbox.parked.0).idle.pop();
+        let mut idle = lock(&mailbox.parked.0).idle.pop();
+        while idle.as_mut().is_some_and(|slot| !slot.is_alive()) {
+            idle = lock(&mailbox.parked.0).idle.pop();
+        }
         let mut slot = match idle {
             Some(slot) => slot,
             // Boxed: calls wait for long and open sessions seldom.
@@ -70,7 +79,35 @@ impl<P: Platform> Slot<P> {
             let news = Self::news(mcp, server, &session).await;
             (session, None, news)
         };
-        Ok(Self { session, level: None, line, news, used: mcp.platform.clock().now() })
+        let used = mcp.platform.clock().now();
+        Ok(Self { session, level: None, line, back: Back::default(), over: false, news, used })
+    }
+
+    /// The stream that a call with this id is to go over, if the session has but one.
+    pub(super) fn lend(&mut self, id: &str) -> Option<Line<P>> {
+        let used = std::mem::replace(&mut self.over, true);
+        let stream = self.line.take()?;
+        Some(Line { stream, id: id.to_owned(), used, back: self.back.clone() })
+    }
+
+    /// The slot after a call. A session of HTTP+SSE whose call was not answered is not used again: what comes late on
+    /// its stream would be taken for what belongs to the next one.
+    pub(super) fn returned(mut self, answered: bool) -> Option<Self> {
+        self.line = lock(&self.back).take();
+        let old = self.session.endpoint.is_some();
+        (!old || answered && self.line.is_some()).then_some(self)
+    }
+
+    /// Whether the session may still be there. What its server has said since the last call belongs to none.
+    fn is_alive(&mut self) -> bool {
+        let Some(line) = &mut self.line else { return true };
+        loop {
+            match line.reader.message().now_or_never() {
+                None => return true,
+                Some(Ok(Some(_))) => {}
+                Some(Ok(None) | Err(_)) => return false,
+            }
+        }
     }
 
     /// The stream of a session, if the server has one.

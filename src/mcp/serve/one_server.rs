@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::{Answer, Inbound, LEGACY_ONLY, Note, brief, text_of};
 use crate::config::plan::{Caller, Server};
 use crate::fault::Fault;
-use crate::mcp::catalog::{Kind as ListKind, List};
+use crate::mcp::catalog::{ALL, Kind as ListKind, List};
 use crate::mcp::client::Client;
 use crate::mcp::extensions::is_shared;
 use crate::mcp::forward::{Call, Route, arguments};
@@ -142,7 +142,8 @@ impl<P: Platform> Mcp<P> {
         server: &Arc<Server>,
         kind: ListKind,
     ) -> Result<Answer<P>, Fault> {
-        let list = self.list(server, kind, &client.caller).await?;
+        let able = RawValue::from_string(client.able().to_owned()).unwrap_or_default();
+        let list = Box::pin(self.fitted(server, kind, &client.caller, &able)).await?;
         Ok(Answer::Json(StatusCode::OK, self.own_list(client, call, server, kind, &list)))
     }
 
@@ -193,7 +194,7 @@ impl<P: Platform> Mcp<P> {
             return checked;
         }
         // The client may have seen a newer definition of the tool than we have.
-        let newer = Box::pin(self.read_list(&route.server, ListKind::Tools, &client.caller)).await;
+        let newer = Box::pin(self.read_list(&route.server, ListKind::Tools, &client.caller, ALL)).await;
         newer.map_or(checked, |list| mirrors(inbound, call, route, &list))
     }
 }

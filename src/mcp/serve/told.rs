@@ -41,6 +41,10 @@ impl<P: Platform> Mcp<P> {
         }
         let client = self.client(inbound, None, method).await?;
         let Some(session) = &client.session else { return Ok(()) };
+        if method == "notifications/cancelled" && session.is_lenient() {
+            // Several clients share the session, and so it may be another's call that has this id.
+            return Ok(());
+        }
         if method == "notifications/cancelled"
             && let Some(id) = params.and_then(|params| field(params, "requestId"))
         {
@@ -60,7 +64,7 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Writes to the mailbox of a session, if it can have one. There is nothing to hear.
-    async fn tell_mailbox(&self, session: &Session, letter: &Letter) -> Result<(), Fault> {
+    pub(in crate::mcp) async fn tell_mailbox(&self, session: &Session, letter: &Letter) -> Result<(), Fault> {
         if self.platform.abilities().mailboxes {
             let mut answer = self.post_letter(&session.mailbox(), letter).await?;
             while answer.next().await.is_some() {}
@@ -122,7 +126,8 @@ impl<P: Platform> Mcp<P> {
         let known = string(id);
         let Some((server, own)) = known.as_deref().and_then(routed_question) else { return false };
         let held = || {
-            if inbound.target.is_some() {
+            let one = inbound.target.as_ref();
+            if one.is_some_and(|one| !session.is_lenient() || one.name != server) {
                 return None;
             }
             let upstream = lock(&session.memory.record).0.upstreams.get(server).cloned()?;
@@ -158,13 +163,7 @@ impl<P: Platform> Mcp<P> {
             }
         };
         match ended.await {
-            Ok(upstreams) => {
-                let held = upstreams
-                    .iter()
-                    .filter_map(|(name, upstream)| Some((self.plan.server(name)?.clone(), upstream.clone())))
-                    .collect();
-                (Answer::Empty(StatusCode::NO_CONTENT), note, held)
-            }
+            Ok(upstreams) => (Answer::Empty(StatusCode::NO_CONTENT), note, self.served(&upstreams)),
             Err(fault) => (failed(None, &fault, &mut note), note, Vec::new()),
         }
     }

@@ -22,7 +22,12 @@ pub const GATEWAY: &str = "";
 
 /// What the gateway says that it can do where it only wants to know what a server offers: some offer a tool only to
 /// clients that can be asked what the tool asks.
-const EVERYTHING: &str = r#"{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{}}"#;
+const EVERYTHING: &str = concat!(
+    r#"{"sampling":{},"elicitation":{"form":{},"url":{}},"roots":{},"extensions":{"io.modelcontextprotocol/ui":"#,
+    r#"{"mimeTypes":["text/html;profile=mcp-app"]}}}"#
+);
+/// The extension for user interfaces (MCP Apps): the one that servers fit their lists to without declaring it.
+pub const UI: &str = "io.modelcontextprotocol/ui";
 
 /// What the gateway says to `server` that it can do, for the same end: what clients could at most.
 pub fn everything(server: &Server) -> String {

@@ -1,5 +1,8 @@
 //! Starting the gateway on the host that `CAUSEWAY_HOST` names: `native` (the default) or `cloudflare`.
 //!
+//! `CAUSEWAY_BEHIND=stdio` puts each fixture behind the gateway as a program: one that passes messages on between its
+//! standard input and output and the fixture. The gateway then runs it as it runs any stdio server.
+//!
 //! Each host is a program that takes a configuration file, watches it, and says `listening on URL` on stderr. The
 //! Worker's is `tests/hosts/workerd.mjs`, which pushes what changes to the Worker it runs.
 //!
@@ -307,9 +310,61 @@ fn child_of(parent: u32, name: &str) -> Option<u32> {
     })
 }
 
+/// Whether fixtures are stdio servers behind the gateway.
+#[must_use]
+pub fn behind_stdio() -> bool {
+    match std::env::var("CAUSEWAY_BEHIND").as_deref() {
+        Err(_) | Ok("" | "http" | "link") => false,
+        Ok("stdio") => true,
+        Ok(other) => panic!("this suite puts nothing behind {other:?}"),
+    }
+}
+
+/// Says on stderr why a case is left out where fixtures are stdio servers, and whether it is.
+pub fn left_out_behind_stdio(case: &str, reason: &str) -> bool {
+    let left_out = behind_stdio();
+    if left_out {
+        eprintln!("{case} is left out behind stdio: {reason}");
+    }
+    left_out
+}
+
+/// The servers that are fixtures, as programs.
+fn as_programs(config: &mut Value) {
+    for server in config["mcpServers"].as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
+        let Some(address) = server["url"].as_str().and_then(causeway_fixture::piped) else { continue };
+        let Some(server) = server.as_object_mut() else { continue };
+        server.shift_remove("url");
+        server.shift_remove("headers");
+        server.insert("command".to_owned(), json!(fixture_program()));
+        server.insert("args".to_owned(), json!(["--pipe", address.to_string()]));
+    }
+}
+
+/// The fixture as a program: `CAUSEWAY_FIXTURE`, or what was built next to this test.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn fixture_program() -> PathBuf {
+    built("causeway-fixture", "CAUSEWAY_FIXTURE", "cargo build -p causeway-fixture")
+}
+
+/// The server of the Rust SDK: `CAUSEWAY_RMCP`, or what was built next to this test.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn rmcp_program() -> PathBuf {
+    built("causeway-rmcp", "CAUSEWAY_RMCP", "cargo build -p causeway-rmcp")
+}
+
 /// `config` as it goes into the file.
 fn written(config: &Value, keyed: bool, behind: bool) -> String {
     let mut config = config.clone();
+    if behind_stdio() {
+        as_programs(&mut config);
+    }
     if keyed && config["keys"].is_null() {
         config["keys"] = json!({"suite": {"hash": crate::hash(KEY), "admin": true, "links": ["*"]}});
     } else if behind && config["keys"].is_object() {
@@ -342,12 +397,16 @@ fn offered(config: &Value) -> Value {
 /// When it was not built.
 #[must_use]
 pub fn program() -> PathBuf {
-    if let Some(program) = std::env::var_os("CAUSEWAY_BIN") {
+    built("causeway", "CAUSEWAY_BIN", "cargo build -p causeway-native")
+}
+
+fn built(name: &str, variable: &str, how: &str) -> PathBuf {
+    if let Some(program) = std::env::var_os(variable) {
         return program.into();
     }
     let test = std::env::current_exe().unwrap();
-    let built = test.ancestors().nth(2).unwrap().join("causeway");
-    assert!(built.exists(), "build the gateway first (cargo build -p causeway-native) or set CAUSEWAY_BIN");
+    let built = test.ancestors().nth(2).unwrap().join(name);
+    assert!(built.exists(), "build {name} first ({how}) or set {variable}");
     built
 }
 

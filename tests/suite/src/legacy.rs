@@ -94,6 +94,18 @@ impl Legacy {
     /// # Errors
     /// Says what went wrong.
     pub async fn connect(target: &Target, revision: &str, able: Able) -> Result<Self, String> {
+        Self::connected(target, revision, able, true).await
+    }
+
+    /// The same, as a client that never sends back the session id that it is given.
+    ///
+    /// # Errors
+    /// Says what went wrong.
+    pub async fn connect_forgetful(target: &Target, revision: &str, able: Able) -> Result<Self, String> {
+        Self::connected(target, revision, able, false).await
+    }
+
+    async fn connected(target: &Target, revision: &str, able: Able, keeps: bool) -> Result<Self, String> {
         let mut inner = Inner::new(target, target.url.clone(), revision, able, false);
         let hello = inner.hello_message(revision);
         let reply = inner.post_request(&hello).try_send().await?;
@@ -101,7 +113,7 @@ impl Legacy {
         let status = reply.status;
         let message = first_message(reply).await?;
         inner.agree(&message, status, revision)?;
-        inner.session = session;
+        inner.session = session.filter(|_| keeps);
         let client = Self { inner: Arc::new(inner) };
         client.notify("notifications/initialized", json!({})).await?;
         Ok(client)

@@ -9,7 +9,9 @@
 )]
 
 use causeway_fixture::{Era as Speaks, Fixture, MODERN, Options, Probe};
-use causeway_suite::{Client, ERAS, Era, Gateway, hash, serving, with};
+use causeway_suite::legacy::Legacy;
+use causeway_suite::party::{Able, Target};
+use causeway_suite::{Client, ERAS, Era, Gateway, hash, left_out_behind_stdio, serving, with};
 use serde_json::{Value, json};
 
 fn kinds() -> Vec<(&'static str, Options)> {
@@ -149,6 +151,12 @@ async fn a_call_costs_one_request() {
 
 #[tokio::test]
 async fn a_modern_call_is_passed_on_as_the_client_made_it() {
+    if left_out_behind_stdio(
+        "a call as it was made",
+        "clients share a process, so ids are exchanged; no headers",
+    ) {
+        return;
+    }
     let fixture = Fixture::start(Options::modern("one")).await;
     let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
     let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
@@ -218,7 +226,9 @@ fn count(answer: &causeway_suite::Answer) -> (String, u64) {
 #[tokio::test]
 async fn legacy_clients_have_sessions_of_their_own_with_a_legacy_server() {
     let fixture = Fixture::start(Options::legacy("one")).await;
-    let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
+    // Clients that can be asked nothing would share a process, where there are any.
+    let own = json!({"mcpServers": {"one": {"processes": "session"}}});
+    let gateway = Gateway::start(with(serving(&[("one", &fixture)]), own)).await;
     for (path, name) in [("/mcp/one", "count"), ("/mcp", "one__count")] {
         let (ann, bob) = (
             Client::connect(&gateway, path, Era::Legacy).await,
@@ -237,7 +247,8 @@ async fn legacy_clients_have_sessions_of_their_own_with_a_legacy_server() {
 async fn stateless_callers_never_share_a_session_with_one_another() {
     let fixture = Fixture::start(Options::legacy("one")).await;
     let keys = json!({"keys": {"ann": {"hash": hash("key-of-ann")}, "bob": {"hash": hash("key-of-bob")}}});
-    let gateway = Gateway::start(with(serving(&[("one", &fixture)]), keys)).await;
+    let own = json!({"mcpServers": {"one": {"processes": "session"}}});
+    let gateway = Gateway::start(with(with(serving(&[("one", &fixture)]), keys), own)).await;
     let mut of = Vec::new();
     for key in ["key-of-ann", "key-of-bob"] {
         let client = Client::connect_as(&gateway, "/mcp", Era::Modern, Some(key)).await;
@@ -261,6 +272,9 @@ async fn a_shared_session_is_shared() {
 
 #[tokio::test]
 async fn a_session_that_the_server_forgot_is_made_anew_in_silence() {
+    if left_out_behind_stdio("a forgotten session", "a session is a process, which forgets nothing") {
+        return;
+    }
     let fixture = Fixture::start(Options::legacy("one")).await;
     let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
     for (path, name) in [("/mcp", "one__echo"), ("/mcp/one", "echo")] {
@@ -322,6 +336,9 @@ async fn ids_of_the_servers_sessions_stay_inside() {
 
 #[tokio::test]
 async fn a_modern_server_behind_a_legacy_client_gets_complete_requests() {
+    if left_out_behind_stdio("mirrored arguments", "there are no headers") {
+        return;
+    }
     let fixture = Fixture::start(Options::modern("one")).await;
     let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
     let client = Client::connect(&gateway, "/mcp", Era::Legacy).await;
@@ -375,6 +392,39 @@ async fn server_requests_pass_through_where_the_session_is_one_to_one() {
     assert_eq!(reply.status, 202);
     let (result, _) = events.next().await.unwrap();
     assert!(result["result"]["content"][0]["text"].as_str().unwrap().contains("\"yes\""), "{result}");
+}
+
+#[tokio::test]
+async fn clients_that_forget_their_session_are_served_where_that_is_allowed() {
+    let asking =
+        |era| if era == "legacy" { "test_elicitation" } else { "test_input_required_result_elicitation" };
+    for (era, options) in [("legacy", Options::legacy("one")), ("modern", Options::modern("one"))] {
+        let fixture = Fixture::start(options).await;
+        for lenient in [true, false] {
+            let config = with(serving(&[("one", &fixture)]), json!({"sessions": {"lenient": lenient}}));
+            let gateway = Gateway::start(config).await;
+            for (path, prefix) in [("/mcp/one", ""), ("/mcp", "one__")] {
+                let what = format!("{path} {era} {lenient}");
+                let able = Able::all("2025-11-25");
+                let target = Target::new(gateway.url(path));
+                let client = Legacy::connect_forgetful(&target, "2025-11-25", able).await;
+                if !lenient {
+                    let refused = client.err().unwrap_or_default();
+                    assert!(refused.contains("400"), "{what}: the first notification is refused: {refused}");
+                    continue;
+                }
+                let client = client.expect(&what);
+                let tools = client.call("tools/list", json!({})).await.unwrap();
+                let tools = causeway_suite::names(&tools.result().unwrap()["tools"]);
+                assert!(tools.contains(&format!("{prefix}echo")), "{what}");
+                let params =
+                    json!({"name": format!("{prefix}{}", asking(era)), "arguments": {"message": "well?"}});
+                let outcome = client.call("tools/call", params).await.expect(&what);
+                assert!(outcome.result().unwrap()["content"].is_array(), "{what}");
+                assert_eq!(outcome.asked().len(), 1, "{what}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

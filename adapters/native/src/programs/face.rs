@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::outlet::{Body, Inlet, Item, outlet};
 use super::process::{Process, Ticket};
-use super::program::{Opened, Program};
+use super::program::{Opened, Program, Shared};
 use super::session::{Place, Session, level, rank};
 use super::table::{Flight, Params, To, line, replaced};
 
@@ -168,7 +168,9 @@ async fn in_session(
                 let why = "the session is open already";
                 return Ok(refusal(StatusCode::OK, Some(id), -32600, why));
             }
-            let process = program.shared(slot).await?.0;
+            let Shared::Ready(process, _) = program.shared(slot).await? else {
+                return Ok(refusal(StatusCode::NOT_FOUND, Some(id), -32001, "Session not found"));
+            };
             let done = || Ok(json(StatusCode::OK, result(id, &serde_json::Map::new())));
             match (method, read.level.map(rank), read.uri) {
                 // What one session wants must not be what another gets.

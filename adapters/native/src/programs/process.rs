@@ -305,7 +305,7 @@ impl Process {
                 batch.iter().map(|one| self.heard_one(one.get().as_bytes())).fold(true, |a, b| a & b)
             }
             Ok(None) => self.heard_one(text),
-            Err(_) => self.puzzled("printed what is no message", text),
+            Err(_) => self.heard_behind(text),
         }
     }
 
@@ -315,7 +315,20 @@ impl Process {
             Ok(Message::Response { id: None, outcome }) => self.refused_unnamed(text, outcome.err()),
             Ok(Message::Notification { method, params }) => self.told(text, &method, params),
             Ok(Message::Request { id, method, .. }) => self.asked(text, id, &method),
-            Err(_) => self.puzzled("printed what is no message", text),
+            Err(_) => self.heard_behind(text),
+        }
+    }
+
+    /// A line that is no message. One may follow in it: what stands before it was printed without a line break.
+    fn heard_behind(self: &Arc<Self>, text: &[u8]) -> bool {
+        const MARK: &[u8] = b"{\"jsonrpc\"";
+        let begins = text.windows(MARK.len()).rposition(|part| part == MARK);
+        match begins.filter(|at| *at > 0).and_then(|at| text.split_at_checked(at)) {
+            Some((before, message)) if Message::decode(message).is_ok() => {
+                self.puzzled("printed what is no message", before);
+                self.heard_one(message)
+            }
+            _ => self.puzzled("printed what is no message", text),
         }
     }
 

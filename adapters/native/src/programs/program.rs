@@ -3,6 +3,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash as _, Hasher as _};
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -13,8 +14,10 @@ use causeway::mcp::revision::{Era, Revision};
 use causeway::mcp::upstream::{IMPLEMENTATION, error_of};
 use causeway::platform::{self, SeamError};
 use causeway::wire::jsonrpc::{Message, string};
+use futures_util::future::{Either, select};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
 use super::House;
 use super::launch::Launch;
@@ -25,8 +28,12 @@ use super::table::{Params, line, replaced};
 use super::voice::Voice;
 use crate::log::Level;
 
-/// How long a program may take to say whether it is modern; one that is older may never say.
-const PROBE: Duration = Duration::from_secs(10);
+/// How long a program may take to say whether it is modern before it is asked whether it is there at all.
+const PROBE: Duration = Duration::from_secs(5);
+/// How long it may take to say either: it may have to be fetched first.
+const SLOW: Duration = Duration::from_secs(30);
+/// A program that is there, and has not said by then what it is, does not know the question.
+const GRACE: Duration = Duration::from_secs(1);
 /// How long it may take to answer `initialize`.
 const INITIALIZE: Duration = Duration::from_secs(55);
 /// The same, if it has left the question before unanswered.
@@ -77,6 +84,8 @@ impl std::fmt::Debug for Program {
 #[derive(Debug, Default)]
 struct State {
     era: Option<Era>,
+    /// It did not answer when it was asked, which is not to be done again.
+    is_shy: bool,
     /// Asked what it is, and older than the question.
     fresh: Option<Arc<Process>>,
     modern: Vec<Arc<Process>>,
@@ -98,6 +107,14 @@ pub(super) enum Opened {
     /// It has a session: the answer to `initialize` with the client's id.
     Session(Arc<Session>, Bytes),
     /// The program refused.
+    Refused(Bytes),
+}
+
+/// What came of asking for a shared process.
+pub(super) enum Shared {
+    /// It takes requests.
+    Ready(Arc<Process>, Met),
+    /// The program refused to be introduced to.
     Refused(Bytes),
 }
 
@@ -151,7 +168,7 @@ impl Program {
             return Ok(era);
         }
         let process = self.start().await?;
-        let reply = process.ask("server/discover", DISCOVER, PROBE).await;
+        let reply = asked(&process).await;
         let era = match &reply {
             Reply::Answer(answer) if is_modern(answer) => Era::Modern,
             // Older servers answer with any error, or not at all (2026-07-28 stdio, "Backward Compatibility").
@@ -169,6 +186,7 @@ impl Program {
         self.voice.say(Level::Info, "program.era", what);
         let mut state = self.state();
         state.era = Some(era);
+        state.is_shy = !matches!(reply, Reply::Answer(_));
         match era {
             Era::Modern => {
                 state.down = None;
@@ -176,10 +194,8 @@ impl Program {
                 state.modern.push(process);
             }
             Era::Legacy => {
-                if let Reply::Gone(_) = reply {
-                    // It was asked too much. The next one is not.
-                    (state.failures, state.not_before, state.down) = (0, None, None);
-                } else {
+                // One that has ended was asked too much. The next one is not.
+                if !matches!(reply, Reply::Gone(_)) {
                     state.fresh = Some(process);
                 }
             }
@@ -192,7 +208,7 @@ impl Program {
         if is_modern(answer) && matches!(process.serves(), Use::Fresh) {
             self.voice.say(Level::Info, "program.era", "speaks 2026-07-28, as it says after all");
             let mut state = self.state();
-            state.era = Some(Era::Modern);
+            (state.era, state.is_shy) = (Some(Era::Modern), false);
             state.fresh = None;
             process.set_use(Use::Modern);
             state.modern.push(process.clone());
@@ -298,7 +314,10 @@ impl Program {
         }
         let wanted = read.protocol_version.and_then(string).and_then(|text| Revision::parse(&text));
         let slot = self.roomiest();
-        let (_, met) = self.shared(&slot).await?;
+        let met = match self.shared(&slot).await? {
+            Shared::Ready(_, met) => met,
+            Shared::Refused(answer) => return Ok(Opened::Refused(named(&answer, id))),
+        };
         let answer = met.for_client(id, wanted);
         let session = Session::new(token(), Place::Shared(slot));
         self.admit(&session);
@@ -307,10 +326,7 @@ impl Program {
 
     async fn open_own(self: Arc<Self>, id: &RawValue, params: &str) -> Result<Opened, SeamError> {
         let (process, answer) = self.introduced(params).await?;
-        let named = match Message::decode(&answer) {
-            Ok(Message::Response { id: Some(place), .. }) => replaced(&answer, [(place, id.get().into())]),
-            _ => answer.clone(),
-        };
+        let named = named(&answer, id);
         if error_of(&answer).is_some() {
             self.turned_down(&process);
             return Ok(Opened::Refused(named));
@@ -361,15 +377,15 @@ impl Program {
     }
 
     /// The process of a shared place: the one there is, or a new one that knows what the one before was told.
-    pub(super) async fn shared(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<(Arc<Process>, Met), SeamError> {
-        if let Some(ready) = slot.ready() {
-            return Ok(ready);
+    pub(super) async fn shared(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<Shared, SeamError> {
+        if let Some((process, met)) = slot.ready() {
+            return Ok(Shared::Ready(process, met));
         }
         let (program, slot) = (self.clone(), slot.clone());
         self.at_home(async move {
             let _turn = program.turn.lock().await;
-            if let Some(ready) = slot.ready() {
-                return Ok(ready);
+            if let Some((process, met)) = slot.ready() {
+                return Ok(Shared::Ready(process, met));
             }
             let params = format!(
                 "{{\"protocolVersion\":\"{}\",\"capabilities\":{{}},\"clientInfo\":{IMPLEMENTATION}}}",
@@ -380,9 +396,11 @@ impl Program {
                 Ok(Message::Response { outcome: Ok(result), .. }) => result,
                 _ => {
                     program.turned_down(&process);
-                    let code = error_of(&answer).map_or(-32603, |(code, _)| code);
-                    let message = format!("the program refused initialize with error {code}");
-                    return Err(SeamError::Connect(message));
+                    // Sessions with what it was before are over.
+                    for session in program.sessions_of(&slot) {
+                        program.close_session(&session.id);
+                    }
+                    return Ok(Shared::Refused(answer));
                 }
             };
             let chosen = Params::of(Some(result)).protocol_version.and_then(string);
@@ -392,7 +410,7 @@ impl Program {
             process.send(Bytes::from_static(INITIALIZED))?;
             slot.fill(&process, met.clone());
             program.remind(&slot, &process);
-            Ok((process, met))
+            Ok(Shared::Ready(process, met))
         })
         .await
     }
@@ -567,6 +585,10 @@ impl Program {
         state.modern.retain(other);
         state.fresh = state.fresh.take().filter(other);
         state.slots.iter().for_each(|slot| slot.empty(process));
+        if state.all.is_empty() && !state.is_shy {
+            // The next one may be of another version (2026-07-28 Versioning, "Backward Compatibility").
+            state.era = None;
+        }
         state.sessions.retain(|_, session| match &session.place {
             Place::Own(own) if !other(own) => {
                 session.fail(how);
@@ -586,9 +608,9 @@ impl Program {
                 };
                 state.not_before = Some(Instant::now() + pause);
                 let times = state.failures;
-                state.down = Some(format!(
-                    "the program ended at start ({how}), {times} times in a row; the log has what it printed"
-                ));
+                let row = if times > 1 { format!(", {times} times in a row") } else { String::new() };
+                state.down =
+                    Some(format!("the program ended at start ({how}){row}; the log has what it printed"));
                 if state.failures >= CEILING {
                     self.voice.say(
                         Level::Error,
@@ -741,6 +763,31 @@ impl Met {
             result = replaced(&self.result, [(place, format!("\"{}\"", wanted.as_str()).into_bytes())]);
         }
         [b"{\"jsonrpc\":\"2.0\",\"id\":", id.get().as_bytes(), b",\"result\":", &result, b"}"].concat().into()
+    }
+}
+
+/// Asks a process what it is. One that is slow to start is waited for, one that ignores the question is not: older
+/// servers take a ping before everything else.
+async fn asked(process: &Arc<Process>) -> Reply {
+    let mut discovered = pin!(process.ask("server/discover", DISCOVER, SLOW));
+    if let Ok(reply) = timeout(PROBE, &mut discovered).await {
+        return reply;
+    }
+    let there = pin!(process.ask("ping", "{}", SLOW));
+    match select(discovered, there).await {
+        Either::Left((reply, _)) => reply,
+        Either::Right((Reply::Answer(_), discovered)) => {
+            timeout(GRACE, discovered).await.unwrap_or(Reply::Silent)
+        }
+        Either::Right((_, discovered)) => discovered.await,
+    }
+}
+
+/// `answer` as one to the request `id`.
+fn named(answer: &Bytes, id: &RawValue) -> Bytes {
+    match Message::decode(answer) {
+        Ok(Message::Response { id: Some(place), .. }) => replaced(answer, [(place, id.get().into())]),
+        _ => answer.clone(),
     }
 }
 

@@ -24,8 +24,6 @@ enum To {
     Sse,
     /// server-everything.
     Everything,
-    /// The same among others.
-    MergedEverything,
     /// The same, of any make.
     AnySse,
 }
@@ -99,13 +97,6 @@ const SKIPS: &[(&[&str], From, To, &str)] = &[
 const KNOWN: &[(&[&str], From, To, &str)] = &[
     (&["roots_that_change"], From::Legacy, T::AnySse, ONE_CALL),
     (
-        &["tools_for_the_client"],
-        From::Any,
-        T::MergedEverything,
-        "the merged list is the same for all clients of a caller; a tool that a client cannot use fails when called",
-    ),
-    (&["a_page_to_visit_first"], From::Any, T::AnySse, ONE_CALL),
-    (
         &["a_resource_updated"],
         From::Modern,
         T::Everything,
@@ -143,7 +134,6 @@ fn find(table: &[(&[&str], From, To, &'static str)], row: &str, cell: &Cell) -> 
             To::Any => true,
             To::Modern => cell.serves_modern(),
             To::Sse => cell.server == Server::Sse,
-            To::MergedEverything => cell.server == Server::Everything && cell.place == Where::Merged,
             To::Everything => {
                 matches!(cell.server, Server::Everything | Server::EverythingSse)
                     && cell.place != Where::Direct
