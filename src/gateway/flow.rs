@@ -25,7 +25,7 @@ pub(super) struct Ended<P: Platform> {
     pub(super) complete: bool,
     pub(super) resumable: bool,
     pub(super) fault: Option<Kind>,
-    pub(super) late: Option<(Note, Option<Cancel>)>,
+    pub(super) late: Option<Box<(Note, Option<Cancel>)>>,
     /// What must not be let go before the call has been cancelled.
     pub(super) left: Option<Box<Relayed<P>>>,
 }
@@ -64,6 +64,17 @@ pub(super) enum Source<P: Platform, F> {
     Plain(UpstreamBody<P>),
     /// Nothing comes any more.
     Over,
+}
+
+impl<P: Platform, F> Source<P, F> {
+    /// Whether it is known to carry news and to have no end of its own.
+    pub(super) fn is_endless(&self) -> bool {
+        match self {
+            Self::Relayed(stream) => stream.news,
+            Self::Listen(_) | Self::Listening => true,
+            Self::Waiting(_) | Self::Plain(_) | Self::Over => false,
+        }
+    }
 }
 
 /// A body on its way, and who tells of its end.
@@ -157,12 +168,11 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                 let mut silence = pin!(platform.clock().sleep(keep_alive));
                 let comment = || Some(Ok(Bytes::from_static(b":\n")));
                 let item = match (&mut *source, listening) {
-                    (Source::Waiting(work), _) => match select(work, silence.as_mut()).await {
-                        Either::Right(_) => comment(),
-                        Either::Left(((answer, mut note), _)) => {
-                            // Boxed: most answers come before the head.
-                            let (next, item, cancel) = Box::pin(arrived(answer, &mut note)).await;
-                            witness.ended.late = Some((note, cancel));
+                    // Boxed: most answers come before the head.
+                    (Source::Waiting(work), _) => match Box::pin(late(work, silence.as_mut())).await {
+                        None => comment(),
+                        Some((next, item, note, cancel)) => {
+                            witness.ended.late = Some(Box::new((note, cancel)));
                             witness.ended.complete = item.is_some();
                             *source = next;
                             match item {
@@ -228,7 +238,21 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
     })
 }
 
-/// An answer that came after the head had to go: everything is an event now.
+/// What an answer is that comes after the head had to go: where the rest comes from, the first of it, and what there is
+/// to note.
+type Late<P, F> = (Source<P, F>, Option<Bytes>, Note, Option<Cancel>);
+
+/// Waits for an answer that comes after the head had to go, for as long as silence may be.
+async fn late<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
+    work: &mut Pin<Box<F>>,
+    silence: Pin<&mut impl Future<Output = ()>>,
+) -> Option<Late<P, F>> {
+    let Either::Left(((answer, mut note), _)) = select(work, silence).await else { return None };
+    let (source, first, cancel) = arrived(answer, &mut note).await;
+    Some((source, first, note, cancel))
+}
+
+/// Everything is an event now.
 async fn arrived<P: Platform, F>(
     answer: Answer<P>,
     note: &mut Note,
