@@ -261,6 +261,7 @@ impl<P: Platform> Gateway<P> {
             // Boxed: calls need not make room for it.
             return Box::pin(self.tunnel(&head, body, &plan, &caller)).await;
         }
+        let mcp = mcp.on_behalf(&caller.name, &asked.request_id);
         if endpoint == Endpoint::Messages {
             only(&head.method, &[Method::POST])?;
             inbound::check_json(&head.headers)?;

@@ -290,6 +290,10 @@ pub struct Program {
     /// Why there is none, if it does not start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub down: Option<String>,
+    /// What there is to say about its sandbox, once it was started: whether there is one, what it lacks on this system,
+    /// and what is likely to go wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
 }
 
 /// A process of a program.
