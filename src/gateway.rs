@@ -117,6 +117,11 @@ impl<P: Platform> Gateway<P> {
         Self { platform, instance }
     }
 
+    /// What it runs on.
+    pub fn platform(&self) -> &P {
+        &self.platform
+    }
+
     /// Answers `request`. Never fails: what goes wrong is in the reply.
     pub async fn handle<B>(
         self,
@@ -270,6 +275,7 @@ impl<P: Platform> Gateway<P> {
             // Boxed: calls need not make room for it.
             return Box::pin(self.tunnel(&head, body, &plan, &caller)).await;
         }
+        let mcp = mcp.on_behalf(&caller.name, &asked.request_id);
         if endpoint == Endpoint::Messages {
             only(&head.method, &[Method::POST])?;
             inbound::check_json(&head.headers)?;

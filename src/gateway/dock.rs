@@ -42,6 +42,7 @@ pub struct Opening {
 }
 
 /// The dock of one link, with what it needs of its host for the moment.
+#[derive(Clone)]
 pub struct Docked<P: Platform> {
     platform: P,
     plan: Arc<Plan>,

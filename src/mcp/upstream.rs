@@ -152,7 +152,8 @@ impl<P: Platform> Mcp<P> {
         let wait = pin!(self.platform.clock().sleep(server.timeouts.first_byte));
         let mut wait = wait;
         for _ in 0..=REDIRECTS {
-            let request = http_request(server, &url, &outgoing)?;
+            let mut request = http_request(server, &url, &outgoing)?;
+            self.sign(server, &mut request);
             let response = match select(pin!(send(&self.platform, server, request)), &mut wait).await {
                 Either::Left((Ok(response), _)) => response,
                 Either::Left((Err(error), _)) => return Err(seam(&server.name, &error)),

@@ -3,8 +3,9 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash as _, Hasher as _};
+use std::pin::pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,8 +14,10 @@ use causeway::mcp::revision::{Era, Revision};
 use causeway::mcp::upstream::{IMPLEMENTATION, error_of};
 use causeway::platform::{self, SeamError};
 use causeway::wire::jsonrpc::{Message, string};
+use futures_util::future::{Either, select};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
 use super::House;
 use super::launch::Launch;
@@ -25,8 +28,12 @@ use super::table::{Params, line, replaced};
 use super::voice::Voice;
 use crate::log::Level;
 
-/// How long a program may take to say whether it is modern; one that is older may never say.
-const PROBE: Duration = Duration::from_secs(10);
+/// How long a program may take to say whether it is modern before it is asked whether it is there at all.
+const PROBE: Duration = Duration::from_secs(5);
+/// How long it may take to say either: it may have to be fetched first.
+const SLOW: Duration = Duration::from_secs(30);
+/// A program that is there, and has not said by then what it is, does not know the question.
+const GRACE: Duration = Duration::from_secs(1);
 /// How long it may take to answer `initialize`.
 const INITIALIZE: Duration = Duration::from_secs(55);
 /// The same, if it has left the question before unanswered.
@@ -63,6 +70,8 @@ pub(super) struct Program {
     pub(super) spec: Arc<plan::Program>,
     pub(super) voice: Arc<Voice>,
     pub(super) house: Weak<House>,
+    /// What there was to say about its sandbox when it was started first.
+    sandbox: OnceLock<String>,
     state: Mutex<State>,
     /// Held while something is started that others may want as well.
     turn: tokio::sync::Mutex<()>,
@@ -119,9 +128,21 @@ impl Program {
             spec,
             voice,
             house: Arc::downgrade(house),
+            sandbox: OnceLock::new(),
             state: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
         })
+    }
+
+    /// Says once what there is to say about its sandbox.
+    fn tell(&self, launch: &Launch) {
+        self.sandbox.get_or_init(|| {
+            let report = launch.report();
+            let level =
+                if report.lacks.is_empty() && report.notes.is_empty() { Level::Info } else { Level::Warn };
+            self.voice.say(level, "program.sandbox", &report.to_string());
+            report.to_string()
+        });
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -161,7 +182,7 @@ impl Program {
             return Ok(era);
         }
         let process = self.start().await?;
-        let reply = process.ask("server/discover", DISCOVER, PROBE).await;
+        let reply = asked(&process).await;
         let era = match &reply {
             Reply::Answer(answer) if is_modern(answer) => Era::Modern,
             // Older servers answer with any error, or not at all (2026-07-28 stdio, "Backward Compatibility").
@@ -187,10 +208,8 @@ impl Program {
                 state.modern.push(process);
             }
             Era::Legacy => {
-                if let Reply::Gone(_) = reply {
-                    // It was asked too much. The next one is not.
-                    (state.failures, state.not_before, state.down) = (0, None, None);
-                } else {
+                // One that has ended was asked too much. The next one is not.
+                if !matches!(reply, Reply::Gone(_)) {
                     state.fresh = Some(process);
                 }
             }
@@ -544,7 +563,10 @@ impl Program {
             if state.closed {
                 Err("the program is being stopped".to_owned())
             } else {
-                let started = Launch::new(&self.spec).and_then(|launch| Process::start(&launch, self));
+                let started = Launch::new(&self.name, &self.spec, &house.keeper).and_then(|launch| {
+                    self.tell(&launch);
+                    Process::start(&launch, self)
+                });
                 if let Ok(process) = &started {
                     state.all.push(process.clone());
                 }
@@ -741,9 +763,10 @@ impl Program {
             state: process.state(),
             age_s: process.began.elapsed().as_secs(),
             calls: process.table().calls,
-            memory: super::memory::of_group(process.pid),
+            memory: crate::sandbox::memory(process.pid),
         };
-        platform::Program { processes: all.iter().map(process).collect(), restarts, down }
+        let sandbox = self.sandbox.get().cloned();
+        platform::Program { processes: all.iter().map(process).collect(), restarts, down, sandbox }
     }
 }
 
@@ -758,6 +781,23 @@ impl Met {
             result = replaced(&self.result, [(place, format!("\"{}\"", wanted.as_str()).into_bytes())]);
         }
         [b"{\"jsonrpc\":\"2.0\",\"id\":", id.get().as_bytes(), b",\"result\":", &result, b"}"].concat().into()
+    }
+}
+
+/// Asks a process what it is. One that is slow to start is waited for, one that ignores the question is not: older
+/// servers take a ping before everything else.
+async fn asked(process: &Arc<Process>) -> Reply {
+    let mut discovered = pin!(process.ask("server/discover", DISCOVER, SLOW));
+    if let Ok(reply) = timeout(PROBE, &mut discovered).await {
+        return reply;
+    }
+    let there = pin!(process.ask("ping", "{}", SLOW));
+    match select(discovered, there).await {
+        Either::Left((reply, _)) => reply,
+        Either::Right((Reply::Answer(_), discovered)) => {
+            timeout(GRACE, discovered).await.unwrap_or(Reply::Silent)
+        }
+        Either::Right((_, discovered)) => discovered.await,
     }
 }
 

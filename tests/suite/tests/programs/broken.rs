@@ -14,7 +14,7 @@ fn complaint(answer: &Answer) -> String {
 }
 
 async fn echoes(client: &Client, text: &str) -> bool {
-    client.tool("one__echo", json!({"text": text})).await.last()["result"]["content"][0]["text"] == text
+    client.tool("echo", json!({"text": text})).await.last()["result"]["content"][0]["text"] == text
 }
 
 #[tokio::test]
@@ -25,9 +25,9 @@ async fn calls_of_a_killed_process_each_get_one_clear_error() {
     for era in ["legacy", "modern"] {
         let gateway = gateway(fixture(&["--era", era])).await;
         let own = gateway.process().unwrap();
-        let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
+        let client = Client::connect(&gateway, "/mcp/one", Era::Modern).await;
         assert!(echoes(&client, "x").await);
-        let calls = (0..20).map(|_| client.tool("one__slow", json!({"ms": 20_000})));
+        let calls = (0..20).map(|_| client.tool("slow", json!({"ms": 20_000})));
         let kill = async {
             let busy = eventually(async || {
                 status(&gateway, "one").await["processes"]
@@ -60,10 +60,10 @@ async fn garbage_unknown_ids_and_half_lines_hurt_nobody_else() {
     for era in ["legacy", "modern"] {
         let limits = json!({"timeouts": {"first_byte": "2s", "idle": "2s", "total": "4s"}});
         let gateway = gateway(with(fixture(&["--era", era]), limits)).await;
-        let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
+        let client = Client::connect(&gateway, "/mcp/one", Era::Modern).await;
         assert!(echoes(&client, "x").await);
         let before = children(gateway.process().unwrap());
-        for tool in ["one__break_garbage", "one__break_unknown_id", "one__break_half_line"] {
+        for tool in ["break_garbage", "break_unknown_id", "break_half_line"] {
             let broken = client.tool(tool, json!({}));
             let other = async {
                 tokio::time::sleep(Duration::from_millis(300)).await;
@@ -87,7 +87,7 @@ async fn a_program_that_chatters_on_its_output_works() {
     for era in ["legacy", "modern", "dual"] {
         let gateway = gateway(fixture(&["--era", era, "--manners", "chatters"])).await;
         for client_era in ERAS {
-            let client = Client::connect(&gateway, "/mcp", client_era).await;
+            let client = Client::connect(&gateway, "/mcp/one", client_era).await;
             assert!(echoes(&client, "x").await, "{client_era:?}→{era}");
         }
     }
@@ -103,13 +103,14 @@ async fn a_flood_is_read_slowly_and_starves_nobody() {
         "two": fixture(&["--era", "modern"]),
     }});
     let gateway = causeway_suite::Gateway::start(config).await;
-    let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
-    let flood = client.tool("one__break_flood", json!({}));
+    let client = Client::connect(&gateway, "/mcp/one", Era::Modern).await;
+    let other = Client::connect(&gateway, "/mcp/two", Era::Modern).await;
+    let flood = client.tool("break_flood", json!({}));
     let others = async {
         let mut slowest = Duration::ZERO;
         for _ in 0..40 {
             let begun = Instant::now();
-            let answer = client.tool("two__echo", json!({"text": "x"})).await;
+            let answer = other.tool("echo", json!({"text": "x"})).await;
             assert_eq!(answer.text(), "x");
             slowest = slowest.max(begun.elapsed());
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -129,8 +130,8 @@ async fn a_line_that_is_too_long_fails_its_own_call() {
         return;
     }
     let gateway = gateway(with(fixture(&["--era", "legacy"]), json!({"max_response": "1MiB"}))).await;
-    let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
-    let answer = client.tool("one__break_long_line", json!({})).await;
+    let client = Client::connect(&gateway, "/mcp/one", Era::Modern).await;
+    let answer = client.tool("break_long_line", json!({})).await;
     assert!(
         complaint(&answer).contains("max_response"),
         "{}",
@@ -145,9 +146,9 @@ async fn a_program_that_does_not_start_says_so_and_is_left_alone() {
         return;
     }
     let gateway = gateway(fixture(&["--era", "legacy", "--manners", "dies-at-start"])).await;
-    let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
+    let client = Client::connect(&gateway, "/mcp/one", Era::Modern).await;
     let told = eventually(async || {
-        let said = complaint(&client.tool("one__echo", json!({"text": "x"})).await);
+        let said = complaint(&client.tool("echo", json!({"text": "x"})).await);
         assert!(!said.is_empty());
         said.contains("it is tried again in") && said.contains("at start (exit code 0)")
     });
@@ -164,8 +165,8 @@ async fn a_command_that_is_not_there_is_named() {
         return;
     }
     let gateway = gateway(json!({"command": "no-such-program"})).await;
-    let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
-    let said = complaint(&client.tool("one__echo", json!({})).await);
+    let client = Client::connect(&gateway, "/mcp/one", Era::Modern).await;
+    let said = complaint(&client.tool("echo", json!({})).await);
     assert!(said.contains("`no-such-program` is not in PATH"), "{said}");
     assert!(status(&gateway, "one").await["last_error"].as_str().unwrap().contains("no-such-program"));
 }
@@ -196,7 +197,7 @@ async fn a_program_that_ends_after_each_call_answers_each_call() {
     }
     for era in ["legacy", "modern"] {
         let gateway = gateway(fixture(&["--era", era, "--manners", "exits-after-call"])).await;
-        let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
+        let client = Client::connect(&gateway, "/mcp/one", Era::Modern).await;
         for n in 0..8 {
             let text = n.to_string();
             assert!(echoes(&client, &text).await, "{era} {n}: {}", gateway.log());

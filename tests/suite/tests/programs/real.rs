@@ -55,7 +55,7 @@ async fn npx_runs_what_is_installed() {
     let server = json!({
         "command": "npx",
         "args": ["-y", "@modelcontextprotocol/server-everything"],
-        "cwd": folder,
+        "cwd": folder.to_str(),
         "env": {"npm_config_offline": "true", "npm_config_update_notifier": "false"},
     });
     let gateway = gateway(server).await;
