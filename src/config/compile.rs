@@ -14,8 +14,8 @@ use super::fill::fill;
 use super::glob::{Filter, Glob};
 use super::keys::parse_hash;
 use super::plan::{
-    self, Caller, Key, Limits, Offline, Override, Plan, Program, Recycle, Sampling, Sandbox, Server, SessionMode,
-    Skipped, Timeouts, Transport, Via,
+    self, Caller, Key, Limits, Offline, Override, Plan, Program, Recycle, Sampling, Sandbox, Server,
+    SessionMode, Skipped, Timeouts, Transport, Via,
 };
 use super::problem::Problem;
 use super::read::{NOT_WHOLE, endpoint, is_ours, origin, whole};
