@@ -7,6 +7,7 @@ pub mod dock;
 mod flow;
 mod head;
 mod record;
+mod words;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ use crate::mcp::serve::{Answer, Cancel, Inbound, Note, Ticket};
 use crate::mcp::stream::Stream as Relayed;
 use crate::platform::{Clock as _, Endless, Entropy as _, Log as _, Platform, SeamError, Timestamp};
 use crate::wire::accept::{Accepts, accepts};
-use crate::{admin, auth};
+use crate::{admin, auth, llm};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -81,6 +82,7 @@ pub struct After<P: Platform> {
     ticket: Ticket,
     ended: Option<oneshot::Receiver<Ended<P>>>,
     release: Vec<(Arc<Server>, UpstreamSession)>,
+    metered: Option<Box<llm::Metered>>,
 }
 
 /// What is known of a request before its body is read.
@@ -91,6 +93,7 @@ struct Asked {
     note: Note,
     release: Vec<(Arc<Server>, UpstreamSession)>,
     ticket: Ticket,
+    metered: Option<Box<llm::Metered>>,
 }
 
 /// What a browser says of itself, for the answer's headers.
@@ -137,12 +140,18 @@ impl<P: Platform> Gateway<P> {
             note: Note::default(),
             release: Vec::new(),
             ticket: head.extensions.get::<Ticket>().cloned().unwrap_or_default(),
+            metered: None,
         };
         let (http, browser) = (head.method.clone(), Browser::of(&head.headers));
+        let front = asked.endpoint.as_ref().and_then(|endpoint| words::front(endpoint, &head.headers));
         let answered = self.answer(head, body, plan.clone(), &mut asked).await;
         let mcp = matches!(asked.endpoint, Some(Endpoint::Mcp(_) | Endpoint::Sse(_) | Endpoint::Messages));
         let answered = answered.unwrap_or_else(|fault| {
-            let refusal = if mcp { rpc_refusal(&fault) } else { problem(&fault, &asked.request_id) };
+            let refusal = match front {
+                Some(front) => words::refusal(front, fault.clone(), &asked.request_id),
+                None if mcp => rpc_refusal(&fault),
+                None => problem(&fault, &asked.request_id),
+            };
             asked.note.fault = Some(fault);
             refusal
         });
@@ -187,6 +196,7 @@ impl<P: Platform> Gateway<P> {
             ticket: asked.ticket,
             ended,
             release: asked.release,
+            metered: asked.metered,
         });
         Reply { response, after }
     }
@@ -205,7 +215,7 @@ impl<P: Platform> Gateway<P> {
         let endpoint = asked.endpoint.clone().ok_or_else(|| {
             Fault::new(
                 Kind::NotFound,
-                "there is nothing at this path; MCP is served at /mcp and /mcp/{server}",
+                "there is nothing at this path; MCP is served at /mcp and /mcp/{server}, models at /v1",
             )
         })?;
         inbound::check_host(&head.headers, &head.uri, abilities)?;
@@ -261,6 +271,10 @@ impl<P: Platform> Gateway<P> {
         }
         let caller = auth::admit(&plan, &head.headers, abilities)?;
         asked.caller = Some(caller.clone());
+        if let Some(front) = words::front(&endpoint, &head.headers) {
+            // Boxed: calls of MCP need not make room for it.
+            return Box::pin(self.words(endpoint, front, head, body, &plan, &caller, asked)).await;
+        }
         if endpoint == Endpoint::Tunnel {
             // Boxed: calls need not make room for it.
             return Box::pin(self.tunnel(&head, body, &plan, &caller)).await;
@@ -487,6 +501,7 @@ impl<P: Platform> Gateway<P> {
             if let Some(late) = ended.late {
                 (after.note, after.cancel) = *late;
             }
+            after.metered = ended.metered.take().or(after.metered);
             let cut = !ended.complete && ended.fault.is_none();
             after.cancel = after.cancel.or_else(|| after.ticket.take());
             after.release.extend(after.ticket.leases.take());
@@ -546,8 +561,15 @@ fn allowed(endpoint: Option<&Endpoint>) -> &'static str {
     match endpoint {
         Some(Endpoint::Mcp(_)) => "POST, GET, DELETE",
         Some(Endpoint::Config) => "GET, PUT",
+        Some(
+            Endpoint::Rollback
+            | Endpoint::Messages
+            | Endpoint::Completions
+            | Endpoint::ModelMessages
+            | Endpoint::CountTokens
+            | Endpoint::Embeddings,
+        ) => "POST",
         Some(Endpoint::Tunnel) => "GET, POST",
-        Some(Endpoint::Rollback | Endpoint::Messages) => "POST",
         _ => "GET",
     }
 }

@@ -13,6 +13,7 @@ use futures_util::{Stream, StreamExt as _};
 use crate::config::Plan;
 use crate::fault::{Fault, Kind};
 use crate::instance::Instance;
+use crate::llm;
 use crate::mcp::forward::event;
 use crate::mcp::listen::Listen;
 use crate::mcp::serve::{Answer, Cancel, Note, failed};
@@ -26,13 +27,23 @@ pub(super) struct Ended<P: Platform> {
     pub(super) resumable: bool,
     pub(super) fault: Option<Kind>,
     pub(super) late: Option<Box<(Note, Option<Cancel>)>>,
+    /// What a model's words were, in numbers.
+    pub(super) metered: Option<Box<llm::Metered>>,
     /// What must not be let go before the call has been cancelled.
     pub(super) left: Option<Box<Relayed<P>>>,
 }
 
 impl<P: Platform> Default for Ended<P> {
     fn default() -> Self {
-        Self { bytes: 0, complete: false, resumable: false, fault: None, late: None, left: None }
+        Self {
+            bytes: 0,
+            complete: false,
+            resumable: false,
+            fault: None,
+            late: None,
+            metered: None,
+            left: None,
+        }
     }
 }
 
@@ -54,6 +65,8 @@ impl<P: Platform> Drop for Witness<P> {
 pub(super) enum Source<P: Platform, F> {
     /// The answer itself is still being worked on.
     Waiting(Pin<Box<F>>),
+    /// A model's words.
+    Words(Box<llm::Call<P>>),
     /// An upstream's answer.
     Relayed(Box<Relayed<P>>),
     /// A subscription that is yet to be started.
@@ -72,7 +85,7 @@ impl<P: Platform, F> Source<P, F> {
         match self {
             Self::Relayed(stream) => stream.news,
             Self::Listen(_) | Self::Listening => true,
-            Self::Waiting(_) | Self::Plain(_) | Self::Over => false,
+            Self::Waiting(_) | Self::Words(_) | Self::Plain(_) | Self::Over => false,
         }
     }
 }
@@ -87,10 +100,15 @@ struct Flowing<P: Platform, F, L> {
 
 impl<P: Platform, F, L> Drop for Flowing<P, F, L> {
     fn drop(&mut self) {
-        if let Source::Relayed(stream) = std::mem::replace(&mut self.source, Source::Over)
-            && stream.ends_session()
-        {
-            self.witness.ended.left = Some(stream);
+        match std::mem::replace(&mut self.source, Source::Over) {
+            Source::Relayed(stream) if stream.ends_session() => self.witness.ended.left = Some(stream),
+            // Whoever goes away has been given something all the same.
+            Source::Words(call) => {
+                self.witness.ended.complete = call.metered.complete;
+                self.witness.ended.fault = call.metered.fault;
+                self.witness.ended.metered = Some(Box::new(call.metered.clone()));
+            }
+            _ => {}
         }
     }
 }
@@ -180,6 +198,10 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                                 None => continue,
                             }
                         }
+                    },
+                    (Source::Words(call), _) => match select(pin!(call.next()), silence.as_mut()).await {
+                        Either::Left((item, _)) => item.map(Ok),
+                        Either::Right(_) => comment(),
                     },
                     (Source::Relayed(stream), _) => {
                         let news = stream.news;
