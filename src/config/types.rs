@@ -58,6 +58,7 @@ impl Config {
             server.via = None;
         }
         own.keys = Named::default();
+        own.llm = Llm::default();
         own
     }
 }
