@@ -14,11 +14,13 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`polled`] | mailboxes for hosts where nothing outlives a request |
 //! | [`gateway`] | the function: [`gateway::Gateway::handle`] and [`gateway::Gateway::finish`] |
 //! | [`admin`] | which configuration is in force, and changing it |
 //! | [`instance`] | what a process or isolate remembers between requests |
 //! | [`inbound`] | what a request must be before anything else looks at it |
 //! | [`auth`] | who the caller is |
+//! | [`llm`] | the model router: any provider behind the endpoints of OpenAI and Anthropic
 //! | [`mcp`] | the Model Context Protocol: both eras, both sides |
 //! | [`tunnel`] | links to machines that only dial out: the protocol, both ends |
 //! | [`relay`] | answers being read, with every limit applied |
@@ -58,8 +60,10 @@ pub mod fault;
 pub mod gateway;
 pub mod inbound;
 pub mod instance;
+pub mod llm;
 pub mod mcp;
 pub mod platform;
+pub mod polled;
 pub mod relay;
 #[cfg(feature = "testing")]
 pub mod testing;

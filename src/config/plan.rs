@@ -9,10 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::glob::{Filter, Glob};
-pub use super::types::{Processes, Start};
+pub use super::types::{Processes, SandboxMode, Start};
+
+mod llm;
+
+pub use llm::{Credential, Llm, Model, Prices, Provider, Target};
 
 /// Everything the gateway needs to know, checked and ready.
 #[derive(Debug)]
@@ -32,6 +37,8 @@ pub struct Plan {
     pub limits: Limits,
     /// Legacy clients that never send back the session id that they were given are served all the same.
     pub lenient: bool,
+    /// Whom the gateway asks for a model's words.
+    pub llm: Llm,
 }
 
 impl Plan {
@@ -46,6 +53,7 @@ impl Plan {
             origins: Vec::new(),
             limits: Limits::default(),
             lenient: false,
+            llm: Llm::default(),
         }
     }
 
@@ -59,7 +67,7 @@ impl Plan {
 /// An entry that is not served on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
-    /// The entry's name.
+    /// The server's name; `llm.providers.` and the name of a provider of models.
     pub name: String,
     /// Why it is not served, and what to do.
     pub reason: String,
@@ -181,6 +189,8 @@ pub struct Program {
     pub recycle: Recycle,
     /// How many bytes one message may have.
     pub max_line: usize,
+    /// What it may do to the machine that it runs on.
+    pub sandbox: Sandbox,
 }
 
 impl Program {
@@ -198,6 +208,7 @@ impl Program {
             idle_stop: Duration::from_secs(600),
             recycle: Recycle::default(),
             max_line: 16 * 1024 * 1024,
+            sandbox: Sandbox::default(),
         }
     }
 }
@@ -218,6 +229,48 @@ pub struct Recycle {
     pub calls: Option<u64>,
     /// When it and its children have this many bytes of memory.
     pub memory: Option<u64>,
+}
+
+/// What a program may do to the machine that it runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// Whether there is a sandbox.
+    pub mode: SandboxMode,
+    /// Files and folders that may be read, as they are written: absolute, or from `~` on.
+    pub read: Vec<String>,
+    /// Files and folders that may be read and written.
+    pub write: Vec<String>,
+    /// Whether the network may be used.
+    pub network: bool,
+    /// Bytes of memory of all processes together.
+    pub memory: u64,
+    /// CPU time of all processes together.
+    pub cpu: Duration,
+    /// Processes and threads of all processes together.
+    pub processes: u32,
+    /// Open files of one process.
+    pub files: u32,
+    /// Bytes of one file.
+    pub file_size: u64,
+    /// Whether no processes are seen but the program's own.
+    pub namespace: bool,
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self {
+            mode: SandboxMode::On,
+            read: Vec::new(),
+            write: Vec::new(),
+            network: true,
+            memory: 2 << 30,
+            cpu: Duration::from_secs(24 * 60 * 60),
+            processes: 512,
+            files: 4096,
+            file_size: 4 << 30,
+            namespace: true,
+        }
+    }
 }
 
 /// How upstream sessions of a legacy server are given out.
@@ -280,6 +333,8 @@ pub struct Caller {
     pub servers: Filter,
     /// Which tools they see, by merged name (`server__tool`).
     pub tools: Filter,
+    /// Which models they may use: by the name they ask for, `provider/model`, or the model's name at its provider.
+    pub models: Filter,
     /// Under which names they may open links. None unless named.
     pub links: Vec<Glob>,
     /// May read `/status` in full and change the configuration.
@@ -291,8 +346,14 @@ impl Caller {
     /// everything (`all`).
     #[must_use]
     pub fn anyone(all: bool) -> Self {
-        let links = if all { vec![Glob::new("*")] } else { Vec::new() };
-        Self { name: String::new(), servers: Filter::default(), tools: Filter::default(), links, admin: all }
+        Self {
+            name: String::new(),
+            servers: Filter::default(),
+            tools: Filter::default(),
+            models: Filter::default(),
+            links: if all { vec![Glob::new("*")] } else { Vec::new() },
+            admin: all,
+        }
     }
 
     /// Whether they may open a link called `name`.

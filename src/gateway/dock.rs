@@ -42,6 +42,7 @@ pub struct Opening {
 }
 
 /// The dock of one link, with what it needs of its host for the moment.
+#[derive(Clone)]
 pub struct Docked<P: Platform> {
     platform: P,
     plan: Arc<Plan>,
@@ -233,7 +234,8 @@ impl<P: Platform> Docked<P> {
         match what.as_slice() {
             what if what == through::EXCHANGE.as_bytes() => {
                 let clock = self.platform.clock().clone();
-                let answer = self.dock.exchange(clock, &self.name, request).await?;
+                let answer =
+                    self.dock.exchange(clock, &self.name, self.plan.limits.link_calls, request).await?;
                 Ok(answer.map(Told::Exchange))
             }
             what if what == through::STATE.as_bytes() => {

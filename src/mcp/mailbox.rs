@@ -171,13 +171,38 @@ pub fn deliver<P: Platform>(
         match work {
             Work::None => {}
             // Boxed, each by itself: what lives for long need not make room for the largest of them.
-            Work::Park(work) => Box::pin(park::run(mcp, mailbox, work)).await,
-            Work::Rounds(work) => Box::pin(rounds::run(mcp, mailbox, work)).await,
-            Work::Front(work) => Box::pin(front::run(mcp, mailbox, work)).await,
+            Work::Park(work) => Box::pin(park::run(mcp, mailbox, *work)).await,
+            Work::Rounds(work) => Box::pin(rounds::run(mcp, mailbox, *work)).await,
+            Work::Front(work) => Box::pin(front::run(mcp, mailbox, *work)).await,
             Work::Watch(work) => watch::run(&mailbox, work).await,
             Work::Stand(work) => Box::pin(standing::run(mcp, mailbox, work)).await,
         }
     })
+}
+
+/// Whether a mailbox that knows nothing can do anything with `letter`: it begins something.
+#[must_use]
+pub fn founds(letter: &[u8]) -> bool {
+    ["Call", "Rounds", "Stand", "Front"].iter().any(|kind| {
+        let name = letter.strip_prefix(b"{\"").and_then(|rest| rest.strip_prefix(kind.as_bytes()));
+        name.is_some_and(|rest| rest.starts_with(b"\""))
+    })
+}
+
+/// What is said to `letter` when its owner has gone with it; `None` where a mere end says enough.
+#[must_use]
+pub fn lost(letter: &[u8]) -> Option<Bytes> {
+    let (id, fault) = match serde_json::from_slice(letter).ok()? {
+        Letter::Call(park::Call { leg, .. }) | Letter::Retry(park::Retry { leg, .. }) => {
+            (leg.id, Fault::new(Kind::InvalidState, park::GONE))
+        }
+        Letter::Rounds(rounds) => {
+            let message = "the gateway's instance that this call ran in has gone; make the call again";
+            (rounds.id, Fault::new(Kind::Host, message))
+        }
+        _ => return None,
+    };
+    Some(Event::message(fault.into_error(&id)).encode())
 }
 
 /// What a letter sets going.
@@ -185,15 +210,15 @@ pub enum Work {
     /// Nothing.
     None,
     /// A call to a legacy server.
-    Park(park::Started),
+    Park(Box<park::Started>),
     /// The rest of a call to a modern server.
-    Rounds(rounds::Started),
+    Rounds(Box<rounds::Started>),
     /// The streams of a session.
-    Stand(standing::Started),
+    Stand(Box<standing::Started>),
     /// Nothing but waiting until a call is over.
     Watch(watch::Started),
     /// What a client of HTTP+SSE wants.
-    Front(front::Started),
+    Front(Box<front::Started>),
 }
 
 impl<P: Platform> Mcp<P> {

@@ -44,7 +44,9 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::config::Plan;
+use crate::config::plan::Server;
 use crate::platform::Platform;
+use crate::relay::through;
 use memory::Memory;
 
 /// The gateway's MCP side, for one request.
@@ -56,14 +58,46 @@ pub struct Mcp<P> {
     pub plan: Arc<Plan>,
     /// What the instance has learned.
     pub memory: Arc<Memory>,
+    /// On whose behalf, where a companion is to know that.
+    asker: Option<Arc<Asker>>,
+}
+
+/// On whose behalf something is asked.
+#[derive(Debug)]
+struct Asker {
+    caller: String,
+    request_id: String,
 }
 
 impl<P: Platform> Mcp<P> {
     /// The MCP side of a gateway.
     pub fn new(platform: P, plan: Arc<Plan>, memory: Arc<Memory>) -> Self {
-        Self { platform, plan, memory }
+        Self { platform, plan, memory, asker: None }
+    }
+
+    /// The same for a request of `caller`, where there are links: their companions are told.
+    #[must_use]
+    pub fn on_behalf(mut self, caller: &str, request_id: &str) -> Self {
+        if self.plan.servers.iter().any(|server| server.via.is_some()) {
+            let (caller, request_id) = (caller.to_owned(), request_id.to_owned());
+            self.asker = Some(Arc::new(Asker { caller, request_id }));
+        }
+        self
+    }
+
+    /// Says on `request` to a server behind a link on whose behalf it is.
+    fn sign(&self, server: &Server, request: &mut http::Request<bytes::Bytes>) {
+        let Some(asker) = self.asker.as_ref().filter(|_| server.via.is_some()) else { return };
+        for (name, value) in [(through::CALLER, &asker.caller), (through::REQUEST_ID, &asker.request_id)] {
+            if let Ok(value) = http::HeaderValue::from_str(value) {
+                request.headers_mut().insert(name, value);
+            }
+        }
     }
 }
+
+/// The host's secret that tokens are sealed with. Without one a key is made, and kept in the store.
+pub const SECRET: &str = "CAUSEWAY_SECRET";
 
 /// The `_meta` that results of our own carry (2026-07-28 basic, "Per-response protocol fields").
 const SERVER_META: &str = concat!(

@@ -24,7 +24,7 @@ use super::revision::{Era, Revision};
 use super::{Mcp, headers, meta};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, ConnectTimeout, Platform, Timestamp, UpstreamBody};
+use crate::platform::{Clock as _, ConnectTimeout, Endless, Platform, Timestamp, UpstreamBody};
 use crate::relay::through::send;
 use crate::relay::{Reader, redirect, seam, too_large};
 use crate::wire::jsonrpc::Message;
@@ -152,7 +152,8 @@ impl<P: Platform> Mcp<P> {
         let wait = pin!(self.platform.clock().sleep(server.timeouts.first_byte));
         let mut wait = wait;
         for _ in 0..=REDIRECTS {
-            let request = http_request(server, &url, &outgoing)?;
+            let mut request = http_request(server, &url, &outgoing)?;
+            self.sign(server, &mut request);
             let response = match select(pin!(send(&self.platform, server, request)), &mut wait).await {
                 Either::Left((Ok(response), _)) => response,
                 Either::Left((Err(error), _)) => return Err(seam(&server.name, &error)),
@@ -313,6 +314,9 @@ impl<P: Platform> Mcp<P> {
     }
 }
 
+/// The request whose answer is a stream of news.
+pub(super) const LISTEN: &str = "subscriptions/listen";
+
 /// `outgoing` as it goes to `url`.
 pub(super) fn http_request(
     server: &Server,
@@ -340,6 +344,10 @@ pub(super) fn http_request(
         headers.insert(name.clone(), value.clone());
     }
     request.extensions_mut().insert(ConnectTimeout(server.timeouts.connect));
+    let listens = outgoing.headers.get(headers::METHOD).is_some_and(|method| method == LISTEN);
+    if outgoing.http == Method::GET || listens {
+        request.extensions_mut().insert(Endless);
+    }
     Ok(request)
 }
 

@@ -172,6 +172,7 @@ impl Working {
 
     fn ask(&mut self, stream: StreamId) {
         let Some(State::Hears(request, body)) = self.streams.remove(&stream) else { return };
+        self.note(format!("asked by {:?} as {:?}", request.caller, request.request_id));
         let path = if request.path.is_empty() { "/mcp" } else { &request.path };
         let mut asked = http::Request::new(body.freeze());
         *asked.method_mut() = request.method.parse().unwrap();

@@ -21,7 +21,7 @@ use crate::companion::Companion;
 use crate::server::{Kind, put, put_streaming};
 use crate::world::{Got, World, globs, key, meta, modern, plan, server};
 
-fn behind(name: &str, offline: Offline) -> Server {
+pub fn behind(name: &str, offline: Offline) -> Server {
     Server { via: Some(Via { link: "laptop".to_owned(), offline }), ..server(name) }
 }
 
@@ -175,7 +175,17 @@ fn the_newer_companion_wins_and_the_older_is_told() {
     assert!(said[0].starts_with("bye Replaced: a newer companion named \"laptop\""), "{said:?}");
     assert_eq!(newer.log(), ["up"]);
     assert_eq!(call(&world, "files__read").brief(), "200 ok");
-    assert_eq!(newer.log(), [""; 0]);
+    assert!(newer.log().iter().all(|line| line.starts_with("asked by")));
+}
+
+#[test]
+fn a_companion_is_told_who_asks() {
+    let world = keyed();
+    let companion = Companion::dial(&world.fake, "laptop", &["files"]);
+    let key = [("authorization", "Bearer bob-key"), ("x-request-id", "r-17")];
+    let got = world.modern_with("/mcp/files", &key, "tools/call", json!({"name": "read", "arguments": {}}));
+    assert_eq!(got.brief(), "200 ok", "{}", got.body);
+    assert_eq!(companion.log().last().map(String::as_str), Some("asked by \"bob\" as \"r-17\""));
 }
 
 #[test]
@@ -270,6 +280,28 @@ fn a_slow_reader_stops_its_own_stream_and_no_other() {
     drop(slow);
     world.fake.settle();
     assert!(companion.log().contains(&"reset Cancelled".to_owned()));
+}
+
+#[test]
+fn no_more_requests_than_allowed_are_on_their_way_at_a_time() {
+    let fake = Fake::default();
+    put_streaming(&fake, "files", Kind::Modern, vec![Step::Stall]);
+    let mut plan = plan(vec![behind("files", Offline::Keep)]);
+    plan.limits.link_calls = 2;
+    let world = World::new(fake, plan);
+    Companion::dial(&world.fake, "laptop", &["files"]);
+    let ask = || {
+        let mut request = through::asking(through::EXCHANGE);
+        request.headers_mut().insert(through::SERVER, "files".parse().unwrap());
+        *request.method_mut() = http::Method::POST;
+        *request.body_mut() = json!({"id": 1, "method": "tools/call"}).to_string().into();
+        world.fake.run(world.fake.dock("laptop").ask(request))
+    };
+    let (one, _two) = (ask().unwrap(), ask().unwrap());
+    let refused = ask().map(drop).unwrap_err().to_string();
+    assert!(refused.contains("2 requests are on their way already (limits.link_calls)"), "{refused}");
+    drop(one);
+    assert!(ask().is_ok());
 }
 
 #[test]

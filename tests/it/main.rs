@@ -14,6 +14,7 @@ mod bridge;
 mod changing;
 mod old;
 mod peer;
+mod polled;
 mod server;
 mod world;
 
@@ -29,6 +30,7 @@ mod lenient;
 mod links;
 mod listen;
 mod lists;
+mod llm;
 mod resume;
 mod rules;
 mod sampling;

@@ -177,10 +177,7 @@ impl Links {
         while let Some(Ok(chunk)) = body.next().await {
             whole.extend_from_slice(&chunk);
         }
-        let tended =
-            Gateway::new(Worker::new(env.clone()), isolate::instance(&Worker::new(env.clone())).await);
-        let tended = tended.dock(&name, self.dock.clone());
-        self.tend(tended);
+        self.tend(docked.clone());
         let mut gone = Gone::of(request);
         let asking = docked.ask(::http::Request::from_parts(parts, whole.freeze()));
         let answer = match select(pin!(asking), &mut gone).await {

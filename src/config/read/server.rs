@@ -15,7 +15,7 @@ use super::super::types::{
 use super::{DAY, HOUR, MINUTE, MOST_SERVERS, Reader, SECOND, is_comment, join, segment};
 
 /// The keys of a server.
-const KNOWN: [&str; 26] = [
+const KNOWN: &[&str] = &[
     "type",
     "url",
     "headers",
@@ -24,6 +24,7 @@ const KNOWN: [&str; 26] = [
     "env",
     "envFile",
     "cwd",
+    "sandbox",
     "processes",
     "start",
     "idle_stop",
@@ -45,7 +46,7 @@ const KNOWN: [&str; 26] = [
 ];
 
 /// Keys of known clients that mean nothing to a gateway: approval, appearance, origin, the client's own sign-in.
-const FOREIGN: [&str; 40] = [
+const FOREIGN: [&str; 39] = [
     "alwaysAllow",
     "approvalMode",
     "auth",
@@ -75,7 +76,6 @@ const FOREIGN: [&str; 40] = [
     "provider",
     "providerUrl",
     "required",
-    "sandbox",
     "sandboxEnabled",
     "scopes",
     "source",
@@ -148,6 +148,7 @@ impl Reader {
                 "env" => server.env = self.named_texts(node, &path),
                 "envFile" => server.env_file = self.text(node, &path),
                 "cwd" => server.cwd = self.text(node, &path),
+                "sandbox" => server.sandbox = self.sandbox(node, &path),
                 "processes" => server.processes = self.processes(node, &path),
                 "start" => {
                     let words = [("lazy", Start::Lazy), ("eager", Start::Eager)];
@@ -190,7 +191,7 @@ impl Reader {
                 "list_ttl" => server.list_ttl = self.span(node, &path, 0, DAY),
                 key if FOREIGN.contains(&key) || is_comment(key) => {}
                 key => {
-                    let fix = match nearest(key, KNOWN) {
+                    let fix = match nearest(key, KNOWN.iter().copied()) {
                         Some(known) => format!("did you mean `{known}`?"),
                         None => "remove it, unless it is a client's".to_owned(),
                     };
@@ -258,7 +259,7 @@ impl Reader {
         }
     }
 
-    fn check_url(&mut self, url: &str, path: &str, place: Place, behind_link: bool) {
+    pub(super) fn check_url(&mut self, url: &str, path: &str, place: Place, behind_link: bool) {
         match fill::parts(url) {
             Err(broken) => self.error(place, path, broken.to_string(), broken.fix()),
             Ok(parts) if parts.iter().any(fill::Part::is_filled) => {}
@@ -273,7 +274,7 @@ impl Reader {
         }
     }
 
-    fn headers(&mut self, node: &Node, path: &str) -> Named<String> {
+    pub(super) fn headers(&mut self, node: &Node, path: &str) -> Named<String> {
         let mut headers = Vec::new();
         let mut seen = BTreeSet::new();
         for entry in self.map(node, path).unwrap_or_default() {
@@ -327,13 +328,15 @@ impl Reader {
             match entry.key.as_str() {
                 "age" => into.age = self.span(&entry.node, &own, SECOND, 30 * DAY),
                 "calls" => into.calls = self.count(&entry.node, &own, 1, 1_000_000_000),
-                "memory" => into.memory = self.size(&entry.node, &own, Size(1 << 20), Size(u32::MAX)),
+                "memory" => {
+                    into.memory = self.size(&entry.node, &own, Size(1 << 20), Size(u64::from(u32::MAX)))
+                }
                 _ => self.unknown(entry, path, &["age", "calls", "memory"]),
             }
         }
     }
 
-    fn via(&mut self, node: &Node, path: &str) -> Option<String> {
+    pub(super) fn via(&mut self, node: &Node, path: &str) -> Option<String> {
         let name = self.text(node, path)?;
         if is_safe(&name) {
             return Some(name);
@@ -357,7 +360,7 @@ impl Reader {
         let words = [("client", Some(Sampling::Client)), ("deny", Some(Sampling::Deny)), ("gateway", None)];
         let found = self.one_of(node, path, &words);
         if found == Some(None) {
-            let what = "is \"gateway\", which answers with a model of `llm`, and this version has no `llm`";
+            let what = "is \"gateway\", and this version does not answer servers with models of `llm`";
             let fix = "write `client` to let clients answer, or `deny` to let nobody";
             self.error(node.place, path, what, fix);
         }
@@ -417,7 +420,7 @@ impl Reader {
         overrides
     }
 
-    fn timeouts(&mut self, node: &Node, path: &str, into: &mut Timeouts) {
+    pub(super) fn timeouts(&mut self, node: &Node, path: &str, into: &mut Timeouts) {
         for entry in self.map(node, path).unwrap_or_default() {
             let own = join(path, &entry.key);
             match entry.key.as_str() {

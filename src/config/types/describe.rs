@@ -109,6 +109,14 @@ pub(super) fn server(schema: &mut Schema) {
     }
 }
 
+/// A word or a flag alone is the mode.
+pub(super) fn sandbox(schema: &mut Schema) {
+    let description = schema.remove("description");
+    let full = schema.clone();
+    let word = json!({ "enum": ["on", "off", "required", true, false] });
+    *schema = json_schema!({ "description": description, "default": "on", "anyOf": [full, word] });
+}
+
 pub(super) fn kind(schema: &mut Schema) {
     *schema = json_schema!({
         "description": "How a server is spoken to. `http` is Streamable HTTP, as are its other spellings, or \
@@ -126,6 +134,15 @@ pub(super) fn key(schema: &mut Schema) {
     full.insert("anyOf".into(), json!([{ "required": ["hash"] }, { "required": ["hashes"] }]));
     let hash = json!({ "type": "string", "description": "The hash of the key, alone." });
     *schema = json_schema!({ "description": description, "anyOf": [full, hash] });
+}
+
+/// What a name stands for, alone, stands for the whole.
+pub(super) fn model(schema: &mut Schema) {
+    let description = schema.remove("description");
+    let full = schema.clone();
+    let target = json!({ "type": "string", "pattern": "^[^/]+/.+$" });
+    let list = json!({ "type": "array", "items": target, "minItems": 1 });
+    *schema = json_schema!({ "description": description, "anyOf": [full, target, list] });
 }
 
 pub(super) fn config() -> Value {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::lab::{Lab, Place, fixture_of, settle, start};
+use crate::lab::{Host, Lab, Place, fixture_of, settle, start};
 use crate::process::Process;
 use crate::report::{Budget, Row};
 use crate::rows::{ECHO, echoed, mib};
@@ -41,12 +41,26 @@ struct Case {
     budget: Option<f64>,
 }
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 9] = [
     Case {
         name: "session, /mcp, modern server",
         what: What::Session,
         behind: "modern",
         place: |place| place,
+        budget: Some(1024.0),
+    },
+    Case {
+        name: "session, /mcp, legacy server",
+        what: What::Session,
+        behind: "legacy",
+        place: |place| place,
+        budget: Some(1024.0),
+    },
+    Case {
+        name: "session, /mcp/{server}, modern server",
+        what: What::Session,
+        behind: "modern",
+        place: |place| place.at("/mcp/stub"),
         budget: Some(1024.0),
     },
     Case {
@@ -103,7 +117,7 @@ enum Held {
 pub(crate) fn sessions(lab: &Lab, arguments: &Arguments) -> Outcome<Row> {
     let what = format!("resident memory of the native gateway for each of {MANY} that wait");
     let mut row = Row { name: "sessions", what, ..Row::default() };
-    for gateway in lab.gateways.iter().filter(|gateway| gateway.name != "workerd") {
+    for gateway in lab.gateways.iter().filter(|gateway| matches!(gateway.host, Host::Native(_))) {
         for case in &CASES {
             let stub = fixture_of(&arguments.fixture, "fast", case.behind)?;
             let limits = json!({ "parked": 1000, "subscriptions": 10_000 });

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! causeway-rmcp serve ADDRESS                       # both eras; prints `listening on URL` on stderr
+//! causeway-rmcp stdio                               # the same, over standard input and output
 //! causeway-rmcp client [--legacy] URL PLAN [KEY]    # PLAN: JSON, see tests/clients/run.cjs
 //! ```
 
@@ -18,12 +19,13 @@ async fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments.as_slice() {
         ["serve", address] => server::serve(address).await,
+        ["stdio"] => server::stdio().await,
         ["client", "--legacy", url, plan] => client::run(url, plan, None, true).await,
         ["client", "--legacy", url, plan, key] => client::run(url, plan, Some(key), true).await,
         ["client", url, plan] => client::run(url, plan, None, false).await,
         ["client", url, plan, key] => client::run(url, plan, Some(key), false).await,
         _ => {
-            eprintln!("causeway-rmcp serve ADDRESS | client [--legacy] URL PLAN [KEY]");
+            eprintln!("causeway-rmcp serve ADDRESS | stdio | client [--legacy] URL PLAN [KEY]");
             return ExitCode::from(2);
         }
     };

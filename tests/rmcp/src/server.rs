@@ -16,7 +16,7 @@ use rmcp::model::{
 use rmcp::service::RequestContext;
 use rmcp::transport::streamable_http_server::session::local::LocalSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
-use rmcp::{ErrorData, RoleServer, ServerHandler};
+use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -39,6 +39,12 @@ pub(crate) async fn serve(address: &str) -> Result<(), Box<dyn Error>> {
                 .await;
         });
     }
+}
+
+/// Serves over standard input and output until the input ends.
+pub(crate) async fn stdio() -> Result<(), Box<dyn Error>> {
+    Everything.serve(rmcp::transport::stdio()).await?.waiting().await?;
+    Ok(())
 }
 
 struct Everything;

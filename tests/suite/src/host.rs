@@ -1,7 +1,10 @@
-//! Starting the gateway on the host that `CAUSEWAY_HOST` names: `native` (the default) or `cloudflare`.
+//! Starting the gateway on the host that `CAUSEWAY_HOST` names: `native` (the default), `cloudflare` or `spin`.
+//!
+//! `CAUSEWAY_BEHIND=stdio` puts each fixture behind the gateway as a program: one that passes messages on between its
+//! standard input and output and the fixture. The gateway then runs it as it runs any stdio server.
 //!
 //! Each host is a program that takes a configuration file, watches it, and says `listening on URL` on stderr. The
-//! Worker's is `tests/hosts/workerd.mjs`, which pushes what changes to the Worker it runs.
+//! Worker's is `tests/hosts/workerd.mjs` and the component's `tests/hosts/spin.mjs`, which push what changes.
 //!
 //! With `CAUSEWAY_BEHIND=link` every server is behind a link: the gateway's file has it with `via`, and a companion that
 //! is started beside the gateway offers it.
@@ -53,6 +56,8 @@ pub enum Host {
     Native,
     /// The Worker, on workerd.
     Cloudflare,
+    /// The component, on what stands in for Spin, or on Spin itself.
+    Spin,
 }
 
 impl Host {
@@ -65,6 +70,7 @@ impl Host {
         match std::env::var("CAUSEWAY_HOST").as_deref().unwrap_or("native") {
             "native" => Self::Native,
             "cloudflare" => Self::Cloudflare,
+            "spin" => Self::Spin,
             other => panic!("this suite cannot start the host {other:?}"),
         }
     }
@@ -88,12 +94,16 @@ impl Host {
                 command.envs(secrets.iter().map(|(name, value)| (name, value)));
                 command
             }
-            Self::Cloudflare => {
-                let runner = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hosts/workerd.mjs");
+            Self::Cloudflare | Self::Spin => {
+                let (runner, own): (_, &[&str]) = match self {
+                    Self::Cloudflare => ("../hosts/workerd.mjs", &["--front"]),
+                    _ => ("../hosts/spin.mjs", &[]),
+                };
                 let mut command = Command::new("node");
                 command
-                    .arg(runner)
-                    .args(["--front", "--port", &port.to_string()])
+                    .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(runner))
+                    .args(own)
+                    .args(["--port", &port.to_string()])
                     .arg("--config")
                     .arg(file)
                     .arg("--state")
@@ -172,13 +182,14 @@ impl Gateway {
         }
     }
 
-    /// How many kilobytes of memory its process has resident; on workerd, workerd's.
+    /// How many kilobytes of memory its process has resident; on workerd, workerd's, and so for Spin.
     #[must_use]
     pub fn resident(&self) -> Option<u64> {
         let own = self.process.id()?;
         let process = match self.host {
             Host::Native => own,
             Host::Cloudflare => child_of(own, "workerd")?,
+            Host::Spin => child_of(own, "spin")?,
         };
         let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -240,8 +251,8 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // The Worker's runner ends workerd, too, but only if it is asked.
-        if self.host == Host::Cloudflare
+        // A runner ends what it runs, too, at once only if it is asked.
+        if self.host != Host::Native
             && let Some(id) = self.process.id()
         {
             let _ = std::process::Command::new("kill").arg(id.to_string()).status();
@@ -307,9 +318,61 @@ fn child_of(parent: u32, name: &str) -> Option<u32> {
     })
 }
 
+/// Whether fixtures are stdio servers behind the gateway.
+#[must_use]
+pub fn behind_stdio() -> bool {
+    match std::env::var("CAUSEWAY_BEHIND").as_deref() {
+        Err(_) | Ok("" | "http" | "link") => false,
+        Ok("stdio") => true,
+        Ok(other) => panic!("this suite puts nothing behind {other:?}"),
+    }
+}
+
+/// Says on stderr why a case is left out where fixtures are stdio servers, and whether it is.
+pub fn left_out_behind_stdio(case: &str, reason: &str) -> bool {
+    let left_out = behind_stdio();
+    if left_out {
+        eprintln!("{case} is left out behind stdio: {reason}");
+    }
+    left_out
+}
+
+/// The servers that are fixtures, as programs.
+fn as_programs(config: &mut Value) {
+    for server in config["mcpServers"].as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
+        let Some(address) = server["url"].as_str().and_then(causeway_fixture::piped) else { continue };
+        let Some(server) = server.as_object_mut() else { continue };
+        server.shift_remove("url");
+        server.shift_remove("headers");
+        server.insert("command".to_owned(), json!(fixture_program()));
+        server.insert("args".to_owned(), json!(["--pipe", address.to_string()]));
+    }
+}
+
+/// The fixture as a program: `CAUSEWAY_FIXTURE`, or what was built next to this test.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn fixture_program() -> PathBuf {
+    built("causeway-fixture", "CAUSEWAY_FIXTURE", "cargo build -p causeway-fixture")
+}
+
+/// The server of the Rust SDK: `CAUSEWAY_RMCP`, or what was built next to this test.
+///
+/// # Panics
+/// When it was not built.
+#[must_use]
+pub fn rmcp_program() -> PathBuf {
+    built("causeway-rmcp", "CAUSEWAY_RMCP", "cargo build -p causeway-rmcp")
+}
+
 /// `config` as it goes into the file.
 fn written(config: &Value, keyed: bool, behind: bool) -> String {
     let mut config = config.clone();
+    if behind_stdio() {
+        as_programs(&mut config);
+    }
     if keyed && config["keys"].is_null() {
         config["keys"] = json!({"suite": {"hash": crate::hash(KEY), "admin": true, "links": ["*"]}});
     } else if behind && config["keys"].is_object() {
@@ -342,12 +405,16 @@ fn offered(config: &Value) -> Value {
 /// When it was not built.
 #[must_use]
 pub fn program() -> PathBuf {
-    if let Some(program) = std::env::var_os("CAUSEWAY_BIN") {
+    built("causeway", "CAUSEWAY_BIN", "cargo build -p causeway-native")
+}
+
+fn built(name: &str, variable: &str, how: &str) -> PathBuf {
+    if let Some(program) = std::env::var_os(variable) {
         return program.into();
     }
     let test = std::env::current_exe().unwrap();
-    let built = test.ancestors().nth(2).unwrap().join("causeway");
-    assert!(built.exists(), "build the gateway first (cargo build -p causeway-native) or set CAUSEWAY_BIN");
+    let built = test.ancestors().nth(2).unwrap().join(name);
+    assert!(built.exists(), "build {name} first ({how}) or set {variable}");
     built
 }
 

@@ -29,6 +29,7 @@ pub mod client;
 pub mod host;
 pub mod legacy;
 pub mod link;
+pub mod models;
 pub mod modern;
 pub mod party;
 pub mod program;
@@ -41,7 +42,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 pub use client::{Answer, Client, Era, Events, Reply, Request, raw};
-pub use host::{Gateway, Host};
+pub use host::{Gateway, Host, left_out_behind_stdio};
 pub use link::Companion;
 
 /// Both eras, for cases that hold in each.

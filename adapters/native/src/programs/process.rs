@@ -43,6 +43,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const PING: Duration = Duration::from_secs(60);
 /// How long it may take to say so.
 const PONG: Duration = Duration::from_secs(30);
+/// How lines of its keeper begin. A program may write such lines as well, of itself.
+const KEPT: &str = "causeway: ";
 /// How long a line of the log that a program writes may be.
 const LOGGED: usize = 16 * 1024;
 
@@ -80,6 +82,8 @@ pub(super) struct Process {
     stop: Notify,
     /// Why it is being stopped, if it is.
     stopping: Mutex<Option<String>>,
+    /// What its keeper has said of it: why it could not be run, or was ended.
+    kept: Mutex<Option<String>>,
     gone: watch::Sender<bool>,
 }
 
@@ -100,6 +104,24 @@ pub(super) enum Reply {
     Gone(Arc<str>),
 }
 
+/// Why a request was not sent. Nothing of it has reached the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unsent {
+    /// The process takes nothing any more: another may.
+    Closing,
+    /// It does not read what it was sent before.
+    Full,
+}
+
+impl From<Unsent> for SeamError {
+    fn from(unsent: Unsent) -> Self {
+        Self::Cut(match unsent {
+            Unsent::Closing => "the program is being stopped".to_owned(),
+            Unsent::Full => "the program does not read what it is sent".to_owned(),
+        })
+    }
+}
+
 /// The right to an answer. Dropping it gives the request up.
 #[derive(Debug)]
 pub(super) struct Ticket {
@@ -117,7 +139,7 @@ impl Process {
     /// Starts what `launch` says. To be called on the runtime that is to keep it.
     pub(super) fn start(launch: &Launch, owner: &Arc<Program>) -> Result<Arc<Self>, String> {
         let mut child = launch
-            .command()
+            .command()?
             .spawn()
             .map_err(|error| format!("command: {} cannot be started: {error}", launch.file.display()))?;
         let (Some(stdin), Some(stdout), Some(stderr), Some(pid)) =
@@ -143,10 +165,11 @@ impl Process {
             pinged: Mutex::new(Instant::now()),
             stop: Notify::new(),
             stopping: Mutex::new(None),
+            kept: Mutex::new(None),
             gone: watch::Sender::new(false),
         });
         tokio::spawn(write(stdin, lines, unread));
-        tokio::spawn(log(stderr, owner.voice.clone()));
+        tokio::spawn(log(process.clone(), stderr));
         let (drained, drain) = oneshot::channel();
         let reader = tokio::spawn(read(process.clone(), stdout, owner.spec.max_line, drained));
         tokio::spawn(keep(process.clone(), child, reader, drain));
@@ -180,8 +203,19 @@ impl Process {
         self.stopping.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Begins to end it if it has nothing to do: what comes at the same moment goes to another.
+    fn stop_if_idle(&self, why: &str) {
+        let mut table = self.table();
+        if table.is_idle() {
+            table.closing = true;
+            drop(table);
+            self.stop(why);
+        }
+    }
+
     /// Begins to end it.
     pub(super) fn stop(&self, why: &str) {
+        self.table().closing = true;
         let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         if stopping.is_none() {
             *stopping = Some(why.to_owned());
@@ -221,18 +255,22 @@ impl Process {
         self: &Arc<Self>,
         flight: Flight,
         compose: impl FnOnce(u64) -> Bytes,
-    ) -> Result<Ticket, SeamError> {
+    ) -> Result<Ticket, Unsent> {
         let number = {
             let mut table = self.table();
-            if let Some(why) = &table.ended {
-                return Err(SeamError::Cut(why.to_string()));
+            if table.closing || table.ended.is_some() {
+                return Err(Unsent::Closing);
             }
             table.begin(flight)
         };
         let ticket = Ticket { process: self.clone(), number };
-        if let Err(error) = self.send(compose(number)) {
+        if self.unread.load(Ordering::Relaxed) > UNREAD {
             self.table().forget(number);
-            return Err(error);
+            return Err(Unsent::Full);
+        }
+        if self.send(compose(number)).is_err() {
+            self.table().forget(number);
+            return Err(Unsent::Closing);
         }
         Ok(ticket)
     }
@@ -247,7 +285,7 @@ impl Process {
         };
         let ticket = match self.begin(Flight::own(to), ask) {
             Ok(ticket) => ticket,
-            Err(error) => return Reply::Gone(error.to_string().into()),
+            Err(_) => return Reply::Gone("the program is being stopped".into()),
         };
         match timeout(within, answer).await {
             Ok(Ok(Ok(answer))) => Reply::Answer(answer),
@@ -305,7 +343,7 @@ impl Process {
                 batch.iter().map(|one| self.heard_one(one.get().as_bytes())).fold(true, |a, b| a & b)
             }
             Ok(None) => self.heard_one(text),
-            Err(_) => self.puzzled("printed what is no message", text),
+            Err(_) => self.heard_behind(text),
         }
     }
 
@@ -315,7 +353,20 @@ impl Process {
             Ok(Message::Response { id: None, outcome }) => self.refused_unnamed(text, outcome.err()),
             Ok(Message::Notification { method, params }) => self.told(text, &method, params),
             Ok(Message::Request { id, method, .. }) => self.asked(text, id, &method),
-            Err(_) => self.puzzled("printed what is no message", text),
+            Err(_) => self.heard_behind(text),
+        }
+    }
+
+    /// A line that is no message. One may follow in it: what stands before it was printed without a line break.
+    fn heard_behind(self: &Arc<Self>, text: &[u8]) -> bool {
+        const MARK: &[u8] = b"{\"jsonrpc\"";
+        let begins = text.windows(MARK.len()).rposition(|part| part == MARK);
+        match begins.filter(|at| *at > 0).and_then(|at| text.split_at_checked(at)) {
+            Some((before, message)) if Message::decode(message).is_ok() => {
+                self.puzzled("printed what is no message", before);
+                self.heard_one(message)
+            }
+            _ => self.puzzled("printed what is no message", text),
         }
     }
 
@@ -539,7 +590,7 @@ impl Process {
                 recycle.calls.is_some_and(|most| calls >= most).then_some("the calls it has had"),
                 recycle
                     .memory
-                    .and_then(|most| Some(super::memory::of_group(self.pid)? >= most))
+                    .and_then(|most| Some(crate::sandbox::memory(self.pid)? >= most))
                     .unwrap_or_default()
                     .then_some("the memory it has taken"),
             ];
@@ -556,13 +607,13 @@ impl Process {
             return;
         }
         if self.retired.load(Ordering::Relaxed) && !owner.keeps_state(self) {
-            self.stop("it was replaced");
+            self.stop_if_idle("it was replaced");
             return;
         }
         let base = matches!(serves, Use::Modern | Use::Shared(_) | Use::Fresh);
         let kept = base && spec.start == causeway::config::plan::Start::Eager;
         if !read && !kept && used.elapsed() >= spec.idle_stop {
-            self.stop("nobody has used it");
+            self.stop_if_idle("nobody has used it");
             return;
         }
         let quiet = used.elapsed().min(self.pinged.lock().unwrap_or_else(PoisonError::into_inner).elapsed());
@@ -651,7 +702,7 @@ async fn write(mut stdin: ChildStdin, mut lines: mpsc::UnboundedReceiver<Bytes>,
 }
 
 /// Logs what a program writes to its standard error.
-async fn log(stderr: impl AsyncRead + Unpin, voice: Arc<Voice>) {
+async fn log(process: Arc<Process>, stderr: impl AsyncRead + Unpin) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
@@ -661,8 +712,12 @@ async fn log(stderr: impl AsyncRead + Unpin, voice: Arc<Voice>) {
             Ok(0) | Err(_) => return,
             Ok(_) => {
                 let text = String::from_utf8_lossy(&line);
-                if !text.trim().is_empty() {
-                    voice.say(Level::Info, "program.stderr", text.trim_end());
+                if let Some(said) = text.strip_prefix(KEPT) {
+                    process.voice.say(Level::Warn, "program.kept", said.trim_end());
+                    let mut kept = process.kept.lock().unwrap_or_else(PoisonError::into_inner);
+                    *kept = Some(said.trim_end().chars().take(500).collect());
+                } else if !text.trim().is_empty() {
+                    process.voice.say(Level::Info, "program.stderr", text.trim_end());
                 }
             }
         }
@@ -740,10 +795,13 @@ async fn keep(
         _ = timeout(REST, drained).await;
     }
     reader.abort();
-    // Whatever it has started goes with it.
-    super::group::end(process.pid);
+    // Whatever it has started has gone with it: that is what its keeper is for.
     let wanted = process.why_stopping();
-    let how = how(status);
+    let kept = process.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let how = match (how(status), kept) {
+        (how, Some(kept)) => format!("{how}: {kept}"),
+        (how, None) => how,
+    };
     let why: Arc<str> = match &wanted {
         Some(wanted) => format!("the program was stopped in mid-call ({wanted})").into(),
         None => {
@@ -781,7 +839,11 @@ async fn shut_down(process: &Process, child: &mut Child) -> Option<ExitStatus> {
         return status.ok();
     }
     super::group::end(process.pid);
-    // The group is the process's own; where there are no groups it is ended alone.
+    #[cfg(unix)]
+    if let Ok(status) = timeout(STEP, child.wait()).await {
+        return status.ok();
+    }
+    // A keeper that does not end by itself: what it keeps ends with it all the same.
     _ = child.start_kill();
     timeout(STEP, child.wait()).await.ok()?.ok()
 }

@@ -3,8 +3,9 @@
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash as _, Hasher as _};
+use std::pin::pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,8 +14,10 @@ use causeway::mcp::revision::{Era, Revision};
 use causeway::mcp::upstream::{IMPLEMENTATION, error_of};
 use causeway::platform::{self, SeamError};
 use causeway::wire::jsonrpc::{Message, string};
+use futures_util::future::{Either, select};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
 use super::House;
 use super::launch::Launch;
@@ -25,8 +28,12 @@ use super::table::{Params, line, replaced};
 use super::voice::Voice;
 use crate::log::Level;
 
-/// How long a program may take to say whether it is modern; one that is older may never say.
-const PROBE: Duration = Duration::from_secs(10);
+/// How long a program may take to say whether it is modern before it is asked whether it is there at all.
+const PROBE: Duration = Duration::from_secs(5);
+/// How long it may take to say either: it may have to be fetched first.
+const SLOW: Duration = Duration::from_secs(30);
+/// A program that is there, and has not said by then what it is, does not know the question.
+const GRACE: Duration = Duration::from_secs(1);
 /// How long it may take to answer `initialize`.
 const INITIALIZE: Duration = Duration::from_secs(55);
 /// The same, if it has left the question before unanswered.
@@ -63,6 +70,8 @@ pub(super) struct Program {
     pub(super) spec: Arc<plan::Program>,
     pub(super) voice: Arc<Voice>,
     pub(super) house: Weak<House>,
+    /// What there was to say about its sandbox when it was started first.
+    sandbox: OnceLock<String>,
     state: Mutex<State>,
     /// Held while something is started that others may want as well.
     turn: tokio::sync::Mutex<()>,
@@ -77,6 +86,8 @@ impl std::fmt::Debug for Program {
 #[derive(Debug, Default)]
 struct State {
     era: Option<Era>,
+    /// It did not answer when it was asked, which is not to be done again.
+    is_shy: bool,
     /// Asked what it is, and older than the question.
     fresh: Option<Arc<Process>>,
     modern: Vec<Arc<Process>>,
@@ -101,6 +112,14 @@ pub(super) enum Opened {
     Refused(Bytes),
 }
 
+/// What came of asking for a shared process.
+pub(super) enum Shared {
+    /// It takes requests.
+    Ready(Arc<Process>, Met),
+    /// The program refused to be introduced to.
+    Refused(Bytes),
+}
+
 impl Program {
     pub(super) fn new(name: &str, spec: Arc<plan::Program>, house: &Arc<House>) -> Arc<Self> {
         let voice = Arc::new(Voice::new(house.log.clone(), name, &spec.env));
@@ -109,9 +128,21 @@ impl Program {
             spec,
             voice,
             house: Arc::downgrade(house),
+            sandbox: OnceLock::new(),
             state: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
         })
+    }
+
+    /// Says once what there is to say about its sandbox.
+    fn tell(&self, launch: &Launch) {
+        self.sandbox.get_or_init(|| {
+            let report = launch.report();
+            let level =
+                if report.lacks.is_empty() && report.notes.is_empty() { Level::Info } else { Level::Warn };
+            self.voice.say(level, "program.sandbox", &report.to_string());
+            report.to_string()
+        });
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -151,7 +182,7 @@ impl Program {
             return Ok(era);
         }
         let process = self.start().await?;
-        let reply = process.ask("server/discover", DISCOVER, PROBE).await;
+        let reply = asked(&process).await;
         let era = match &reply {
             Reply::Answer(answer) if is_modern(answer) => Era::Modern,
             // Older servers answer with any error, or not at all (2026-07-28 stdio, "Backward Compatibility").
@@ -169,6 +200,7 @@ impl Program {
         self.voice.say(Level::Info, "program.era", what);
         let mut state = self.state();
         state.era = Some(era);
+        state.is_shy = !matches!(reply, Reply::Answer(_));
         match era {
             Era::Modern => {
                 state.down = None;
@@ -176,10 +208,8 @@ impl Program {
                 state.modern.push(process);
             }
             Era::Legacy => {
-                if let Reply::Gone(_) = reply {
-                    // It was asked too much. The next one is not.
-                    (state.failures, state.not_before, state.down) = (0, None, None);
-                } else {
+                // One that has ended was asked too much. The next one is not.
+                if !matches!(reply, Reply::Gone(_)) {
                     state.fresh = Some(process);
                 }
             }
@@ -192,7 +222,7 @@ impl Program {
         if is_modern(answer) && matches!(process.serves(), Use::Fresh) {
             self.voice.say(Level::Info, "program.era", "speaks 2026-07-28, as it says after all");
             let mut state = self.state();
-            state.era = Some(Era::Modern);
+            (state.era, state.is_shy) = (Some(Era::Modern), false);
             state.fresh = None;
             process.set_use(Use::Modern);
             state.modern.push(process.clone());
@@ -298,7 +328,10 @@ impl Program {
         }
         let wanted = read.protocol_version.and_then(string).and_then(|text| Revision::parse(&text));
         let slot = self.roomiest();
-        let (_, met) = self.shared(&slot).await?;
+        let met = match self.shared(&slot).await? {
+            Shared::Ready(_, met) => met,
+            Shared::Refused(answer) => return Ok(Opened::Refused(named(&answer, id))),
+        };
         let answer = met.for_client(id, wanted);
         let session = Session::new(token(), Place::Shared(slot));
         self.admit(&session);
@@ -307,10 +340,7 @@ impl Program {
 
     async fn open_own(self: Arc<Self>, id: &RawValue, params: &str) -> Result<Opened, SeamError> {
         let (process, answer) = self.introduced(params).await?;
-        let named = match Message::decode(&answer) {
-            Ok(Message::Response { id: Some(place), .. }) => replaced(&answer, [(place, id.get().into())]),
-            _ => answer.clone(),
-        };
+        let named = named(&answer, id);
         if error_of(&answer).is_some() {
             self.turned_down(&process);
             return Ok(Opened::Refused(named));
@@ -361,15 +391,15 @@ impl Program {
     }
 
     /// The process of a shared place: the one there is, or a new one that knows what the one before was told.
-    pub(super) async fn shared(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<(Arc<Process>, Met), SeamError> {
-        if let Some(ready) = slot.ready() {
-            return Ok(ready);
+    pub(super) async fn shared(self: &Arc<Self>, slot: &Arc<Slot>) -> Result<Shared, SeamError> {
+        if let Some((process, met)) = slot.ready() {
+            return Ok(Shared::Ready(process, met));
         }
         let (program, slot) = (self.clone(), slot.clone());
         self.at_home(async move {
             let _turn = program.turn.lock().await;
-            if let Some(ready) = slot.ready() {
-                return Ok(ready);
+            if let Some((process, met)) = slot.ready() {
+                return Ok(Shared::Ready(process, met));
             }
             let params = format!(
                 "{{\"protocolVersion\":\"{}\",\"capabilities\":{{}},\"clientInfo\":{IMPLEMENTATION}}}",
@@ -380,9 +410,11 @@ impl Program {
                 Ok(Message::Response { outcome: Ok(result), .. }) => result,
                 _ => {
                     program.turned_down(&process);
-                    let code = error_of(&answer).map_or(-32603, |(code, _)| code);
-                    let message = format!("the program refused initialize with error {code}");
-                    return Err(SeamError::Connect(message));
+                    // Sessions with what it was before are over.
+                    for session in program.sessions_of(&slot) {
+                        program.close_session(&session.id);
+                    }
+                    return Ok(Shared::Refused(answer));
                 }
             };
             let chosen = Params::of(Some(result)).protocol_version.and_then(string);
@@ -392,7 +424,7 @@ impl Program {
             process.send(Bytes::from_static(INITIALIZED))?;
             slot.fill(&process, met.clone());
             program.remind(&slot, &process);
-            Ok((process, met))
+            Ok(Shared::Ready(process, met))
         })
         .await
     }
@@ -531,7 +563,10 @@ impl Program {
             if state.closed {
                 Err("the program is being stopped".to_owned())
             } else {
-                let started = Launch::new(&self.spec).and_then(|launch| Process::start(&launch, self));
+                let started = Launch::new(&self.name, &self.spec, &house.keeper).and_then(|launch| {
+                    self.tell(&launch);
+                    Process::start(&launch, self)
+                });
                 if let Ok(process) = &started {
                     state.all.push(process.clone());
                 }
@@ -567,6 +602,10 @@ impl Program {
         state.modern.retain(other);
         state.fresh = state.fresh.take().filter(other);
         state.slots.iter().for_each(|slot| slot.empty(process));
+        if state.all.is_empty() && !state.is_shy {
+            // The next one may be of another version (2026-07-28 Versioning, "Backward Compatibility").
+            state.era = None;
+        }
         state.sessions.retain(|_, session| match &session.place {
             Place::Own(own) if !other(own) => {
                 session.fail(how);
@@ -586,9 +625,9 @@ impl Program {
                 };
                 state.not_before = Some(Instant::now() + pause);
                 let times = state.failures;
-                state.down = Some(format!(
-                    "the program ended at start ({how}), {times} times in a row; the log has what it printed"
-                ));
+                let row = if times > 1 { format!(", {times} times in a row") } else { String::new() };
+                state.down =
+                    Some(format!("the program ended at start ({how}){row}; the log has what it printed"));
                 if state.failures >= CEILING {
                     self.voice.say(
                         Level::Error,
@@ -724,9 +763,10 @@ impl Program {
             state: process.state(),
             age_s: process.began.elapsed().as_secs(),
             calls: process.table().calls,
-            memory: super::memory::of_group(process.pid),
+            memory: crate::sandbox::memory(process.pid),
         };
-        platform::Program { processes: all.iter().map(process).collect(), restarts, down }
+        let sandbox = self.sandbox.get().cloned();
+        platform::Program { processes: all.iter().map(process).collect(), restarts, down, sandbox }
     }
 }
 
@@ -741,6 +781,31 @@ impl Met {
             result = replaced(&self.result, [(place, format!("\"{}\"", wanted.as_str()).into_bytes())]);
         }
         [b"{\"jsonrpc\":\"2.0\",\"id\":", id.get().as_bytes(), b",\"result\":", &result, b"}"].concat().into()
+    }
+}
+
+/// Asks a process what it is. One that is slow to start is waited for, one that ignores the question is not: older
+/// servers take a ping before everything else.
+async fn asked(process: &Arc<Process>) -> Reply {
+    let mut discovered = pin!(process.ask("server/discover", DISCOVER, SLOW));
+    if let Ok(reply) = timeout(PROBE, &mut discovered).await {
+        return reply;
+    }
+    let there = pin!(process.ask("ping", "{}", SLOW));
+    match select(discovered, there).await {
+        Either::Left((reply, _)) => reply,
+        Either::Right((Reply::Answer(_), discovered)) => {
+            timeout(GRACE, discovered).await.unwrap_or(Reply::Silent)
+        }
+        Either::Right((_, discovered)) => discovered.await,
+    }
+}
+
+/// `answer` as one to the request `id`.
+fn named(answer: &Bytes, id: &RawValue) -> Bytes {
+    match Message::decode(answer) {
+        Ok(Message::Response { id: Some(place), .. }) => replaced(answer, [(place, id.get().into())]),
+        _ => answer.clone(),
     }
 }
 

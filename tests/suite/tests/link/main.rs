@@ -11,6 +11,7 @@
 
 mod broken;
 mod crowd;
+mod offline;
 mod proxy;
 mod rights;
 
