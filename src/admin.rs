@@ -37,7 +37,7 @@ pub fn admit<P: Platform>(
     headers: &HeaderMap,
     platform: &P,
 ) -> Result<Arc<Caller>, Fault> {
-    let secret = platform.secrets().secret("CAUSEWAY_ADMIN_KEY").filter(|secret| secret.len() >= 16);
+    let secret = platform.secrets().secret(ADMIN_KEY).filter(|secret| secret.len() >= 16);
     if let (Some(secret), Some(key)) = (secret, auth::presented(headers))
         && bool::from(secret.as_bytes().ct_eq(key))
     {
@@ -85,11 +85,10 @@ pub async fn apply<P: Platform>(
         Change::Put => {
             let config = Config::from_normalized(body).map_err(|problems| refused(&problems))?;
             // What this host could not serve must not come into force.
-            compile(&config, platform.secrets(), platform.abilities())
-                .map_err(|problems| refused(&problems))?;
+            compiled(platform, &config).await.map_err(|problems| refused(&problems))?;
             let stamp = stored::push(store, &config, now).await.map_err(fault)?;
             // Instances look for news by themselves; this one need not wait, nor read what it has at hand.
-            let _ = take(platform, instance, stamp.clone(), &config);
+            let _ = take(platform, instance, stamp.clone(), &config).await;
             Some(stamp)
         }
         Change::Rollback => {
@@ -103,7 +102,7 @@ pub async fn apply<P: Platform>(
                 .map_err(|_| Fault::new(Kind::Unprocessable, "version: a version's number is expected"))?;
             let stamp = stored::rollback(store, rollback.version, now).await.map_err(fault)?;
             if let Ok(config) = stored::at(store, &stamp).await {
-                let _ = take(platform, instance, stamp.clone(), &config);
+                let _ = take(platform, instance, stamp.clone(), &config).await;
             }
             Some(stamp)
         }
@@ -133,18 +132,32 @@ pub async fn refresh<P: Platform>(platform: &P, instance: &Instance) -> Result<b
         return Ok(false);
     }
     let config = stored::at(store, &stamp).await.map_err(|error| error.to_string())?;
-    take(platform, instance, stamp, &config)?;
+    take(platform, instance, stamp, &config).await?;
     Ok(true)
 }
 
-fn take<P: Platform>(platform: &P, instance: &Instance, stamp: Stamp, config: &Config) -> Result<(), String> {
-    let plan = compile(config, platform.secrets(), platform.abilities()).map_err(|problems| {
+/// The plan that `config` makes on this host.
+async fn compiled<P: Platform>(platform: &P, config: &Config) -> Result<Plan, Vec<Problem>> {
+    platform.secrets().prepare(config.variables()).await;
+    compile(config, platform.secrets(), platform.abilities())
+}
+
+async fn take<P: Platform>(
+    platform: &P,
+    instance: &Instance,
+    stamp: Stamp,
+    config: &Config,
+) -> Result<(), String> {
+    let plan = compiled(platform, config).await.map_err(|problems| {
         format!("stored version {} cannot be served: {}", stamp.version, lines(&problems))
     })?;
     instance.install(Arc::new(plan));
     instance.set_stamp(stamp);
     Ok(())
 }
+
+/// The host's secret that is an administrator's key.
+pub const ADMIN_KEY: &str = "CAUSEWAY_ADMIN_KEY";
 
 /// The variable of the host that holds a configuration as normalized JSON, for want of a pushed one.
 pub const BUNDLED: &str = "CAUSEWAY_CONFIG";
@@ -156,13 +169,18 @@ pub async fn start<P: Platform>(platform: &P) -> Arc<Instance> {
         "this gateway has no configuration yet: set its secret CAUSEWAY_ADMIN_KEY and run `causeway push`"
             .to_owned(),
     );
+    let own = [BUNDLED, ADMIN_KEY, crate::mcp::SECRET];
+    platform.secrets().prepare(own.map(str::to_owned).into()).await;
     look(platform, &instance).await;
     if instance.plan().is_some() {
         return instance;
     }
-    let Some(bundled) = platform.secrets().secret(BUNDLED) else { return instance };
-    let plan = Config::from_normalized(bundled.as_bytes())
-        .and_then(|config| compile(&config, platform.secrets(), platform.abilities()));
+    let bundled = platform.secrets().secret(BUNDLED).filter(|text| !text.trim_ascii().is_empty());
+    let Some(bundled) = bundled else { return instance };
+    let plan = match Config::from_normalized(bundled.as_bytes()) {
+        Ok(config) => compiled(platform, &config).await,
+        Err(problems) => Err(problems),
+    };
     match plan {
         Ok(plan) => instance.install(Arc::new(plan)),
         Err(problems) => {

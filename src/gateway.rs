@@ -114,6 +114,11 @@ impl<P: Platform> Gateway<P> {
         Self { platform, instance }
     }
 
+    /// What it runs on.
+    pub fn platform(&self) -> &P {
+        &self.platform
+    }
+
     /// Answers `request`. Never fails: what goes wrong is in the reply.
     pub async fn handle<B>(
         self,

@@ -14,6 +14,7 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`polled`] | mailboxes for hosts where nothing outlives a request |
 //! | [`gateway`] | the function: [`gateway::Gateway::handle`] and [`gateway::Gateway::finish`] |
 //! | [`admin`] | which configuration is in force, and changing it |
 //! | [`instance`] | what a process or isolate remembers between requests |
@@ -60,6 +61,7 @@ pub mod inbound;
 pub mod instance;
 pub mod mcp;
 pub mod platform;
+pub mod polled;
 pub mod relay;
 #[cfg(feature = "testing")]
 pub mod testing;

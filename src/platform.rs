@@ -120,6 +120,11 @@ pub trait Mailboxes {
     /// What the owner says, as it says it: the bytes of an event stream.
     type Body: Stream<Item = Result<Bytes, SeamError>> + Unpin + 'static;
 
+    /// What the key of something whose owner may as well be in this instance ends in; empty where that is all the same.
+    fn place(&self) -> String {
+        String::new()
+    }
+
     /// Hands `letter` to the owner of `key`. Dropping the body tells the owner that nobody reads it any more.
     ///
     /// Keys are at most 512 bytes of printable ASCII, letters at most 8 MiB.
@@ -139,6 +144,12 @@ pub trait Mailboxes {
 pub trait Secrets {
     /// The value of `name`, if the host has one.
     fn secret(&self, name: &str) -> Option<String>;
+
+    /// Asks for the values of `names`, on hosts where that takes a while; [`Self::secret`] has them from then on.
+    fn prepare(&self, names: Vec<String>) -> impl Future<Output = ()> {
+        let _ = names;
+        std::future::ready(())
+    }
 }
 
 /// A point in time: milliseconds since the Unix epoch.
@@ -279,6 +290,10 @@ pub struct Program {
     /// Why there is none, if it does not start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub down: Option<String>,
+    /// What there is to say about its sandbox, once it was started: whether there is one, what it lacks on this system,
+    /// and what is likely to go wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<String>,
 }
 
 /// A process of a program.

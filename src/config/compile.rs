@@ -14,11 +14,11 @@ use super::fill::fill;
 use super::glob::{Filter, Glob};
 use super::keys::parse_hash;
 use super::plan::{
-    Caller, Key, Limits, Offline, Override, Plan, Program, Recycle, Sampling, Server, SessionMode, Skipped,
-    Timeouts, Transport, Via,
+    Caller, Key, Limits, Offline, Override, Plan, Program, Recycle, Sampling, Sandbox, Server, SessionMode,
+    Skipped, Timeouts, Transport, Via,
 };
 use super::problem::Problem;
-use super::read::{endpoint, is_ours, origin};
+use super::read::{NOT_WHOLE, endpoint, is_ours, origin, whole};
 use super::types::{self, Choice, Config, Kind, Session, Size, Span};
 use crate::platform::{Abilities, Links, Secrets};
 
@@ -147,6 +147,34 @@ fn offered(name: &str, entry: &types::Server, url: Url) -> Server {
     }
 }
 
+/// What the program of an entry may do to the machine that it runs on, or what keeps that from being known.
+fn sandbox(entry: &types::Sandbox, secrets: &impl Secrets) -> Result<Sandbox, String> {
+    let plain = Sandbox::default();
+    let paths = |key: &str, paths: &[String]| -> Result<Vec<String>, String> {
+        let filled = paths.iter().enumerate().map(|(i, path)| {
+            let said = |what: &str, fix: &str| format!("sandbox.{key}[{i}]: {what}: {fix}");
+            let path = fill(path, secrets).map_err(|(what, fix)| said(&what, &fix))?;
+            match whole(&path) {
+                true => Ok(path),
+                false => Err(said(NOT_WHOLE.0, NOT_WHOLE.1)),
+            }
+        });
+        filled.collect()
+    };
+    Ok(Sandbox {
+        mode: entry.mode,
+        read: paths("read", &entry.read)?,
+        write: paths("write", &entry.write)?,
+        network: entry.network.unwrap_or(plain.network),
+        memory: entry.memory.map_or(plain.memory, |size| size.0),
+        cpu: time(entry.cpu, plain.cpu),
+        processes: entry.processes.unwrap_or(plain.processes),
+        files: entry.files.unwrap_or(plain.files),
+        file_size: entry.file_size.map_or(plain.file_size, |size| size.0),
+        namespace: entry.namespace.unwrap_or(plain.namespace),
+    })
+}
+
 /// What to run for an entry with a `command`, and how.
 ///
 /// # Errors
@@ -174,9 +202,10 @@ pub fn program(entry: &types::Server, secrets: &impl Secrets) -> Result<Program,
         recycle: Recycle {
             age: entry.recycle.age.map(|span| span.0),
             calls: entry.recycle.calls.map(u64::from),
-            memory: entry.recycle.memory.map(|size| u64::from(size.0)),
+            memory: entry.recycle.memory.map(|size| size.0),
         },
         max_line: bytes(entry.max_response, plain.max_line),
+        sandbox: sandbox(&entry.sandbox, secrets)?,
         ..plain
     };
     let texts = program.args.iter().chain(program.env.iter().flat_map(|(name, value)| [name, value]));

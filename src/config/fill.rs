@@ -111,6 +111,21 @@ fn part(inside: &str) -> Result<Part<'_>, Broken> {
     }
 }
 
+/// The variables that a text names, each once. What is broken is left to [`fill`] to complain about.
+pub(super) fn names(text: &str) -> Vec<String> {
+    let mut names: Vec<String> = text
+        .split("${")
+        .skip(1)
+        .filter_map(|rest| match part(rest.split_once('}')?.0) {
+            Ok(Part::Variable(name, _)) => Some(name.to_owned()),
+            _ => None,
+        })
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// A text without variables, its `$${` made plain.
 pub(super) fn unescape(text: &str) -> String {
     text.replace("$${", "${")
@@ -180,6 +195,15 @@ mod tests {
         check("${EMPTY:-x}", "x");
         check("$${TOKEN} $5 {}", "${TOKEN} $5 {}");
         check("a$b", "a$b");
+    }
+
+    #[test]
+    fn the_variables_of_a_text_are_found() {
+        assert_eq!(
+            names("${TOKEN} ${env:B:-x} ${A} ${TOKEN} ${input:c} ${1} $${D} ${E"),
+            ["A", "B", "D", "TOKEN"]
+        );
+        assert_eq!(names("plain"), [""; 0]);
     }
 
     #[test]

@@ -38,6 +38,12 @@ impl Config {
         reading.config.ok_or_else(|| reading.problems.into_iter().filter(Problem::is_error).collect())
     }
 
+    /// The names of the host's variables that it may want filled in.
+    #[must_use]
+    pub fn variables(&self) -> Vec<String> {
+        super::fill::names(&self.normalized())
+    }
+
     /// Identifies the configuration: the first 16 hex digits of the SHA-256 of its normalized JSON.
     #[must_use]
     pub fn digest(&self) -> String {

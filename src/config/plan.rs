@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::glob::{Filter, Glob};
-pub use super::types::{Processes, Start};
+pub use super::types::{Processes, SandboxMode, Start};
 
 /// Everything the gateway needs to know, checked and ready.
 #[derive(Debug)]
@@ -181,6 +182,8 @@ pub struct Program {
     pub recycle: Recycle,
     /// How many bytes one message may have.
     pub max_line: usize,
+    /// What it may do to the machine that it runs on.
+    pub sandbox: Sandbox,
 }
 
 impl Program {
@@ -198,6 +201,7 @@ impl Program {
             idle_stop: Duration::from_secs(600),
             recycle: Recycle::default(),
             max_line: 16 * 1024 * 1024,
+            sandbox: Sandbox::default(),
         }
     }
 }
@@ -218,6 +222,48 @@ pub struct Recycle {
     pub calls: Option<u64>,
     /// When it and its children have this many bytes of memory.
     pub memory: Option<u64>,
+}
+
+/// What a program may do to the machine that it runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sandbox {
+    /// Whether there is a sandbox.
+    pub mode: SandboxMode,
+    /// Files and folders that may be read, as they are written: absolute, or from `~` on.
+    pub read: Vec<String>,
+    /// Files and folders that may be read and written.
+    pub write: Vec<String>,
+    /// Whether the network may be used.
+    pub network: bool,
+    /// Bytes of memory of all processes together.
+    pub memory: u64,
+    /// CPU time of all processes together.
+    pub cpu: Duration,
+    /// Processes and threads of all processes together.
+    pub processes: u32,
+    /// Open files of one process.
+    pub files: u32,
+    /// Bytes of one file.
+    pub file_size: u64,
+    /// Whether no processes are seen but the program's own.
+    pub namespace: bool,
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self {
+            mode: SandboxMode::On,
+            read: Vec::new(),
+            write: Vec::new(),
+            network: true,
+            memory: 2 << 30,
+            cpu: Duration::from_secs(24 * 60 * 60),
+            processes: 512,
+            files: 4096,
+            file_size: 4 << 30,
+            namespace: true,
+        }
+    }
 }
 
 /// How upstream sessions of a legacy server are given out.

@@ -14,9 +14,11 @@ use super::problem::{Place, Problem, nearest};
 use super::types::{Choice, Config, Limits, Named, Sessions, Size, Span};
 
 mod key;
+mod sandbox;
 mod server;
 
 pub(super) use key::origin;
+pub(super) use sandbox::{NOT_WHOLE, whole};
 pub(super) use server::{endpoint, is_ours};
 
 /// What came of reading a file.

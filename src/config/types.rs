@@ -111,6 +111,10 @@ pub struct Server {
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
     pub recycle: Recycle,
+    /// What the program may do to the machine that it runs on. A word alone is the `mode`.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default, transform = describe::sandbox))]
+    pub sandbox: Sandbox,
     /// The link behind which the server is: the name of a machine that dials in with `causeway connect`. How it is
     /// reached or run there (`url`, `headers`, `command` and what belongs to it) is that machine's business alone.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -221,6 +225,66 @@ pub struct Override {
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
     pub hide: bool,
+}
+
+/// What a program may do to the machine that it runs on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+pub struct Sandbox {
+    /// Whether there is a sandbox.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub mode: SandboxMode,
+    /// Files and folders that the program may read, besides itself and what is installed for all users.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(default, extend("examples" = [["~/notes", "/srv/docs"]])))]
+    pub read: Vec<String>,
+    /// Files and folders that the program may read, write, make and remove, besides a private folder of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(default, extend("examples" = [["/srv/docs"]])))]
+    pub write: Vec<String>,
+    /// Whether the program may use the network. Default: yes, as most servers call an API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = true)))]
+    pub network: Option<bool>,
+    /// Memory of the program and all that it starts together: 16 MiB to 1024 GiB. More ends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "2GiB")))]
+    pub memory: Option<Size>,
+    /// CPU time of the program and all that it starts together: 1 second to 365 days. More ends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "24h")))]
+    pub cpu: Option<Span>,
+    /// Processes and threads of the program and all that it starts together. More ends it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 100_000), extend("default" = 512)))]
+    pub processes: Option<u32>,
+    /// Files and sockets that one process may have open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 16, max = 1_000_000), extend("default" = 4096)))]
+    pub files: Option<u32>,
+    /// How large a file may be made: 4 KiB to 1024 GiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "4GiB")))]
+    pub file_size: Option<Size>,
+    /// Whether the program sees no processes but its own, where the system can do that. Default: yes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = true)))]
+    pub namespace: Option<bool>,
+}
+
+/// Whether a program is run in a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxMode {
+    /// As much of one as the system has; what it lacks is said when the program starts.
+    #[default]
+    On,
+    /// None.
+    Off,
+    /// One that lacks nothing of importance, or the program is not run.
+    Required,
 }
 
 /// How sessions with a server are given out.
@@ -550,7 +614,7 @@ impl Serialize for Span {
 /// A size, written as `16MiB`, `500kB` or a number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(transparent)]
-pub struct Size(pub u32);
+pub struct Size(pub u64);
 
 impl Size {
     /// What text may stand for a size.
@@ -574,14 +638,16 @@ impl Size {
     }
 
     pub(super) fn bytes(bytes: f64) -> Option<Self> {
-        let bytes = if bytes.is_finite() { bytes.min(f64::from(u32::MAX)) } else { bytes };
-        (0.0..=f64::from(u32::MAX)).contains(&bytes).then(|| {
+        // What a number of this kind holds exactly: every bound is far below.
+        const MOST: f64 = 9_007_199_254_740_992.0;
+        let bytes = if bytes.is_finite() { bytes.min(MOST) } else { bytes };
+        (0.0..=MOST).contains(&bytes).then(|| {
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
                 reason = "the range was checked"
             )]
-            Self(bytes.round() as u32)
+            Self(bytes.round() as u64)
         })
     }
 }

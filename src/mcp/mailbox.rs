@@ -180,6 +180,31 @@ pub fn deliver<P: Platform>(
     })
 }
 
+/// Whether a mailbox that knows nothing can do anything with `letter`: it begins something.
+#[must_use]
+pub fn founds(letter: &[u8]) -> bool {
+    ["Call", "Rounds", "Stand", "Front"].iter().any(|kind| {
+        let name = letter.strip_prefix(b"{\"").and_then(|rest| rest.strip_prefix(kind.as_bytes()));
+        name.is_some_and(|rest| rest.starts_with(b"\""))
+    })
+}
+
+/// What is said to `letter` when its owner has gone with it; `None` where a mere end says enough.
+#[must_use]
+pub fn lost(letter: &[u8]) -> Option<Bytes> {
+    let (id, fault) = match serde_json::from_slice(letter).ok()? {
+        Letter::Call(park::Call { leg, .. }) | Letter::Retry(park::Retry { leg, .. }) => {
+            (leg.id, Fault::new(Kind::InvalidState, park::GONE))
+        }
+        Letter::Rounds(rounds) => {
+            let message = "the gateway's instance that this call ran in has gone; make the call again";
+            (rounds.id, Fault::new(Kind::Host, message))
+        }
+        _ => return None,
+    };
+    Some(Event::message(fault.into_error(&id)).encode())
+}
+
 /// What a letter sets going.
 pub enum Work {
     /// Nothing.

@@ -96,6 +96,9 @@ impl<P: Platform> Mcp<P> {
     }
 }
 
+/// The host's secret that tokens are sealed with. Without one a key is made, and kept in the store.
+pub const SECRET: &str = "CAUSEWAY_SECRET";
+
 /// The `_meta` that results of our own carry (2026-07-28 basic, "Per-response protocol fields").
 const SERVER_META: &str = concat!(
     "\"_meta\":{\"io.modelcontextprotocol/serverInfo\":{\"name\":\"causeway\",\"title\":\"Causeway\",\"version\":\"",

@@ -87,7 +87,7 @@ impl<P: Platform> Mcp<P> {
             return Ok(sealer);
         }
         use crate::platform::Secrets as _;
-        if let Some(secret) = self.platform.secrets().secret("CAUSEWAY_SECRET").filter(|s| s.len() >= 16) {
+        if let Some(secret) = self.platform.secrets().secret(super::SECRET).filter(|s| s.len() >= 16) {
             return Ok(self.memory.set_sealer(Sealer::new(secret.as_bytes())));
         }
         for _ in 0..RACES {

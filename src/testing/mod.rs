@@ -4,7 +4,7 @@
 //! clock to the next moment that somebody waits for.
 
 use std::collections::{HashMap, VecDeque};
-use std::future::{Ready, ready};
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +23,8 @@ use crate::platform::{
     Abilities, Clock, Entropy, Held, HttpClient, KeyValue, Links, Log, Mailboxes, Platform, SeamError,
     Secrets, StateStore, Swap, Timestamp, Version,
 };
-use crate::relay::through::ASK;
+use crate::polled::{Asked, Polled};
+use crate::relay::through::{self, ASK};
 use crate::tunnel::dock::Dock;
 
 /// One step of an upstream's answer.
@@ -106,7 +107,18 @@ struct World {
     mailboxes: HashMap<String, Arc<Mailbox<Fake>>>,
     owner: Option<Arc<Instance>>,
     docks: HashMap<String, Arc<Dock>>,
-    working: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    working: Vec<Work>,
+    instances: u64,
+}
+
+/// Work of an instance, by its number; 0 is the host itself.
+type Work = (u64, Pin<Box<dyn Future<Output = ()> + Send>>);
+
+/// An instance of a host where nothing outlives a request.
+struct Here {
+    number: u64,
+    polled: Arc<Polled<Fake>>,
+    instance: Arc<Instance>,
 }
 
 /// The fake platform. Clones share one world.
@@ -114,6 +126,7 @@ struct World {
 pub struct Fake {
     world: Arc<Mutex<World>>,
     abilities: Abilities,
+    here: Option<Arc<Here>>,
 }
 
 impl std::fmt::Debug for Fake {
@@ -134,7 +147,7 @@ impl Default for Fake {
             mailboxes: true,
             links: Links::Sockets,
         };
-        Self { world: Arc::new(Mutex::new(world)), abilities }
+        Self { world: Arc::new(Mutex::new(world)), abilities, here: None }
     }
 }
 
@@ -176,6 +189,38 @@ impl Fake {
         self.world().secrets.insert(name.to_owned(), value.to_owned());
     }
 
+    /// A further instance, which works with what `instance` knows, of a host where nothing outlives a request: it shares
+    /// the store with the others, and nothing else.
+    #[must_use]
+    pub fn further(&self, instance: &Arc<Instance>) -> Self {
+        let number = {
+            let mut world = self.world();
+            world.instances += 1;
+            world.instances
+        };
+        let here = Here { number, polled: Arc::default(), instance: instance.clone() };
+        let abilities = Abilities { links: Links::Posts, ..self.abilities };
+        Self { here: Some(Arc::new(here)), abilities, ..self.clone() }
+    }
+
+    /// How many mailboxes this instance owns.
+    pub fn owns(&self) -> usize {
+        self.here.as_ref().map_or(0, |here| here.polled.owns())
+    }
+
+    /// Ends this instance, in the middle of whatever it does.
+    pub fn die(&self) {
+        let number = self.here.as_ref().map_or(0, |here| here.number);
+        let ended: Vec<Work> = {
+            let mut world = self.world();
+            let working = std::mem::take(&mut world.working);
+            let (ended, others) = working.into_iter().partition(|(of, _)| *of == number);
+            world.working = others;
+            ended
+        };
+        drop(ended);
+    }
+
     /// Mailboxes work with what `instance` knows from now on. Those that there were are gone: the host was restarted.
     pub fn restart(&self, instance: &Arc<Instance>) {
         let (mailboxes, working) = {
@@ -204,7 +249,7 @@ impl Fake {
     /// Does what is to be done for `docked`, as its host does whenever something was put in.
     pub fn tend(&self, docked: &Docked<Self>) {
         if let Some(work) = docked.tend() {
-            self.world().working.push(Box::pin(work));
+            self.world().working.push((0, Box::pin(work)));
         }
     }
 
@@ -217,7 +262,7 @@ impl Fake {
 
     /// Runs `work` beside whatever else there is.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        self.world().working.push(Box::pin(work));
+        self.world().working.push((0, Box::pin(work)));
     }
 
     /// Lets what runs beside go on as far as it can without time passing.
@@ -230,7 +275,7 @@ impl Fake {
     /// Lets the work of mailboxes go on as far as it can.
     fn work(&self, waker: &Waker) {
         let mut working = std::mem::take(&mut self.world().working);
-        working.retain_mut(|work| work.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+        working.retain_mut(|(_, work)| work.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
         let mut world = self.world();
         // What they have set going meanwhile comes behind them.
         working.append(&mut world.working);
@@ -364,6 +409,8 @@ pub enum FakeBody {
     Said(Said),
     /// A dock's.
     Told(Told<Fake>),
+    /// A dock's, wherever it is.
+    Asked(Asked<Fake>),
 }
 
 impl Stream for FakeBody {
@@ -373,6 +420,7 @@ impl Stream for FakeBody {
             Self::Script(body) => Pin::new(body).poll_next(cx),
             Self::Said(said) => Pin::new(said).poll_next(cx),
             Self::Told(told) => Pin::new(told).poll_next(cx),
+            Self::Asked(asked) => Pin::new(asked).poll_next(cx),
         }
     }
 }
@@ -380,19 +428,32 @@ impl Stream for FakeBody {
 impl Mailboxes for Fake {
     type Body = FakeBody;
 
+    fn place(&self) -> String {
+        self.here.as_ref().map(|here| here.polled.place(self).to_owned()).unwrap_or_default()
+    }
+
     #[expect(refining_impl_trait, reason = "the type must be known without looking into what the owner does")]
-    fn post(&self, key: &str, letter: Bytes) -> Ready<Result<FakeBody, SeamError>> {
+    fn post(&self, key: &str, letter: Bytes) -> Posting {
+        self.world().trace.push(format!("mailbox.post {}", kind_of(key)));
+        if let Some(here) = self.here.clone() {
+            let (fake, key) = (self.clone(), key.to_owned());
+            return Box::pin(async move {
+                let gateway = Gateway::new(fake.clone(), here.instance.clone());
+                let (said, work) = here.polled.clone().post(gateway, &key, letter).await?;
+                fake.world().working.push((here.number, Box::pin(work)));
+                Ok(FakeBody::Said(said))
+            });
+        }
         let (mailbox, owner) = {
             let mut world = self.world();
-            world.trace.push(format!("mailbox.post {}", kind_of(key)));
             (world.mailboxes.entry(key.to_owned()).or_default().clone(), world.owner.clone())
         };
         let Some(owner) = owner else {
-            return ready(Err(SeamError::Denied("no instance to work with".to_owned())));
+            return Box::pin(ready(Err(SeamError::Denied("no instance to work with".to_owned()))));
         };
         let (said, work) = Gateway::new(self.clone(), owner).deliver(mailbox, &letter);
-        self.world().working.push(Box::pin(work));
-        ready(Ok(FakeBody::Said(said)))
+        self.world().working.push((0, Box::pin(work)));
+        Box::pin(ready(Ok(FakeBody::Said(said))))
     }
 
     type Sent = <Self as HttpClient>::Sent;
@@ -404,6 +465,12 @@ impl Mailboxes for Fake {
             let what =
                 request.headers().get(ASK).and_then(|what| what.to_str().ok()).unwrap_or("-").to_owned();
             fake.world().trace.push(format!("link.ask {name} {what} {}", rpc_method(request.body())));
+            if let Some(here) = fake.here.clone() {
+                let gateway = Gateway::new(fake.clone(), here.instance.clone());
+                let (answer, work) = here.polled.clone().ask(gateway, &through::key(&name), request).await?;
+                fake.world().working.push((here.number, Box::pin(work)));
+                return Ok(answer.await?.map(FakeBody::Asked));
+            }
             let docked = fake.dock(&name);
             fake.tend(&docked);
             let answer = docked.ask(request).await?;
@@ -411,6 +478,9 @@ impl Mailboxes for Fake {
         })
     }
 }
+
+/// A letter on its way.
+type Posting = Pin<Box<dyn Future<Output = Result<FakeBody, SeamError>> + Send>>;
 
 /// A scripted body.
 pub struct ScriptBody {

@@ -1,5 +1,5 @@
 // Real clients, through the gateway, to real servers: every client uses every server, merged and as it is.
-//   run.cjs [--direct] [CLIENT]...      CAUSEWAY_HOST=cloudflare: through the Worker on workerd
+//   run.cjs [--direct] [CLIENT]...      CAUSEWAY_HOST=cloudflare|spin: through the Worker or the component
 //                                       --direct: without the gateway, each client with the servers of its era
 const { spawn, execFile } = require('node:child_process');
 const { createHash } = require('node:crypto');
@@ -121,9 +121,10 @@ async function startGateway(urls) {
     const mcpServers = Object.fromEntries(Object.entries(urls).map(([name, url]) => [name, { url }]));
     fs.writeFileSync(file, JSON.stringify({ mcpServers, keys: { clients: { hash } } }));
     const causeway = process.env.CAUSEWAY_BIN ?? program('causeway');
+    const runner = { cloudflare: 'workerd.mjs', spin: 'spin.mjs' }[process.env.CAUSEWAY_HOST];
     const command =
-        process.env.CAUSEWAY_HOST === 'cloudflare'
-            ? [process.execPath, path.join(root, 'tests', 'hosts', 'workerd.mjs'), '--config', file]
+        runner !== undefined
+            ? [process.execPath, path.join(root, 'tests', 'hosts', runner), '--config', file]
             : [causeway, 'serve', '--config', file, '--listen', '127.0.0.1:0'];
     const said = start('causeway', command, { XDG_STATE_HOME: folder });
     for (let n = 0; n < 400; n++) {

@@ -50,6 +50,9 @@ fn what_the_schema_refuses_is_refused() {
         "sampling: gateway",
         "type: htpp",
         "prefix: a__b",
+        "sandbox: maybe",
+        "sandbox: { writes: [] }",
+        "sandbox: { files: 1 }",
         "tools: { overrides: { x: { rename: \"a b\" } } }",
     ] {
         let text = format!("mcpServers:\n  a:\n    url: https://a.example/mcp\n    {part}\n");

@@ -10,7 +10,7 @@
 //   --client    the SDK in front: 1.x, which speaks the legacy era, or 2.x, pinned to 2026-07-28. Without it the one
 //               whose era is the scenario's
 //
-// With CAUSEWAY_HOST=cloudflare the gateway is the Worker, on workerd. The suite says the rest in
+// With CAUSEWAY_HOST=cloudflare the gateway is the Worker, with CAUSEWAY_HOST=spin the component. The suite says the rest in
 // MCP_CONFORMANCE_SCENARIO, _PROTOCOL_VERSION and _CONTEXT. The last line of stdout is `driven` if everything that the
 // client itself saw was right: the suite does not judge that.
 import assert from 'node:assert/strict';
@@ -26,7 +26,8 @@ const root = path.resolve(import.meta.dirname, '..', '..');
 const npm = createRequire(`${process.env.CAUSEWAY_NPM}/package.json`);
 const modernRevision = '2026-07-28';
 const me = { name: 'driver', version: '1' };
-const atEdge = process.env.CAUSEWAY_HOST === 'cloudflare';
+const runner = { cloudflare: 'workerd.mjs', spin: 'spin.mjs' }[process.env.CAUSEWAY_HOST];
+const atEdge = runner !== undefined;
 // A gateway at the edge serves nobody without a key.
 const headers = atEdge ? { authorization: 'Bearer key-of-the-driver' } : {};
 // Far more than any scenario takes. The suite itself waits 30 s, and then ends only the shell that it started this with.
@@ -52,7 +53,7 @@ async function gateway(under) {
     const target = process.env.CARGO_TARGET_DIR ?? path.join(root, 'target');
     const program = process.env.CAUSEWAY_BIN ?? path.join(target, process.env.CAUSEWAY_PROFILE ?? 'debug', 'causeway');
     const [command, ...args] = atEdge
-        ? [process.execPath, path.join(root, 'tests', 'hosts', 'workerd.mjs'), '--config', config]
+        ? [process.execPath, path.join(root, 'tests', 'hosts', runner), '--config', config]
         : [program, 'serve', '--config', config, '--listen', '127.0.0.1:0', '--state', 'memory'];
     const child = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'] });
     process.on('exit', () => {

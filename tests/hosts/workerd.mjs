@@ -17,20 +17,15 @@
 // workerd itself is $WORKERD_BIN, or `workerd` on PATH. It ends with this process, however that ends.
 
 import { spawn } from "node:child_process";
-import { randomUUID } from "node:crypto";
 import fs from "node:fs";
 import net from "node:net";
 import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 
-const here = import.meta.dirname;
-const root = path.resolve(here, "../..");
+import { guarded, listening as told, root, secretsOf, usage } from "./runner.mjs";
 
-function usage(problem) {
-  console.error(`workerd.mjs: ${problem}`);
-  process.exit(2);
-}
+const here = import.meta.dirname;
 
 let options;
 try {
@@ -49,19 +44,7 @@ try {
 }
 if (!fs.existsSync(path.join(options.build, "index_bg.wasm"))) usage(`nothing is built in ${options.build}`);
 
-const secrets = options.secret.map((text) => {
-  const at = text.indexOf("=");
-  const name = at < 0 ? text : text.slice(0, at);
-  const value = at < 0 ? process.env[name] : text.slice(at + 1);
-  if (value === undefined) usage(`the environment has no variable ${name}`);
-  return { name, value };
-});
-
-// What pushes need; a test may bring its own.
-if (!secrets.some(({ name }) => name === "CAUSEWAY_ADMIN_KEY")) {
-  secrets.push({ name: "CAUSEWAY_ADMIN_KEY", value: randomUUID() });
-}
-const adminKey = secrets.find(({ name }) => name === "CAUSEWAY_ADMIN_KEY").value;
+const secrets = secretsOf(options.secret);
 
 // --- the folder that workerd reads its configuration from ---------------------------------------------------------------
 
@@ -144,56 +127,11 @@ const workerd = spawn(
 workerd.stdout.pipe(process.stderr, { end: false });
 workerd.stderr.pipe(process.stderr, { end: false });
 
-// Ends workerd if this process is killed and can do nothing itself: then the pipe closes.
-let guard;
-workerd.once("spawn", () => {
-  const last = 'cat >/dev/null; kill -9 "$0" 2>/dev/null; rm -rf "$1"';
-  guard = spawn("sh", ["-c", last, String(workerd.pid), folder], {
-    stdio: ["pipe", "ignore", "ignore"],
-    detached: true,
-  });
-  guard.stdin.on("error", () => {});
-  guard.unref();
-});
-
-let ending = false;
-function end() {
-  if (ending) return;
-  ending = true;
-  workerd.kill("SIGTERM");
-  // It waits for streams that are still open, which may be for ever. What was stored is on the disk already.
-  setTimeout(() => workerd.kill("SIGKILL"), 500).unref();
-}
-for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"]) process.on(signal, end);
-
-workerd.once("error", (error) => {
-  fs.rmSync(folder, { recursive: true, force: true });
-  usage(`cannot start workerd (${error.message}); set WORKERD_BIN`);
-});
-workerd.once("exit", (code, signal) => {
-  guard?.kill("SIGKILL");
-  fs.rmSync(folder, { recursive: true, force: true });
-  if (!ending) console.error(`workerd.mjs: workerd ended by itself (${signal ?? code})`);
-  process.exit(ending ? 0 : 1);
-});
+guarded(workerd, folder);
 
 // --- where it listens ---------------------------------------------------------------------------------------------------
 
-function listening(port) {
-  const base = `http://127.0.0.1:${port}`;
-  if (options.config) fs.watchFile(options.config, { interval: 200 }, () => push(base));
-  console.error(`listening on ${base}/mcp`);
-}
-
-async function push(base) {
-  try {
-    const body = fs.readFileSync(options.config);
-    const answer = await fetch(`${base}/admin/v1/config`, { method: "PUT", headers: { "x-api-key": adminKey }, body });
-    if (!answer.ok) console.error(`workerd.mjs: the changed configuration is refused: ${await answer.text()}`);
-  } catch (error) {
-    if (!ending) console.error(`workerd.mjs: the changed configuration is not pushed: ${error.message}`);
-  }
-}
+const listening = (port) => told(`http://127.0.0.1:${port}`, options.config, secrets);
 
 // Passes bytes on, and a caller's closing as a reset: workerd takes a mere end for a caller who only stopped sending.
 function front(port) {
@@ -210,11 +148,11 @@ function front(port) {
 }
 
 // workerd tells its port on the control pipe, a JSON object a line.
-let told = "";
+let heard = "";
 workerd.stdio[3].on("data", (data) => {
-  told += data;
-  const lines = told.split("\n");
-  told = lines.pop();
+  heard += data;
+  const lines = heard.split("\n");
+  heard = lines.pop();
   for (const line of lines) {
     const { event, port } = JSON.parse(line);
     if (event === "listen") (options.front ? front : listening)(port);

@@ -15,8 +15,8 @@ use crate::world::{Got, World, key, plan, server};
 /// A legacy server whose tool asks `questions` (method and parameters) at once and answers when all are answered.
 pub struct Asking {
     /// What came from the gateway that is no request.
-    heard: Arc<Mutex<Vec<Value>>>,
-    answered: Arc<AtomicBool>,
+    pub heard: Arc<Mutex<Vec<Value>>>,
+    pub answered: Arc<AtomicBool>,
 }
 
 fn sse(message: &Value) -> Step {

@@ -14,6 +14,7 @@ mod bridge;
 mod changing;
 mod old;
 mod peer;
+mod polled;
 mod server;
 mod world;
 

@@ -82,6 +82,12 @@ impl World {
         Self { fake, instance }
     }
 
+    /// A further instance of a host where nothing outlives a request, in the same world.
+    pub fn further(&self) -> Self {
+        let instance = Instance::new(self.instance.plan().unwrap());
+        Self { fake: self.fake.further(&instance), instance }
+    }
+
     /// Forgets everything but the store, as a new isolate does.
     pub fn restart(&mut self) {
         self.instance = Instance::new(self.instance.plan().unwrap());

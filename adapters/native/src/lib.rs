@@ -5,6 +5,7 @@
 //! | [`platform`] | the host's half of the seam, put together from [`http`], [`store`], [`secrets`] and [`log`] |
 //! | [`running`] | a gateway that runs: its listener, its plan, and what keeps them up to date |
 //! | [`server`] | connections in, requests to the core, replies out |
+//! | [`sandbox`] | what a program may do to this machine, and that nothing of it stays behind |
 //! | [`stdio`] | a gateway for clients that only speak stdio |
 //! | [`connect`] | the companion: this machine's servers behind a gateway elsewhere |
 //! | [`source`] | plans from files and from what was pushed |
@@ -26,6 +27,7 @@ pub mod mailboxes;
 pub mod platform;
 pub mod programs;
 pub mod running;
+pub mod sandbox;
 pub mod secrets;
 pub mod server;
 pub mod source;

@@ -15,7 +15,7 @@ use super::super::types::{
 use super::{DAY, HOUR, MINUTE, MOST_SERVERS, Reader, SECOND, is_comment, join, segment};
 
 /// The keys of a server.
-const KNOWN: [&str; 26] = [
+const KNOWN: &[&str] = &[
     "type",
     "url",
     "headers",
@@ -24,6 +24,7 @@ const KNOWN: [&str; 26] = [
     "env",
     "envFile",
     "cwd",
+    "sandbox",
     "processes",
     "start",
     "idle_stop",
@@ -45,7 +46,7 @@ const KNOWN: [&str; 26] = [
 ];
 
 /// Keys of known clients that mean nothing to a gateway: approval, appearance, origin, the client's own sign-in.
-const FOREIGN: [&str; 40] = [
+const FOREIGN: [&str; 39] = [
     "alwaysAllow",
     "approvalMode",
     "auth",
@@ -75,7 +76,6 @@ const FOREIGN: [&str; 40] = [
     "provider",
     "providerUrl",
     "required",
-    "sandbox",
     "sandboxEnabled",
     "scopes",
     "source",
@@ -148,6 +148,7 @@ impl Reader {
                 "env" => server.env = self.named_texts(node, &path),
                 "envFile" => server.env_file = self.text(node, &path),
                 "cwd" => server.cwd = self.text(node, &path),
+                "sandbox" => server.sandbox = self.sandbox(node, &path),
                 "processes" => server.processes = self.processes(node, &path),
                 "start" => {
                     let words = [("lazy", Start::Lazy), ("eager", Start::Eager)];
@@ -190,7 +191,7 @@ impl Reader {
                 "list_ttl" => server.list_ttl = self.span(node, &path, 0, DAY),
                 key if FOREIGN.contains(&key) || is_comment(key) => {}
                 key => {
-                    let fix = match nearest(key, KNOWN) {
+                    let fix = match nearest(key, KNOWN.iter().copied()) {
                         Some(known) => format!("did you mean `{known}`?"),
                         None => "remove it, unless it is a client's".to_owned(),
                     };
@@ -327,7 +328,9 @@ impl Reader {
             match entry.key.as_str() {
                 "age" => into.age = self.span(&entry.node, &own, SECOND, 30 * DAY),
                 "calls" => into.calls = self.count(&entry.node, &own, 1, 1_000_000_000),
-                "memory" => into.memory = self.size(&entry.node, &own, Size(1 << 20), Size(u32::MAX)),
+                "memory" => {
+                    into.memory = self.size(&entry.node, &own, Size(1 << 20), Size(u64::from(u32::MAX)))
+                }
                 _ => self.unknown(entry, path, &["age", "calls", "memory"]),
             }
         }

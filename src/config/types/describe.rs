@@ -109,6 +109,14 @@ pub(super) fn server(schema: &mut Schema) {
     }
 }
 
+/// A word or a flag alone is the mode.
+pub(super) fn sandbox(schema: &mut Schema) {
+    let description = schema.remove("description");
+    let full = schema.clone();
+    let word = json!({ "enum": ["on", "off", "required", true, false] });
+    *schema = json_schema!({ "description": description, "default": "on", "anyOf": [full, word] });
+}
+
 pub(super) fn kind(schema: &mut Schema) {
     *schema = json_schema!({
         "description": "How a server is spoken to. `http` is Streamable HTTP, as are its other spellings, or \

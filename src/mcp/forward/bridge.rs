@@ -24,7 +24,7 @@ use crate::mcp::serve::{Answer, Inbound};
 use crate::mcp::stream::Stream;
 use crate::mcp::upstream::{IMPLEMENTATION, Outgoing, error_of, no_answer};
 use crate::mcp::{Mcp, park};
-use crate::platform::{Clock as _, Platform};
+use crate::platform::{Clock as _, Mailboxes as _, Platform};
 use crate::relay::too_large;
 use crate::wire::jsonrpc::{Message, Splice, quote, string};
 use crate::wire::sse::{Decoder, Event};
@@ -106,7 +106,9 @@ impl<P: Platform> Mcp<P> {
             return Ok(None);
         }
         let hash = sha2::Sha256::digest(format!("{}\0{}\0{capabilities}", client.caller.name, server.name));
-        let key = format!("park/{}", crate::mcp::hex(hash.get(..16).unwrap_or_default()));
+        let place = self.platform.mailboxes().place();
+        let place = if place.is_empty() { place } else { format!("/{place}") };
+        let key = format!("park/{}{place}", crate::mcp::hex(hash.get(..16).unwrap_or_default()));
         let letter = park::Call {
             key: key.clone(),
             caller: client.caller.name.clone(),

@@ -38,6 +38,8 @@ pub(crate) enum Host {
     Native(PathBuf),
     /// The Worker: `tests/hosts/workerd.mjs` and what was built.
     Workerd(PathBuf, PathBuf),
+    /// The component: `tests/hosts/spin.mjs`, what was built, and whether each request has an instance of its own.
+    Spin(PathBuf, PathBuf, bool),
 }
 
 /// Everything that runs.
@@ -92,6 +94,21 @@ impl Lab {
                 lab.missing.push("workerd: the Worker is not built; scripts/test cloudflare".to_owned())
             }
             (None, _) => lab.missing.push("workerd: not installed; scripts/setup cloudflare".to_owned()),
+        }
+        match (&arguments.spin_host, &arguments.component) {
+            (Some(host), Some(built)) if built.exists() => {
+                for (name, fresh) in [("spin", false), ("spin-fresh", true)] {
+                    let added = lab.add(name, Host::Spin(host.clone(), built.clone(), fresh));
+                    if let Err(why) = added.and_then(|()| lab.answers(name)) {
+                        lab.gateways.retain(|gateway| gateway.name != name);
+                        lab.missing.push(format!("{name}: {why}; BENCH_SHOW=1 shows what it says"));
+                    }
+                }
+            }
+            (Some(_), _) => {
+                lab.missing.push("spin: the component is not built; scripts/test spin".to_owned())
+            }
+            (None, _) => lab.missing.push("spin: not installed; scripts/setup spin-host".to_owned()),
         }
         Ok(lab)
     }
@@ -195,6 +212,12 @@ pub(crate) fn command(host: &Host, config: &Path) -> Outcome<(Command, SocketAdd
             let mut command = Command::new("node");
             command.arg(script).args(["--port", &address.port().to_string(), "--build"]).arg(built);
             command.arg("--config").arg(config);
+            command
+        }
+        Host::Spin(script, built, fresh) => {
+            let mut command = Command::new("node");
+            command.arg(script).args(["--port", &address.port().to_string(), "--source"]).arg(built);
+            command.arg("--config").arg(config).args(fresh.then_some("--fresh"));
             command
         }
     };

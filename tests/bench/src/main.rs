@@ -54,6 +54,12 @@ struct Arguments {
     /// The built Worker
     #[arg(long, value_name = "DIR")]
     worker: Option<PathBuf>,
+    /// The script that runs the Spin component
+    #[arg(long, value_name = "SCRIPT")]
+    spin_host: Option<PathBuf>,
+    /// The built component
+    #[arg(long, value_name = "FILE")]
+    component: Option<PathBuf>,
     /// Another native gateway to measure in the same run
     #[arg(long, value_name = "NAME=PROGRAM")]
     also: Vec<String>,

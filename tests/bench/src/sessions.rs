@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::lab::{Lab, Place, fixture_of, settle, start};
+use crate::lab::{Host, Lab, Place, fixture_of, settle, start};
 use crate::process::Process;
 use crate::report::{Budget, Row};
 use crate::rows::{ECHO, echoed, mib};
@@ -103,7 +103,7 @@ enum Held {
 pub(crate) fn sessions(lab: &Lab, arguments: &Arguments) -> Outcome<Row> {
     let what = format!("resident memory of the native gateway for each of {MANY} that wait");
     let mut row = Row { name: "sessions", what, ..Row::default() };
-    for gateway in lab.gateways.iter().filter(|gateway| gateway.name != "workerd") {
+    for gateway in lab.gateways.iter().filter(|gateway| matches!(gateway.host, Host::Native(_))) {
         for case in &CASES {
             let stub = fixture_of(&arguments.fixture, "fast", case.behind)?;
             let limits = json!({ "parked": 1000, "subscriptions": 10_000 });

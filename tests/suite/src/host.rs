@@ -1,10 +1,10 @@
-//! Starting the gateway on the host that `CAUSEWAY_HOST` names: `native` (the default) or `cloudflare`.
+//! Starting the gateway on the host that `CAUSEWAY_HOST` names: `native` (the default), `cloudflare` or `spin`.
 //!
 //! `CAUSEWAY_BEHIND=stdio` puts each fixture behind the gateway as a program: one that passes messages on between its
 //! standard input and output and the fixture. The gateway then runs it as it runs any stdio server.
 //!
 //! Each host is a program that takes a configuration file, watches it, and says `listening on URL` on stderr. The
-//! Worker's is `tests/hosts/workerd.mjs`, which pushes what changes to the Worker it runs.
+//! Worker's is `tests/hosts/workerd.mjs` and the component's `tests/hosts/spin.mjs`, which push what changes.
 //!
 //! With `CAUSEWAY_BEHIND=link` every server is behind a link: the gateway's file has it with `via`, and a companion that
 //! is started beside the gateway offers it.
@@ -56,6 +56,8 @@ pub enum Host {
     Native,
     /// The Worker, on workerd.
     Cloudflare,
+    /// The component, on what stands in for Spin, or on Spin itself.
+    Spin,
 }
 
 impl Host {
@@ -68,6 +70,7 @@ impl Host {
         match std::env::var("CAUSEWAY_HOST").as_deref().unwrap_or("native") {
             "native" => Self::Native,
             "cloudflare" => Self::Cloudflare,
+            "spin" => Self::Spin,
             other => panic!("this suite cannot start the host {other:?}"),
         }
     }
@@ -91,12 +94,16 @@ impl Host {
                 command.envs(secrets.iter().map(|(name, value)| (name, value)));
                 command
             }
-            Self::Cloudflare => {
-                let runner = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hosts/workerd.mjs");
+            Self::Cloudflare | Self::Spin => {
+                let (runner, own): (_, &[&str]) = match self {
+                    Self::Cloudflare => ("../hosts/workerd.mjs", &["--front"]),
+                    _ => ("../hosts/spin.mjs", &[]),
+                };
                 let mut command = Command::new("node");
                 command
-                    .arg(runner)
-                    .args(["--front", "--port", &port.to_string()])
+                    .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(runner))
+                    .args(own)
+                    .args(["--port", &port.to_string()])
                     .arg("--config")
                     .arg(file)
                     .arg("--state")
@@ -175,13 +182,14 @@ impl Gateway {
         }
     }
 
-    /// How many kilobytes of memory its process has resident; on workerd, workerd's.
+    /// How many kilobytes of memory its process has resident; on workerd, workerd's, and so for Spin.
     #[must_use]
     pub fn resident(&self) -> Option<u64> {
         let own = self.process.id()?;
         let process = match self.host {
             Host::Native => own,
             Host::Cloudflare => child_of(own, "workerd")?,
+            Host::Spin => child_of(own, "spin")?,
         };
         let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
@@ -243,8 +251,8 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // The Worker's runner ends workerd, too, but only if it is asked.
-        if self.host == Host::Cloudflare
+        // A runner ends what it runs, too, at once only if it is asked.
+        if self.host != Host::Native
             && let Some(id) = self.process.id()
         {
             let _ = std::process::Command::new("kill").arg(id.to_string()).status();

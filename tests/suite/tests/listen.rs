@@ -240,7 +240,7 @@ async fn a_silent_subscription_is_kept_alive() {
 #[tokio::test]
 async fn a_caller_has_so_many_subscriptions_and_no_more() {
     if Host::chosen() != Host::Native {
-        return skip("a_caller_has_so_many_subscriptions_and_no_more", "each isolate counts for itself");
+        return skip("a_caller_has_so_many_subscriptions_and_no_more", "each instance counts for itself");
     }
     for (server, fixture) in servers().await {
         let config = with(serving(&[("one", &fixture)]), json!({"limits": {"subscriptions": 2}}));
@@ -282,7 +282,7 @@ async fn another_configuration_ends_the_subscriptions_of_the_one_before() {
 async fn a_gateway_that_is_stopped_ends_its_streams_in_good_order_and_at_once() {
     if Host::chosen() != Host::Native {
         let case = "a_gateway_that_is_stopped_ends_its_streams_in_good_order_and_at_once";
-        return skip(case, "a Worker is not told when it is stopped");
+        return skip(case, "at the edge nobody is told when it stops");
     }
     for (server, fixture) in servers().await {
         let gateway = Gateway::start(serving(&[("one", &fixture)])).await;

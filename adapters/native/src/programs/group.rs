@@ -1,29 +1,21 @@
-//! Process groups: a program and whatever it has started.
+//! A program and whatever it has started, by the keeper that holds them together.
 
-/// Asks all processes of the group to end.
+/// Asks all of them to end.
 #[cfg(unix)]
-pub(super) fn ask_to_end(group: u32) {
-    signal(group, rustix::process::Signal::TERM);
+pub(super) fn ask_to_end(keeper: u32) {
+    crate::sandbox::terminate(keeper);
 }
 
-/// Ends all processes of the group.
+/// Ends all of them.
 #[cfg(unix)]
-pub(super) fn end(group: u32) {
-    signal(group, rustix::process::Signal::KILL);
+pub(super) fn end(keeper: u32) {
+    crate::sandbox::kill(keeper);
 }
 
-#[cfg(unix)]
-fn signal(group: u32, signal: rustix::process::Signal) {
-    if let Some(pid) = i32::try_from(group).ok().and_then(rustix::process::Pid::from_raw) {
-        // A group that is no more has nobody to signal.
-        _ = rustix::process::kill_process_group(pid, signal);
-    }
-}
-
-/// There are no groups here: the process is ended alone.
+/// There are no keepers here: the process is ended alone.
 #[cfg(not(unix))]
-pub(super) fn ask_to_end(_group: u32) {}
+pub(super) fn ask_to_end(_process: u32) {}
 
-/// There are no groups here: the process is ended alone.
+/// There are no keepers here: the process is ended alone.
 #[cfg(not(unix))]
-pub(super) fn end(_group: u32) {}
+pub(super) fn end(_process: u32) {}

@@ -1,43 +1,23 @@
 //! What a program is started with: where it is, its arguments, its environment and its folder.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use causeway::config::plan::Program;
 use tokio::process::Command;
 
-/// Variables of the gateway's own environment that each program has as well: what clients give to theirs. Everything
-/// else comes from the entry.
-const INHERITED: [&str; 13] = [
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "LC_CTYPE",
-    "LOGNAME",
-    "PATH",
-    "SHELL",
-    "TERM",
-    "TMPDIR",
-    "TZ",
-    "USER",
-    // What Windows cannot do without.
-    "SYSTEMROOT",
-    "APPDATA",
-];
+use crate::sandbox::{self, Keeper, Report, Spec};
 
 /// What to start.
 #[derive(Debug)]
 pub struct Launch {
     /// The file to run.
     pub file: PathBuf,
-    /// Its arguments.
-    pub args: Vec<OsString>,
-    /// Its whole environment.
-    pub env: BTreeMap<OsString, OsString>,
-    /// Its working directory; the gateway's own if there is none.
-    pub folder: Option<PathBuf>,
+    #[cfg_attr(not(unix), expect(dead_code, reason = "there it is started as it is"))]
+    keeper: Keeper,
+    spec: Spec,
 }
 
 impl Launch {
@@ -45,49 +25,66 @@ impl Launch {
     ///
     /// # Errors
     /// What is missing, and what to do.
-    pub fn new(program: &Program) -> Result<Self, String> {
+    pub fn new(name: &str, program: &Program, keeper: &Keeper) -> Result<Self, String> {
         let folder = program.cwd.as_ref().map(PathBuf::from);
         if let Some(folder) = &folder
             && !folder.is_dir()
         {
             return Err(format!("cwd: there is no folder {}: make it, or correct cwd", folder.display()));
         }
-        let mut env: BTreeMap<OsString, OsString> = INHERITED
-            .iter()
-            .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)))
-            .collect();
+        let mut env = BTreeMap::new();
         if let Some(file) = &program.env_file {
             env.extend(variables(&folder.as_deref().unwrap_or(Path::new("")).join(file))?);
         }
-        env.extend(program.env.iter().map(|(name, value)| (name.into(), value.into())));
-        let path = env.get(OsStr::new("PATH")).cloned().unwrap_or_default();
-        let file = find(&program.command, &path, folder.as_deref())?;
-        Ok(Self { file, args: program.args.iter().map(OsString::from).collect(), env, folder })
+        env.extend(program.env.iter().cloned());
+        let spec = Spec {
+            name: name.to_owned(),
+            command: program.command.clone(),
+            args: program.args.clone(),
+            env: env.into_iter().collect(),
+            cwd: folder,
+            sandbox: program.sandbox.clone(),
+        };
+        let file = find(&program.command, &spec.path(), spec.cwd.as_deref())?;
+        Ok(Self { file, keeper: keeper.clone(), spec })
     }
 
-    /// The command that starts it, in a process group of its own, with a pipe at each end.
-    #[must_use]
-    pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.file);
-        command.args(&self.args).env_clear().envs(&self.env);
-        if let Some(folder) = &self.folder {
-            command.current_dir(folder);
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    /// The command that starts it, with a pipe at each end: a keeper, which ends with all that it has started.
+    ///
+    /// # Errors
+    /// Why it is not to be started here.
+    pub fn command(&self) -> Result<Command, String> {
         #[cfg(unix)]
-        command.process_group(0);
-        command
+        let mut command =
+            sandbox::command(&self.spec, &self.keeper).map_err(|refused| refused.to_string())?;
+        #[cfg(not(unix))]
+        let mut command = {
+            let mut command = Command::new(&self.file);
+            command.args(&self.spec.args).env_clear().envs(self.spec.environment());
+            if let Some(folder) = &self.spec.cwd {
+                command.current_dir(folder);
+            }
+            command
+        };
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// What there is to say about its sandbox.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        sandbox::report(&self.spec, &self.keeper)
     }
 }
 
 /// The variables that `file` sets.
-fn variables(file: &Path) -> Result<Vec<(OsString, OsString)>, String> {
+fn variables(file: &Path) -> Result<Vec<(String, String)>, String> {
     let shown = file.display();
     let entries = dotenvy::from_path_iter(file)
         .map_err(|_| format!("envFile: {shown} cannot be read: make it, or remove envFile"))?;
     // dotenvy's own message quotes the line, and the line may hold a secret.
     let broken = |_| format!("envFile: a line of {shown} is not NAME=value: correct it");
-    entries.map(|entry| entry.map(|(name, value)| (name.into(), value.into())).map_err(broken)).collect()
+    entries.map(|entry| entry.map_err(broken)).collect()
 }
 
 /// The file that `command` names: a path, or a name that is looked up in `path`.
@@ -141,7 +138,7 @@ mod tests {
     use super::*;
 
     fn check(program: &Program, expect: &str) {
-        let said = match Launch::new(program) {
+        let said = match Launch::new("a", program, &Keeper::own()) {
             Ok(launch) => format!("{}", launch.file.display()),
             Err(why) => why,
         };
@@ -180,13 +177,13 @@ mod tests {
             env_file: Some(file.to_str().unwrap().to_owned()),
             ..Program::new("sh", &[])
         };
-        let launch = Launch::new(&program).unwrap();
-        let of =
-            |name: &str| launch.env.get(OsStr::new(name)).map(|value| value.to_string_lossy().into_owned());
+        let launch = Launch::new("a", &program, &Keeper::own()).unwrap();
+        let env: BTreeMap<_, _> = launch.spec.environment().into_iter().collect();
+        let of = |name: &str| env.get(OsStr::new(name)).map(|value| value.to_string_lossy().into_owned());
         assert_eq!((of("A").as_deref(), of("B").as_deref()), (Some("own"), Some("two")));
         assert!(of("PATH").is_some() && of("CARGO_MANIFEST_DIR").is_none());
         std::fs::write(&file, "sk-secret without a name\n").unwrap();
-        let why = Launch::new(&program).unwrap_err();
+        let why = Launch::new("a", &program, &Keeper::own()).unwrap_err();
         assert!(why.contains("more.env is not NAME=value") && !why.contains("sk-secret"), "{why}");
     }
 }

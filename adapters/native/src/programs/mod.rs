@@ -12,7 +12,7 @@
 //! | `table` | its requests without an answer yet, and whom each belongs to |
 //! | `session`, `shared` | sessions of older revisions, and the processes that several of them share |
 //! | `outlet` | what is said to one reader |
-//! | `launch`, `group`, `memory` | what a process is started with, ended by, and takes |
+//! | `launch`, `group` | what a process is started with, and ended by |
 //! | `voice` | what is logged |
 //!
 //! A process **never** costs anybody but its own callers: what it prints is bounded, what it does not answer ends by
@@ -21,7 +21,6 @@
 mod face;
 mod group;
 mod launch;
-mod memory;
 mod outlet;
 mod process;
 mod program;
@@ -43,6 +42,7 @@ use http::{Request, Response};
 use tokio::runtime::Handle;
 
 use crate::log::Log;
+use crate::sandbox::Keeper;
 pub use launch::Launch;
 pub use outlet::Body;
 use program::Program;
@@ -60,6 +60,7 @@ pub struct Programs(Arc<House>);
 #[derive(Debug)]
 struct House {
     log: Log,
+    keeper: Keeper,
     runtime: OnceLock<Handle>,
     open: RwLock<HashMap<String, Arc<Program>>>,
     /// Programs that were replaced and still have processes.
@@ -74,6 +75,7 @@ impl Programs {
     pub fn new(log: Log) -> Self {
         Self(Arc::new(House {
             log,
+            keeper: Keeper::own(),
             runtime: OnceLock::new(),
             open: RwLock::default(),
             leaving: Mutex::default(),

@@ -43,6 +43,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const PING: Duration = Duration::from_secs(60);
 /// How long it may take to say so.
 const PONG: Duration = Duration::from_secs(30);
+/// How lines of its keeper begin. A program may write such lines as well, of itself.
+const KEPT: &str = "causeway: ";
 /// How long a line of the log that a program writes may be.
 const LOGGED: usize = 16 * 1024;
 
@@ -80,6 +82,8 @@ pub(super) struct Process {
     stop: Notify,
     /// Why it is being stopped, if it is.
     stopping: Mutex<Option<String>>,
+    /// What its keeper has said of it: why it could not be run, or was ended.
+    kept: Mutex<Option<String>>,
     gone: watch::Sender<bool>,
 }
 
@@ -135,7 +139,7 @@ impl Process {
     /// Starts what `launch` says. To be called on the runtime that is to keep it.
     pub(super) fn start(launch: &Launch, owner: &Arc<Program>) -> Result<Arc<Self>, String> {
         let mut child = launch
-            .command()
+            .command()?
             .spawn()
             .map_err(|error| format!("command: {} cannot be started: {error}", launch.file.display()))?;
         let (Some(stdin), Some(stdout), Some(stderr), Some(pid)) =
@@ -161,10 +165,11 @@ impl Process {
             pinged: Mutex::new(Instant::now()),
             stop: Notify::new(),
             stopping: Mutex::new(None),
+            kept: Mutex::new(None),
             gone: watch::Sender::new(false),
         });
         tokio::spawn(write(stdin, lines, unread));
-        tokio::spawn(log(stderr, owner.voice.clone()));
+        tokio::spawn(log(process.clone(), stderr));
         let (drained, drain) = oneshot::channel();
         let reader = tokio::spawn(read(process.clone(), stdout, owner.spec.max_line, drained));
         tokio::spawn(keep(process.clone(), child, reader, drain));
@@ -585,7 +590,7 @@ impl Process {
                 recycle.calls.is_some_and(|most| calls >= most).then_some("the calls it has had"),
                 recycle
                     .memory
-                    .and_then(|most| Some(super::memory::of_group(self.pid)? >= most))
+                    .and_then(|most| Some(crate::sandbox::memory(self.pid)? >= most))
                     .unwrap_or_default()
                     .then_some("the memory it has taken"),
             ];
@@ -697,7 +702,7 @@ async fn write(mut stdin: ChildStdin, mut lines: mpsc::UnboundedReceiver<Bytes>,
 }
 
 /// Logs what a program writes to its standard error.
-async fn log(stderr: impl AsyncRead + Unpin, voice: Arc<Voice>) {
+async fn log(process: Arc<Process>, stderr: impl AsyncRead + Unpin) {
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
@@ -707,8 +712,12 @@ async fn log(stderr: impl AsyncRead + Unpin, voice: Arc<Voice>) {
             Ok(0) | Err(_) => return,
             Ok(_) => {
                 let text = String::from_utf8_lossy(&line);
-                if !text.trim().is_empty() {
-                    voice.say(Level::Info, "program.stderr", text.trim_end());
+                if let Some(said) = text.strip_prefix(KEPT) {
+                    process.voice.say(Level::Warn, "program.kept", said.trim_end());
+                    let mut kept = process.kept.lock().unwrap_or_else(PoisonError::into_inner);
+                    *kept = Some(said.trim_end().chars().take(500).collect());
+                } else if !text.trim().is_empty() {
+                    process.voice.say(Level::Info, "program.stderr", text.trim_end());
                 }
             }
         }
@@ -786,10 +795,13 @@ async fn keep(
         _ = timeout(REST, drained).await;
     }
     reader.abort();
-    // Whatever it has started goes with it.
-    super::group::end(process.pid);
+    // Whatever it has started has gone with it: that is what its keeper is for.
     let wanted = process.why_stopping();
-    let how = how(status);
+    let kept = process.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let how = match (how(status), kept) {
+        (how, Some(kept)) => format!("{how}: {kept}"),
+        (how, None) => how,
+    };
     let why: Arc<str> = match &wanted {
         Some(wanted) => format!("the program was stopped in mid-call ({wanted})").into(),
         None => {
@@ -827,7 +839,11 @@ async fn shut_down(process: &Process, child: &mut Child) -> Option<ExitStatus> {
         return status.ok();
     }
     super::group::end(process.pid);
-    // The group is the process's own; where there are no groups it is ended alone.
+    #[cfg(unix)]
+    if let Ok(status) = timeout(STEP, child.wait()).await {
+        return status.ok();
+    }
+    // A keeper that does not end by itself: what it keeps ends with it all the same.
     _ = child.start_kill();
     timeout(STEP, child.wait()).await.ok()?.ok()
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash as _, Hasher as _};
 use std::pin::pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -70,6 +70,8 @@ pub(super) struct Program {
     pub(super) spec: Arc<plan::Program>,
     pub(super) voice: Arc<Voice>,
     pub(super) house: Weak<House>,
+    /// What there was to say about its sandbox when it was started first.
+    sandbox: OnceLock<String>,
     state: Mutex<State>,
     /// Held while something is started that others may want as well.
     turn: tokio::sync::Mutex<()>,
@@ -126,9 +128,21 @@ impl Program {
             spec,
             voice,
             house: Arc::downgrade(house),
+            sandbox: OnceLock::new(),
             state: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
         })
+    }
+
+    /// Says once what there is to say about its sandbox.
+    fn tell(&self, launch: &Launch) {
+        self.sandbox.get_or_init(|| {
+            let report = launch.report();
+            let level =
+                if report.lacks.is_empty() && report.notes.is_empty() { Level::Info } else { Level::Warn };
+            self.voice.say(level, "program.sandbox", &report.to_string());
+            report.to_string()
+        });
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -549,7 +563,10 @@ impl Program {
             if state.closed {
                 Err("the program is being stopped".to_owned())
             } else {
-                let started = Launch::new(&self.spec).and_then(|launch| Process::start(&launch, self));
+                let started = Launch::new(&self.name, &self.spec, &house.keeper).and_then(|launch| {
+                    self.tell(&launch);
+                    Process::start(&launch, self)
+                });
                 if let Ok(process) = &started {
                     state.all.push(process.clone());
                 }
@@ -746,9 +763,10 @@ impl Program {
             state: process.state(),
             age_s: process.began.elapsed().as_secs(),
             calls: process.table().calls,
-            memory: super::memory::of_group(process.pid),
+            memory: crate::sandbox::memory(process.pid),
         };
-        platform::Program { processes: all.iter().map(process).collect(), restarts, down }
+        let sandbox = self.sandbox.get().cloned();
+        platform::Program { processes: all.iter().map(process).collect(), restarts, down, sandbox }
     }
 }
 

@@ -1,0 +1,82 @@
+//! The HTTP trigger: request in, reply out, the rest behind it.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use causeway::gateway::{Body, Gateway, Reply};
+use causeway::platform::{Clock as _, SeamError};
+use futures_util::future::{Either, select};
+use futures_util::{Stream, StreamExt as _};
+use spin_sdk::http::Request;
+use spin_sdk::http_service;
+use spin_sdk::wasip3::http::types::{ErrorCode, Fields, Response};
+use spin_sdk::wasip3::http_compat::BodyWriter;
+use spin_sdk::wit_bindgen::{StreamResult, spawn};
+
+use crate::platform::{Spin, Time};
+use crate::{http, instance};
+
+/// How often it is looked whether the caller is still there while there is nothing to send: the host tells nobody who
+/// does not write.
+const LOOK: Duration = Duration::from_secs(1);
+
+#[http_service]
+async fn handle(request: Request) -> Result<Response, ErrorCode> {
+    let instance = instance::instance().await;
+    let gateway = Gateway::new(Spin, instance.clone());
+    let Reply { response, after } = gateway.clone().handle(http::read_request(request)).await;
+    spawn(async move {
+        gateway.finish(after).await;
+        instance::look(&instance).await;
+    });
+    let (parts, body) = response.into_parts();
+    let headers =
+        Fields::try_from(parts.headers).map_err(|error| ErrorCode::InternalError(Some(error.to_string())))?;
+    let (writer, contents, trailers) = BodyWriter::new();
+    let (response, _sent) = Response::new(headers, Some(contents), trailers);
+    // A status that HTTP knows.
+    let _ = response.set_status_code(parts.status.as_u16());
+    match body {
+        Body::Full(bytes) => spawn(write_all(writer, bytes)),
+        Body::Stream(stream) => spawn(write(writer, stream)),
+    }
+    Ok(response)
+}
+
+async fn write_all(mut writer: BodyWriter, bytes: Bytes) {
+    if !bytes.is_empty() {
+        writer.stream_writer.write_all(bytes.into()).await;
+    }
+    drop(writer.stream_writer);
+    let _ = writer.result_writer.write(Ok(None)).await;
+}
+
+/// Writes what comes as it comes, until its end or until the caller has gone.
+async fn write(mut writer: BodyWriter, stream: impl Stream<Item = Result<Bytes, SeamError>> + Unpin) {
+    let mut stream = stream;
+    let end = loop {
+        let next = match select(stream.next(), pin!(Time.sleep(LOOK))).await {
+            Either::Left((next, _)) => next,
+            Either::Right(_) => {
+                // Nothing, which arrives all the same if there is anybody.
+                if let (StreamResult::Dropped, _) = writer.stream_writer.write(Vec::new()).await {
+                    return;
+                }
+                continue;
+            }
+        };
+        match next {
+            Some(Ok(chunk)) => {
+                if !writer.stream_writer.write_all(chunk.into()).await.is_empty() {
+                    return;
+                }
+            }
+            Some(Err(error)) => break Err(ErrorCode::InternalError(Some(error.to_string()))),
+            None => break Ok(None),
+        }
+    };
+    drop(stream);
+    drop(writer.stream_writer);
+    let _ = writer.result_writer.write(end).await;
+}

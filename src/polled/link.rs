@@ -1,0 +1,251 @@
+//! The owners of links among polled mailboxes: a request to one is a letter, and what is said to it is the response.
+//!
+//! As bytes, a request is a line of JSON with its head and then its body, and so is a response, or a line that says
+//! why there is none.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use futures_channel::oneshot;
+use futures_util::future::join;
+use futures_util::{Stream, StreamExt as _};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use serde::{Deserialize, Serialize};
+
+use crate::gateway::Gateway;
+use crate::gateway::dock::Told;
+use crate::mcp::mailbox::Said;
+use crate::mcp::tail::Log;
+use crate::platform::{Platform, SeamError};
+use crate::relay::through;
+use crate::tunnel::dock::Dock;
+use crate::tunnel::pair;
+
+/// What may wait to be read before no more is taken of a response.
+const BACKLOG: usize = 256 * 1024;
+/// A response's head may be this long.
+const HEAD: usize = 256 * 1024;
+
+/// The name of the link whose owner has `key`.
+pub(super) fn name(key: &str) -> Option<&str> {
+    key.strip_prefix("link/")
+}
+
+/// Whether a new owner can do anything with `request`: a companion says hello.
+pub(super) fn founds(request: &Request<Bytes>) -> bool {
+    let is = |name: &str, value: &str| request.headers().get(name).is_some_and(|own| own == value);
+    is(through::ASK, through::PAIR) && !request.headers().contains_key(pair::SESSION)
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    method: String,
+    #[serde(default)]
+    status: u16,
+    #[serde(default)]
+    headers: Vec<(String, String)>,
+    /// Why there is no response: which error, and its words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<(String, String)>,
+}
+
+fn listed(headers: &HeaderMap) -> Vec<(String, String)> {
+    let text = |value: &HeaderValue| value.to_str().map(str::to_owned);
+    headers.iter().filter_map(|(name, value)| Some((name.as_str().to_owned(), text(value).ok()?))).collect()
+}
+
+fn map(listed: Vec<(String, String)>) -> HeaderMap {
+    let pair = |(name, value): (String, String)| {
+        Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
+    };
+    let mut headers = HeaderMap::new();
+    for (name, value) in listed.into_iter().filter_map(pair) {
+        headers.append(name, value);
+    }
+    headers
+}
+
+fn line(head: &Head) -> Vec<u8> {
+    let mut line = serde_json::to_vec(head).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+/// `request` as a letter.
+pub(super) fn write(request: &Request<Bytes>) -> Bytes {
+    let head = Head {
+        method: request.method().as_str().to_owned(),
+        status: 0,
+        headers: listed(request.headers()),
+        error: None,
+    };
+    // The path is in the URI; what else there is, the owner does not go by.
+    let path = request.uri().to_string();
+    let head = Head { headers: [vec![("uri".to_owned(), path)], head.headers].concat(), ..head };
+    let mut letter = line(&head);
+    letter.extend_from_slice(request.body());
+    letter.into()
+}
+
+pub(super) fn read(letter: &Bytes) -> Option<Request<Bytes>> {
+    let end = letter.iter().position(|byte| *byte == b'\n')?;
+    let mut head: Head = serde_json::from_slice(letter.get(..end)?).ok()?;
+    let (_, uri) = (!head.headers.is_empty()).then(|| head.headers.remove(0))?;
+    let mut request = Request::new(letter.slice(end + 1..));
+    *request.method_mut() = head.method.parse().ok()?;
+    *request.uri_mut() = uri.parse().ok()?;
+    *request.headers_mut() = map(head.headers);
+    Some(request)
+}
+
+/// Looks after `dock` before and after `asked` resolves: what is asked may set something going.
+pub(super) async fn tend<P: Platform>(
+    gateway: Gateway<P>,
+    name: String,
+    dock: Arc<Dock>,
+    asked: oneshot::Receiver<()>,
+) {
+    let tending = gateway.dock(&name, dock.clone()).tend();
+    let before = async {
+        if let Some(tending) = tending {
+            tending.await;
+        }
+    };
+    let after = async {
+        let _ = asked.await;
+        if let Some(tending) = gateway.dock(&name, dock.clone()).tend() {
+            tending.await;
+        }
+    };
+    join(before, after).await;
+}
+
+/// Answers `letter` at `dock`: the response as it comes, and the work for it.
+pub(super) fn answer<P: Platform>(
+    gateway: &Gateway<P>,
+    name: &str,
+    dock: Arc<Dock>,
+    letter: Bytes,
+) -> (Said, impl Future<Output = ()> + use<P>) {
+    let log = Log::once();
+    let said = log.tail(0).map_or(Said::nothing(), |tail| Said::Tail(false, tail));
+    let (gateway, name) = (gateway.clone(), name.to_owned());
+    let work = async move {
+        let (done, asked) = oneshot::channel();
+        let docked = gateway.dock(&name, dock.clone());
+        let answering = async {
+            match read(&letter) {
+                Some(request) => {
+                    let answer = docked.ask(request).await;
+                    let _ = done.send(());
+                    say(&log, answer).await;
+                }
+                None => drop(done),
+            }
+            log.end();
+        };
+        join(answering, tend(gateway.clone(), name.clone(), dock, asked)).await;
+    };
+    (said, work)
+}
+
+async fn say<P: Platform>(log: &Log, answer: Result<Response<Told<P>>, SeamError>) {
+    let mut response = match answer {
+        Ok(response) => response,
+        Err(error) => {
+            let head =
+                Head { method: String::new(), status: 0, headers: Vec::new(), error: Some(named(error)) };
+            return log.push(line(&head).into());
+        }
+    };
+    let head = Head {
+        method: String::new(),
+        status: response.status().as_u16(),
+        headers: listed(response.headers()),
+        error: None,
+    };
+    log.push(line(&head).into());
+    let body = response.body_mut();
+    loop {
+        log.room(BACKLOG).await;
+        let next = pin!(body.next());
+        match futures_util::future::select(next, pin!(log.unread())).await {
+            futures_util::future::Either::Left((Some(Ok(bytes)), _)) => log.push(bytes),
+            _ => return,
+        }
+    }
+}
+
+fn named(error: SeamError) -> (String, String) {
+    let (kind, words) = match error {
+        SeamError::Connect(words) => ("connect", words),
+        SeamError::Timeout(words) => ("timeout", words),
+        SeamError::Cut(words) => ("cut", words),
+        SeamError::Denied(words) => ("denied", words),
+        SeamError::Offline(words) => ("offline", words),
+        SeamError::Host(words) => ("host", words),
+    };
+    (kind.to_owned(), words)
+}
+
+fn error((kind, words): (String, String)) -> SeamError {
+    match kind.as_str() {
+        "connect" => SeamError::Connect(words),
+        "timeout" => SeamError::Timeout(words),
+        "cut" => SeamError::Cut(words),
+        "denied" => SeamError::Denied(words),
+        "offline" => SeamError::Offline(words),
+        _ => SeamError::Host(words),
+    }
+}
+
+/// What the owner of a link answers with.
+pub enum Asked<P: Platform> {
+    /// It is here.
+    Here(Told<P>),
+    /// It is elsewhere. The bytes came with the head.
+    There(Bytes, Said),
+}
+
+impl<P: Platform> Unpin for Asked<P> {}
+
+impl<P: Platform> Stream for Asked<P> {
+    type Item = Result<Bytes, SeamError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.get_mut() {
+            Self::Here(told) => Pin::new(told).poll_next(context),
+            Self::There(first, said) => {
+                if !first.is_empty() {
+                    return Poll::Ready(Some(Ok(std::mem::take(first))));
+                }
+                Pin::new(said).poll_next(context)
+            }
+        }
+    }
+}
+
+/// The response that `said` is.
+pub(super) async fn response<P: Platform>(mut said: Said) -> Result<Response<Asked<P>>, SeamError> {
+    let mut come = BytesMut::new();
+    loop {
+        if let Some(end) = come.iter().position(|byte| *byte == b'\n') {
+            let body = come.split_off(end + 1).freeze();
+            let head = come.get(..end).and_then(|line| serde_json::from_slice::<Head>(line).ok());
+            let head = head.ok_or_else(|| SeamError::Host("the link's answer cannot be read".to_owned()))?;
+            if let Some(named) = head.error {
+                return Err(error(named));
+            }
+            let mut response = Response::new(Asked::There(body, said));
+            *response.status_mut() = head.status.try_into().unwrap_or_default();
+            *response.headers_mut() = map(head.headers);
+            return Ok(response);
+        }
+        let next = said.next().await.transpose()?.filter(|_| come.len() <= HEAD);
+        let gone = || SeamError::Cut("the instance that kept the link has gone; try again".to_owned());
+        come.extend_from_slice(&next.ok_or_else(gone)?);
+    }
+}
