@@ -234,7 +234,8 @@ impl<P: Platform> Docked<P> {
         match what.as_slice() {
             what if what == through::EXCHANGE.as_bytes() => {
                 let clock = self.platform.clock().clone();
-                let answer = self.dock.exchange(clock, &self.name, request).await?;
+                let answer =
+                    self.dock.exchange(clock, &self.name, self.plan.limits.link_calls, request).await?;
                 Ok(answer.map(Told::Exchange))
             }
             what if what == through::STATE.as_bytes() => {

@@ -285,7 +285,8 @@ impl Dock {
         self.with(|inner, wakers| inner.feed(now, Input::Close(bye), wakers));
     }
 
-    /// Sends `request` to the companion; its header [`SERVER`] says whom it is for. Resolves with the head of the answer.
+    /// Sends `request` to the companion, unless `most` are on their way already; its header [`SERVER`] says whom it is for.
+    /// Resolves with the head of the answer.
     ///
     /// # Errors
     /// [`SeamError::Offline`] if the link is not connected; other errors when the exchange fails.
@@ -293,9 +294,15 @@ impl Dock {
         self: &Arc<Self>,
         clock: C,
         name: &str,
+        most: usize,
         request: http::Request<Bytes>,
     ) -> Result<http::Response<Body<C>>, SeamError> {
         self.blink(&clock, name).await?;
+        if self.lock().exchanges.len() >= most {
+            let message =
+                format!("link {name:?}: {most} requests are on their way already (limits.link_calls)");
+            return Err(SeamError::Connect(message));
+        }
         let (head, body) = request.into_parts();
         let text = |header| {
             let value = head.headers.get(header).and_then(|value: &http::HeaderValue| value.to_str().ok());

@@ -283,6 +283,28 @@ fn a_slow_reader_stops_its_own_stream_and_no_other() {
 }
 
 #[test]
+fn no_more_requests_than_allowed_are_on_their_way_at_a_time() {
+    let fake = Fake::default();
+    put_streaming(&fake, "files", Kind::Modern, vec![Step::Stall]);
+    let mut plan = plan(vec![behind("files", Offline::Keep)]);
+    plan.limits.link_calls = 2;
+    let world = World::new(fake, plan);
+    Companion::dial(&world.fake, "laptop", &["files"]);
+    let ask = || {
+        let mut request = through::asking(through::EXCHANGE);
+        request.headers_mut().insert(through::SERVER, "files".parse().unwrap());
+        *request.method_mut() = http::Method::POST;
+        *request.body_mut() = json!({"id": 1, "method": "tools/call"}).to_string().into();
+        world.fake.run(world.fake.dock("laptop").ask(request))
+    };
+    let (one, _two) = (ask().unwrap(), ask().unwrap());
+    let refused = ask().map(drop).unwrap_err().to_string();
+    assert!(refused.contains("2 requests are on their way already (limits.link_calls)"), "{refused}");
+    drop(one);
+    assert!(ask().is_ok());
+}
+
+#[test]
 fn what_a_companion_may_not_say_ends_its_connection_and_nothing_else() {
     let world = world(Offline::Keep);
     for (what, bytes) in [
