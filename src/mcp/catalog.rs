@@ -341,10 +341,8 @@ impl<P: Platform> Mcp<P> {
         if !same {
             self.memory.changed();
             self.warn(server, kind, &kept.warnings);
-            if server.via.is_some() {
-                if able == ALL {
-                    self.keep_list(server, kind, &kept).await;
-                }
+            if server.via.is_some() && able == ALL {
+                self.keep_list(server, kind, &kept).await;
             }
         }
         Ok(kept)
