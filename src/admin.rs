@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 
 use crate::auth;
-use crate::config::glob::Filter;
 use crate::config::plan::Caller;
 use crate::config::stored::{self, Stamp, StoredError};
 use crate::config::{Config, Plan, Problem, compile};
@@ -41,13 +40,7 @@ pub fn admit<P: Platform>(
     if let (Some(secret), Some(key)) = (secret, auth::presented(headers))
         && bool::from(secret.as_bytes().ct_eq(key))
     {
-        return Ok(Arc::new(Caller {
-            name: "admin".to_owned(),
-            servers: Filter::default(),
-            tools: Filter::default(),
-            links: Vec::new(),
-            admin: true,
-        }));
+        return Ok(Arc::new(Caller { name: "admin".to_owned(), links: Vec::new(), ..Caller::anyone(true) }));
     }
     let Some(plan) = plan else {
         let message = "this gateway has no configuration: authenticate with its secret CAUSEWAY_ADMIN_KEY";

@@ -93,6 +93,22 @@ pub enum Kind {
     UpstreamTooLarge,
     /// The server asks for a model's words, which it may not.
     SamplingDenied,
+    /// There is no such model, or not for this caller.
+    UnknownModel,
+    /// The request has more tokens than the model takes.
+    ContextTooLong,
+    /// The provider of the model does not want to hear or say such things.
+    ContentFiltered,
+    /// The provider of the model finds the request wrong.
+    ProviderRefused,
+    /// The provider of the model does not accept the gateway's credential.
+    ProviderAuthentication,
+    /// What was paid for is used up at the provider of the model.
+    ProviderQuota,
+    /// The provider of the model has been asked too often.
+    RateLimited,
+    /// The provider of the model cannot keep up, or fails.
+    Overloaded,
     /// The gateway has no usable configuration.
     NotConfigured,
     /// The host's storage or machinery failed.
@@ -162,6 +178,14 @@ impl Kind {
             Self::UpstreamInvalid => (Upstream, 502, 200, -32603, "upstream_invalid", false),
             Self::UpstreamTooLarge => (Upstream, 502, 200, -32603, "upstream_too_large", false),
             Self::SamplingDenied => (Upstream, 502, 200, -32603, "sampling_denied", false),
+            Self::UnknownModel => (Caller, 404, 200, -32602, "unknown_model", false),
+            Self::ContextTooLong => (Caller, 400, 200, -32602, "context_too_long", false),
+            Self::ContentFiltered => (Caller, 400, 200, -32602, "content_filtered", false),
+            Self::ProviderRefused => (Caller, 400, 200, -32602, "provider_refused", false),
+            Self::ProviderAuthentication => (Upstream, 502, 200, -32603, "provider_authentication", false),
+            Self::ProviderQuota => (Upstream, 429, 200, -32603, "provider_quota", false),
+            Self::RateLimited => (Upstream, 429, 200, -32603, "rate_limited", true),
+            Self::Overloaded => (Upstream, 503, 200, -32603, "overloaded", true),
             Self::NotConfigured => (Ours, 503, 503, -32603, "not_configured", true),
             Self::Host => (Ours, 500, 500, -32603, "host_failure", true),
         };

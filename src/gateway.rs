@@ -7,6 +7,7 @@ pub mod dock;
 mod flow;
 mod head;
 mod record;
+mod words;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -33,9 +34,9 @@ use crate::mcp::mailbox::{self, Mailbox, Said};
 use crate::mcp::memory::UpstreamSession;
 use crate::mcp::serve::{Answer, Cancel, Inbound, Note, Ticket};
 use crate::mcp::stream::Stream as Relayed;
-use crate::platform::{Clock as _, Entropy as _, Log as _, Platform, SeamError, Timestamp};
+use crate::platform::{Clock as _, Endless, Entropy as _, Log as _, Platform, SeamError, Timestamp};
 use crate::wire::accept::{Accepts, accepts};
-use crate::{admin, auth};
+use crate::{admin, auth, llm};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -54,7 +55,7 @@ pub struct Reply<S, P: Platform> {
     /// The HTTP response.
     pub response: Response<Body<S>>,
     /// Hand this to [`Gateway::finish`] once the response is on its way.
-    pub after: After<P>,
+    pub after: Box<After<P>>,
 }
 
 /// A response body: all there already, or coming.
@@ -81,6 +82,7 @@ pub struct After<P: Platform> {
     ticket: Ticket,
     ended: Option<oneshot::Receiver<Ended<P>>>,
     release: Vec<(Arc<Server>, UpstreamSession)>,
+    metered: Option<Box<llm::Metered>>,
 }
 
 /// What is known of a request before its body is read.
@@ -91,6 +93,7 @@ struct Asked {
     note: Note,
     release: Vec<(Arc<Server>, UpstreamSession)>,
     ticket: Ticket,
+    metered: Option<Box<llm::Metered>>,
 }
 
 /// What a browser says of itself, for the answer's headers.
@@ -137,17 +140,23 @@ impl<P: Platform> Gateway<P> {
             note: Note::default(),
             release: Vec::new(),
             ticket: head.extensions.get::<Ticket>().cloned().unwrap_or_default(),
+            metered: None,
         };
         let (http, browser) = (head.method.clone(), Browser::of(&head.headers));
+        let front = asked.endpoint.as_ref().and_then(|endpoint| words::front(endpoint, &head.headers));
         let answered = self.answer(head, body, plan.clone(), &mut asked).await;
         let mcp = matches!(asked.endpoint, Some(Endpoint::Mcp(_) | Endpoint::Sse(_) | Endpoint::Messages));
         let answered = answered.unwrap_or_else(|fault| {
-            let refusal = if mcp { rpc_refusal(&fault) } else { problem(&fault, &asked.request_id) };
+            let refusal = match front {
+                Some(front) => words::refusal(front, fault.clone(), &asked.request_id),
+                None if mcp => rpc_refusal(&fault),
+                None => problem(&fault, &asked.request_id),
+            };
             asked.note.fault = Some(fault);
             refusal
         });
         let mut witness = Witness { ended: Ended::default(), sender: None };
-        let mut ended = None;
+        let (mut ended, mut endless) = (None, false);
         let keep_alive = plan.as_ref().map_or(Duration::from_secs(15), |plan| plan.limits.keep_alive);
         let body = match answered.body {
             HeadBody::Full(bytes) => {
@@ -158,6 +167,7 @@ impl<P: Platform> Gateway<P> {
                 let (sender, receiver) = oneshot::channel();
                 witness.sender = Some(sender);
                 ended = Some(receiver);
+                endless = source.is_endless();
                 let watch = Watch::new(self.instance.clone(), plan.clone());
                 Body::Stream(Box::pin(flow(self.platform.clone(), watch, source, keep_alive, witness)))
             }
@@ -165,11 +175,14 @@ impl<P: Platform> Gateway<P> {
         let mut response = Response::new(body);
         *response.status_mut() = answered.status;
         *response.headers_mut() = answered.headers;
+        if endless {
+            response.extensions_mut().insert(Endless);
+        }
         if let Some(opening) = answered.opening {
             response.extensions_mut().insert(opening);
         }
         self.dress(&asked, &browser, &mut response);
-        let after = After {
+        let after = Box::new(After {
             plan,
             request_id: asked.request_id,
             http,
@@ -183,7 +196,8 @@ impl<P: Platform> Gateway<P> {
             ticket: asked.ticket,
             ended,
             release: asked.release,
-        };
+            metered: asked.metered,
+        });
         Reply { response, after }
     }
 
@@ -201,7 +215,7 @@ impl<P: Platform> Gateway<P> {
         let endpoint = asked.endpoint.clone().ok_or_else(|| {
             Fault::new(
                 Kind::NotFound,
-                "there is nothing at this path; MCP is served at /mcp and /mcp/{server}",
+                "there is nothing at this path; MCP is served at /mcp and /mcp/{server}, models at /v1",
             )
         })?;
         inbound::check_host(&head.headers, &head.uri, abilities)?;
@@ -257,6 +271,10 @@ impl<P: Platform> Gateway<P> {
         }
         let caller = auth::admit(&plan, &head.headers, abilities)?;
         asked.caller = Some(caller.clone());
+        if let Some(front) = words::front(&endpoint, &head.headers) {
+            // Boxed: calls of MCP need not make room for it.
+            return Box::pin(self.words(endpoint, front, head, body, &plan, &caller, asked)).await;
+        }
         if endpoint == Endpoint::Tunnel {
             // Boxed: calls need not make room for it.
             return Box::pin(self.tunnel(&head, body, &plan, &caller)).await;
@@ -471,37 +489,41 @@ impl<P: Platform> Gateway<P> {
     }
 
     /// Does what is left to do: resolves when the body has ended or was dropped and the rest is done.
-    pub async fn finish(self, after: After<P>) {
-        let mut after = after;
-        let mut ended = match after.ended.take() {
-            Some(ended) => ended.await.unwrap_or_default(),
-            None => Ended { complete: true, ..Ended::default() },
-        };
-        if let Some((note, cancel)) = ended.late {
-            after.note = note;
-            after.cancel = cancel;
-        }
-        let cut = !ended.complete && ended.fault.is_none();
-        after.cancel = after.cancel.or_else(|| after.ticket.take());
-        after.release.extend(after.ticket.leases.take());
-        let micros = self.platform.clock().ticks().saturating_sub(after.ticks);
-        if let Some(line) = after.record(micros, ended.bytes, ended.fault, cut) {
-            self.platform.log().write(&line);
-        }
-        let Some(plan) = after.plan.clone() else { return };
-        let mcp = Mcp::new(self.platform, plan, self.instance.memory().clone());
-        after.cancel = after.cancel.filter(|cancel| cut && !(cancel.resumable && ended.resumable));
-        after.caller = after.caller.filter(|caller| mcp.refresh_due(caller));
-        let quiet = after.cancel.is_none() && after.release.is_empty() && after.note.recheck.is_none();
-        if !quiet || after.caller.is_some() {
-            // Boxed: most requests leave nothing to ask, and need not make room for it.
-            Box::pin(asks_behind(mcp, after, ended.left.take())).await;
+    ///
+    /// Everything is worked on in its place: of what waits behind streams there may be thousands.
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
+    pub fn finish(self, mut after: Box<After<P>>) -> impl Future<Output = ()> + use<P> {
+        async move {
+            let mut ended = match after.ended.take() {
+                Some(ended) => ended.await.unwrap_or_default(),
+                None => Ended { complete: true, ..Ended::default() },
+            };
+            if let Some(late) = ended.late {
+                (after.note, after.cancel) = *late;
+            }
+            after.metered = ended.metered.take().or(after.metered);
+            let cut = !ended.complete && ended.fault.is_none();
+            after.cancel = after.cancel.or_else(|| after.ticket.take());
+            after.release.extend(after.ticket.leases.take());
+            let micros = self.platform.clock().ticks().saturating_sub(after.ticks);
+            if let Some(line) = after.record(micros, ended.bytes, ended.fault, cut) {
+                self.platform.log().write(&line);
+            }
+            let Some(plan) = after.plan.clone() else { return };
+            let mcp = Mcp::new(self.platform, plan, self.instance.memory().clone());
+            after.cancel = after.cancel.filter(|cancel| cut && !(cancel.resumable && ended.resumable));
+            after.caller = after.caller.filter(|caller| mcp.refresh_due(caller));
+            let quiet = after.cancel.is_none() && after.release.is_empty() && after.note.recheck.is_none();
+            if !quiet || after.caller.is_some() {
+                // Boxed: most requests leave nothing to ask, and need not make room for it.
+                Box::pin(asks_behind(mcp, after, ended.left.take())).await;
+            }
         }
     }
 }
 
 /// What a request leaves to be asked of servers and the store behind its reply.
-async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: After<P>, left: Option<Box<Relayed<P>>>) {
+async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: Box<After<P>>, left: Option<Box<Relayed<P>>>) {
     if let Some(cancel) = &after.cancel {
         mcp.cancel(cancel).await;
     }
@@ -539,8 +561,15 @@ fn allowed(endpoint: Option<&Endpoint>) -> &'static str {
     match endpoint {
         Some(Endpoint::Mcp(_)) => "POST, GET, DELETE",
         Some(Endpoint::Config) => "GET, PUT",
+        Some(
+            Endpoint::Rollback
+            | Endpoint::Messages
+            | Endpoint::Completions
+            | Endpoint::ModelMessages
+            | Endpoint::CountTokens
+            | Endpoint::Embeddings,
+        ) => "POST",
         Some(Endpoint::Tunnel) => "GET, POST",
-        Some(Endpoint::Rollback | Endpoint::Messages) => "POST",
         _ => "GET",
     }
 }

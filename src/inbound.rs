@@ -26,6 +26,16 @@ pub enum Endpoint {
     Ready,
     /// `/status`
     Status,
+    /// `/v1/chat/completions`
+    Completions,
+    /// `/v1/messages`
+    ModelMessages,
+    /// `/v1/messages/count_tokens`
+    CountTokens,
+    /// `/v1/embeddings`
+    Embeddings,
+    /// `/v1/models`, or `/v1/models/{model}`
+    Models(Option<String>),
     /// `/admin/v1/config`
     Config,
     /// `/admin/v1/config/rollback`
@@ -45,8 +55,18 @@ impl Endpoint {
             "/health" => Self::Health,
             "/ready" => Self::Ready,
             "/status" => Self::Status,
+            "/v1/chat/completions" => Self::Completions,
+            "/v1/messages" => Self::ModelMessages,
+            "/v1/messages/count_tokens" => Self::CountTokens,
+            "/v1/embeddings" => Self::Embeddings,
+            "/v1/models" => Self::Models(None),
             "/admin/v1/config" => Self::Config,
             "/admin/v1/config/rollback" => Self::Rollback,
+            _ if path.starts_with("/v1/models/") => {
+                // Names of models have slashes and colons, which some clients encode and some do not.
+                let name = path.strip_prefix("/v1/models/").unwrap_or_default();
+                Self::Models(Some(decoded(name)))
+            }
             _ => {
                 let server = |prefix| {
                     let rest = path.strip_prefix(prefix);
@@ -73,10 +93,35 @@ impl Endpoint {
             Self::Health => "/health",
             Self::Ready => "/ready",
             Self::Status => "/status",
+            Self::Completions => "/v1/chat/completions",
+            Self::ModelMessages => "/v1/messages",
+            Self::CountTokens => "/v1/messages/count_tokens",
+            Self::Embeddings => "/v1/embeddings",
+            Self::Models(_) => "/v1/models",
             Self::Config => "/admin/v1/config",
             Self::Rollback => "/admin/v1/config/rollback",
         }
     }
+}
+
+/// A part of a path with its `%XX` decoded; what is no such sequence stays.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, more)) = rest.split_first() {
+        let hex = |byte: Option<&u8>| char::from(*byte?).to_digit(16);
+        match (first, hex(more.first()), hex(more.get(1))) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push(u8::try_from(high * 16 + low).unwrap_or_default());
+                rest = more.get(2..).unwrap_or_default();
+            }
+            _ => {
+                bytes.push(first);
+                rest = more;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Checks that a loopback gateway is asked for as such. A page that rebinds its own name to 127.0.0.1 sends that
@@ -202,6 +247,10 @@ mod tests {
         check("/", None);
         check("//", None);
         check("/health", Some("/health"));
+        check("/v1/messages", Some("/v1/messages"));
+        check("/v1/models/a/b", Some("/v1/models"));
+        assert_eq!(Endpoint::of("/v1/models/a%2Fb%3a0"), Some(Endpoint::Models(Some("a/b:0".to_owned()))));
+        assert_eq!(Endpoint::of("/v1/models/%zz%"), Some(Endpoint::Models(Some("%zz%".to_owned()))));
     }
 
     fn headers(all: &[(&str, &str)]) -> HeaderMap {

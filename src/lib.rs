@@ -20,6 +20,7 @@
 //! | [`instance`] | what a process or isolate remembers between requests |
 //! | [`inbound`] | what a request must be before anything else looks at it |
 //! | [`auth`] | who the caller is |
+//! | [`llm`] | the model router: any provider behind the endpoints of OpenAI and Anthropic
 //! | [`mcp`] | the Model Context Protocol: both eras, both sides |
 //! | [`tunnel`] | links to machines that only dial out: the protocol, both ends |
 //! | [`relay`] | answers being read, with every limit applied |
@@ -59,6 +60,7 @@ pub mod fault;
 pub mod gateway;
 pub mod inbound;
 pub mod instance;
+pub mod llm;
 pub mod mcp;
 pub mod platform;
 pub mod polled;

@@ -59,6 +59,11 @@ pub trait HttpClient {
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectTimeout(pub Duration);
 
+/// Extension of a request whose answer, or of a response whose body, is a stream of news: it may be silent for hours and
+/// has no end of its own. A host may give it a connection that costs little meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub struct Endless;
+
 /// A version of a stored value. Opaque; only equality matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Version(pub u64);

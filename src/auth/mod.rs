@@ -81,6 +81,7 @@ mod tests {
             origins: vec![],
             limits: Limits::default(),
             lenient: false,
+            ..Plan::empty()
         }
     }
 

@@ -14,13 +14,15 @@ use super::fill::fill;
 use super::glob::{Filter, Glob};
 use super::keys::parse_hash;
 use super::plan::{
-    Caller, Key, Limits, Offline, Override, Plan, Program, Recycle, Sampling, Sandbox, Server, SessionMode,
-    Skipped, Timeouts, Transport, Via,
+    self, Caller, Key, Limits, Offline, Override, Plan, Program, Recycle, Sampling, Sandbox, Server,
+    SessionMode, Skipped, Timeouts, Transport, Via,
 };
 use super::problem::Problem;
 use super::read::{NOT_WHOLE, endpoint, is_ours, origin, whole};
-use super::types::{self, Choice, Config, Kind, Session, Size, Span};
+use super::types::{self, Choice, Config, Kind, Named, Session, Size, Span};
 use crate::platform::{Abilities, Links, Secrets};
+
+mod llm;
 
 /// Makes the plan for a host with these secrets and abilities.
 pub fn compile(config: &Config, secrets: &impl Secrets, abilities: Abilities) -> Result<Plan, Vec<Problem>> {
@@ -33,6 +35,7 @@ pub fn compile(config: &Config, secrets: &impl Secrets, abilities: Abilities) ->
         origins: Vec::new(),
         limits: limits(&config.limits),
         lenient: config.sessions.lenient,
+        llm: plan::Llm::default(),
     };
     for (name, entry) in config.servers.iter() {
         match server(name, entry, secrets, abilities) {
@@ -40,6 +43,7 @@ pub fn compile(config: &Config, secrets: &impl Secrets, abilities: Abilities) ->
             Err(reason) => plan.skipped.push(Skipped { name: name.to_owned(), reason }),
         }
     }
+    plan.llm = llm::llm(&config.llm, secrets, &mut plan.skipped);
     plan.keys = keys(config, secrets, &mut problems);
     plan.origins = origins(config, secrets, &mut problems);
     if config.keys.is_empty() && !abilities.keyless {
@@ -77,7 +81,6 @@ fn server(
         }
         (_, Some(url)) => Some(url),
     };
-    let because = |key: &str, what: &str, fix: &str| format!("{key}: {what}: {fix}");
     let (url, program) = match url {
         Some(url) => {
             let url = fill(url, secrets).map_err(|(what, fix)| because("url", &what, &fix))?;
@@ -88,23 +91,9 @@ fn server(
             (url, Some(Arc::new(program(entry, secrets)?)))
         }
     };
-    let mut headers = HeaderMap::new();
-    for (name, text) in entry.headers.iter() {
-        let key = format!("headers.{name}");
-        let text = fill(text, secrets).map_err(|(what, fix)| because(&key, &what, &fix))?;
-        let fix = "a header holds visible ASCII characters and no line break";
-        let mut value = HeaderValue::from_str(&text)
-            .map_err(|_| because(&key, "the filled-in value cannot be sent", fix))?;
-        value.set_sensitive(true);
-        let name = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| because(&key, "is not a header name", "use letters, digits and `-`"))?;
-        if !is_ours(&name) {
-            headers.insert(name, value);
-        }
-    }
     let server = offered(name, entry, url);
     Ok(Server {
-        headers,
+        headers: headers(&entry.headers, secrets)?,
         transport: if program.is_some() { Transport::Stdio } else { server.transport },
         program,
         ..server
@@ -145,6 +134,29 @@ fn offered(name: &str, entry: &types::Server, url: Url) -> Server {
         list_ttl: time(entry.list_ttl, plain.list_ttl),
         ..plain
     }
+}
+
+fn because(key: &str, what: &str, fix: &str) -> String {
+    format!("{key}: {what}: {fix}")
+}
+
+/// Headers with their variables filled in, or why they cannot be sent.
+fn headers(given: &Named<String>, secrets: &impl Secrets) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    for (name, text) in given.iter() {
+        let key = format!("headers.{name}");
+        let text = fill(text, secrets).map_err(|(what, fix)| because(&key, &what, &fix))?;
+        let fix = "a header holds visible ASCII characters and no line break";
+        let mut value = HeaderValue::from_str(&text)
+            .map_err(|_| because(&key, "the filled-in value cannot be sent", fix))?;
+        value.set_sensitive(true);
+        let name = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| because(&key, "is not a header name", "use letters, digits and `-`"))?;
+        if !is_ours(&name) {
+            headers.insert(name, value);
+        }
+    }
+    Ok(headers)
 }
 
 /// What the program of an entry may do to the machine that it runs on, or what keeps that from being known.
@@ -226,6 +238,7 @@ fn keys(config: &Config, secrets: &impl Secrets, problems: &mut Vec<Problem>) ->
             name: name.to_owned(),
             servers: filter(&entry.servers),
             tools: filter(&entry.tools),
+            models: filter(&entry.models),
             links: globs(&entry.links),
             admin: entry.admin,
         });

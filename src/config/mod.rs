@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+mod ambient;
 mod compile;
 mod fill;
 pub mod glob;
@@ -39,6 +40,7 @@ mod schema;
 pub mod stored;
 pub mod types;
 
+pub use ambient::ambient;
 pub use compile::{compile, program};
 pub use node::Format;
 pub use plan::Plan;

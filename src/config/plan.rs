@@ -15,6 +15,10 @@ use url::Url;
 use super::glob::{Filter, Glob};
 pub use super::types::{Processes, SandboxMode, Start};
 
+mod llm;
+
+pub use llm::{Credential, Llm, Model, Prices, Provider, Target};
+
 /// Everything the gateway needs to know, checked and ready.
 #[derive(Debug)]
 pub struct Plan {
@@ -33,6 +37,8 @@ pub struct Plan {
     pub limits: Limits,
     /// Legacy clients that never send back the session id that they were given are served all the same.
     pub lenient: bool,
+    /// Whom the gateway asks for a model's words.
+    pub llm: Llm,
 }
 
 impl Plan {
@@ -47,6 +53,7 @@ impl Plan {
             origins: Vec::new(),
             limits: Limits::default(),
             lenient: false,
+            llm: Llm::default(),
         }
     }
 
@@ -60,7 +67,7 @@ impl Plan {
 /// An entry that is not served on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
-    /// The entry's name.
+    /// The server's name; `llm.providers.` and the name of a provider of models.
     pub name: String,
     /// Why it is not served, and what to do.
     pub reason: String,
@@ -326,6 +333,8 @@ pub struct Caller {
     pub servers: Filter,
     /// Which tools they see, by merged name (`server__tool`).
     pub tools: Filter,
+    /// Which models they may use: by the name they ask for, `provider/model`, or the model's name at its provider.
+    pub models: Filter,
     /// Under which names they may open links. None unless named.
     pub links: Vec<Glob>,
     /// May read `/status` in full and change the configuration.
@@ -337,8 +346,14 @@ impl Caller {
     /// everything (`all`).
     #[must_use]
     pub fn anyone(all: bool) -> Self {
-        let links = if all { vec![Glob::new("*")] } else { Vec::new() };
-        Self { name: String::new(), servers: Filter::default(), tools: Filter::default(), links, admin: all }
+        Self {
+            name: String::new(),
+            servers: Filter::default(),
+            tools: Filter::default(),
+            models: Filter::default(),
+            links: if all { vec![Glob::new("*")] } else { Vec::new() },
+            admin: all,
+        }
     }
 
     /// Whether they may open a link called `name`.

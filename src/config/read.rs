@@ -14,6 +14,7 @@ use super::problem::{Place, Problem, nearest};
 use super::types::{Choice, Config, Limits, Named, Sessions, Size, Span};
 
 mod key;
+mod llm;
 mod sandbox;
 mod server;
 
@@ -57,7 +58,12 @@ impl Reading {
     pub fn skipped(&self, plan: &Plan) -> Vec<Problem> {
         let problem = |skipped: &Skipped| {
             let what = format!("is left out: {}", skipped.reason);
-            self.locate(Problem::warning(join("mcpServers", &skipped.name), what, ""))
+            // No server has a dot in its name; providers are told in full.
+            let key = match skipped.name.contains('.') {
+                true => skipped.name.clone(),
+                false => join("mcpServers", &skipped.name),
+            };
+            self.locate(Problem::warning(key, what, ""))
         };
         plan.skipped.iter().map(problem).collect()
     }
@@ -86,7 +92,7 @@ pub fn read(root: &Node) -> Reading {
 }
 
 /// The keys at the top of a file.
-const TOP: [&str; 7] = ["mcpServers", "servers", "keys", "origins", "limits", "sessions", "inputs"];
+const TOP: [&str; 8] = ["mcpServers", "servers", "keys", "origins", "limits", "sessions", "inputs", "llm"];
 /// Keys that clients keep in the same file, and that mean nothing to a gateway.
 const FOREIGN: [&str; 16] = [
     "$schema",
@@ -136,10 +142,7 @@ impl Reader {
                 "sessions" => self.sessions(&entry.node, &mut config.sessions),
                 // Asked of the person in front of an editor. What uses them is left out, by name, later.
                 "inputs" => _ = self.list(&entry.node, "inputs"),
-                "llm" => {
-                    let fix = "remove `llm`; an LLM router is not part of this version";
-                    self.error(entry.place, "llm", "is not a key of this version", fix);
-                }
+                "llm" => self.llm(&entry.node, &mut config.llm),
                 "mcp" | "context_servers" => {
                     let fix = "move its servers under `mcpServers`";
                     self.warn(entry.place, &entry.key, "is ignored", fix);
@@ -157,7 +160,10 @@ impl Reader {
                 },
             }
         }
-        if config.servers.is_empty() && !self.problems.iter().any(Problem::is_error) {
+        if config.servers.is_empty()
+            && config.llm.providers.is_empty()
+            && !self.problems.iter().any(Problem::is_error)
+        {
             let fix = "add a server under `mcpServers`";
             self.warn(root.place, "mcpServers", "there are no servers", fix);
         }

@@ -11,6 +11,9 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 #[cfg(feature = "schema")]
 mod describe;
+mod llm;
+
+pub use llm::{Llm, Model, Prices, Provider, ProviderKind};
 
 /// The configuration of a Causeway gateway. A client's own `mcp.json` is one as it stands.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
@@ -38,6 +41,10 @@ pub struct Config {
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
     pub sessions: Sessions,
+    /// Providers of models, offered at `/v1`.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub llm: Llm,
 }
 
 impl Config {
@@ -365,7 +372,7 @@ pub enum Offline {
 
 /// Who answers a server that asks for a model's words.
 ///
-/// `gateway` is a word of the file as well, and refused: what would answer is not part of this version.
+/// `gateway` is a word of the file as well, and refused: models of `llm` do not answer servers in this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
@@ -424,6 +431,11 @@ pub struct Key {
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default, with = "describe::OrList<Choice>"))]
     pub tools: Choice,
+    /// Which models the caller may use: by the name asked for, `provider/model`, or the model's name at its provider.
+    /// A list alone is what is allowed.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default, with = "describe::OrList<Choice>"))]
+    pub models: Choice,
     /// Under which names the caller may open links (`causeway connect`); `*` is any run of characters, `?` any one.
     /// Without it, and with an empty list, under none; `admin` does not imply it.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -13,6 +13,7 @@ use futures_util::{Stream, StreamExt as _};
 use crate::config::Plan;
 use crate::fault::{Fault, Kind};
 use crate::instance::Instance;
+use crate::llm;
 use crate::mcp::forward::event;
 use crate::mcp::listen::Listen;
 use crate::mcp::serve::{Answer, Cancel, Note, failed};
@@ -25,14 +26,24 @@ pub(super) struct Ended<P: Platform> {
     pub(super) complete: bool,
     pub(super) resumable: bool,
     pub(super) fault: Option<Kind>,
-    pub(super) late: Option<(Note, Option<Cancel>)>,
+    pub(super) late: Option<Box<(Note, Option<Cancel>)>>,
+    /// What a model's words were, in numbers.
+    pub(super) metered: Option<Box<llm::Metered>>,
     /// What must not be let go before the call has been cancelled.
     pub(super) left: Option<Box<Relayed<P>>>,
 }
 
 impl<P: Platform> Default for Ended<P> {
     fn default() -> Self {
-        Self { bytes: 0, complete: false, resumable: false, fault: None, late: None, left: None }
+        Self {
+            bytes: 0,
+            complete: false,
+            resumable: false,
+            fault: None,
+            late: None,
+            metered: None,
+            left: None,
+        }
     }
 }
 
@@ -54,6 +65,8 @@ impl<P: Platform> Drop for Witness<P> {
 pub(super) enum Source<P: Platform, F> {
     /// The answer itself is still being worked on.
     Waiting(Pin<Box<F>>),
+    /// A model's words.
+    Words(Box<llm::Call<P>>),
     /// An upstream's answer.
     Relayed(Box<Relayed<P>>),
     /// A subscription that is yet to be started.
@@ -66,6 +79,17 @@ pub(super) enum Source<P: Platform, F> {
     Over,
 }
 
+impl<P: Platform, F> Source<P, F> {
+    /// Whether it is known to carry news and to have no end of its own.
+    pub(super) fn is_endless(&self) -> bool {
+        match self {
+            Self::Relayed(stream) => stream.news,
+            Self::Listen(_) | Self::Listening => true,
+            Self::Waiting(_) | Self::Words(_) | Self::Plain(_) | Self::Over => false,
+        }
+    }
+}
+
 /// A body on its way, and who tells of its end.
 struct Flowing<P: Platform, F, L> {
     source: Source<P, F>,
@@ -76,10 +100,15 @@ struct Flowing<P: Platform, F, L> {
 
 impl<P: Platform, F, L> Drop for Flowing<P, F, L> {
     fn drop(&mut self) {
-        if let Source::Relayed(stream) = std::mem::replace(&mut self.source, Source::Over)
-            && stream.ends_session()
-        {
-            self.witness.ended.left = Some(stream);
+        match std::mem::replace(&mut self.source, Source::Over) {
+            Source::Relayed(stream) if stream.ends_session() => self.witness.ended.left = Some(stream),
+            // Whoever goes away has been given something all the same.
+            Source::Words(call) => {
+                self.witness.ended.complete = call.metered.complete;
+                self.witness.ended.fault = call.metered.fault;
+                self.witness.ended.metered = Some(Box::new(call.metered.clone()));
+            }
+            _ => {}
         }
     }
 }
@@ -157,12 +186,11 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                 let mut silence = pin!(platform.clock().sleep(keep_alive));
                 let comment = || Some(Ok(Bytes::from_static(b":\n")));
                 let item = match (&mut *source, listening) {
-                    (Source::Waiting(work), _) => match select(work, silence.as_mut()).await {
-                        Either::Right(_) => comment(),
-                        Either::Left(((answer, mut note), _)) => {
-                            // Boxed: most answers come before the head.
-                            let (next, item, cancel) = Box::pin(arrived(answer, &mut note)).await;
-                            witness.ended.late = Some((note, cancel));
+                    // Boxed: most answers come before the head.
+                    (Source::Waiting(work), _) => match Box::pin(late(work, silence.as_mut())).await {
+                        None => comment(),
+                        Some((next, item, note, cancel)) => {
+                            witness.ended.late = Some(Box::new((note, cancel)));
                             witness.ended.complete = item.is_some();
                             *source = next;
                             match item {
@@ -170,6 +198,10 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                                 None => continue,
                             }
                         }
+                    },
+                    (Source::Words(call), _) => match select(pin!(call.next()), silence.as_mut()).await {
+                        Either::Left((item, _)) => item.map(Ok),
+                        Either::Right(_) => comment(),
                     },
                     (Source::Relayed(stream), _) => {
                         let news = stream.news;
@@ -228,7 +260,21 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
     })
 }
 
-/// An answer that came after the head had to go: everything is an event now.
+/// What an answer is that comes after the head had to go: where the rest comes from, the first of it, and what there is
+/// to note.
+type Late<P, F> = (Source<P, F>, Option<Bytes>, Note, Option<Cancel>);
+
+/// Waits for an answer that comes after the head had to go, for as long as silence may be.
+async fn late<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
+    work: &mut Pin<Box<F>>,
+    silence: Pin<&mut impl Future<Output = ()>>,
+) -> Option<Late<P, F>> {
+    let Either::Left(((answer, mut note), _)) = select(work, silence).await else { return None };
+    let (source, first, cancel) = arrived(answer, &mut note).await;
+    Some((source, first, note, cancel))
+}
+
+/// Everything is an event now.
 async fn arrived<P: Platform, F>(
     answer: Answer<P>,
     note: &mut Note,

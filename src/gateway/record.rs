@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::After;
 use crate::fault::{Kind, Who};
+use crate::llm::Metered;
 use crate::platform::Platform;
 
 impl<P: Platform> After<P> {
@@ -35,8 +36,12 @@ impl<P: Platform> After<P> {
             ms: f64,
             #[serde(skip_serializing_if = "Option::is_none")]
             streamed: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            llm: Option<Words<'a>>,
         }
         let note = &self.note;
+        let metered = self.metered.as_deref();
+        let fault = fault.or_else(|| metered.and_then(|metered| metered.fault));
         let kind = fault.or_else(|| note.fault.as_ref().map(|fault| fault.kind));
         let (outcome, level) = match kind.map(Kind::row) {
             Some(row) => (row.label, if row.who == Who::Ours { "error" } else { "warn" }),
@@ -62,7 +67,52 @@ impl<P: Platform> After<P> {
             error: note.fault.as_ref().map(|fault| fault.message.as_str()),
             ms,
             streamed: (bytes > 0).then_some(bytes),
+            llm: metered.map(Words::of),
         };
         serde_json::to_string(&record).ok()
+    }
+}
+
+/// What a model's words were, in names and numbers: never in words.
+#[derive(Serialize)]
+struct Words<'a> {
+    asked: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
+    attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cached: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_ms: Option<f64>,
+}
+
+impl<'a> Words<'a> {
+    fn of(metered: &'a Metered) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "a duration has no use for 53 bits")]
+        let first_ms = metered.first.map(|micros| micros as f64 / 1000.0);
+        // From outside: long names tell nothing more.
+        let asked = metered.asked.char_indices().nth(100).map_or(metered.asked.len(), |(at, _)| at);
+        Self {
+            asked: metered.asked.get(..asked).unwrap_or_default(),
+            provider: metered.provider.as_deref(),
+            model: metered.model.as_deref(),
+            attempts: metered.attempts,
+            input: metered.usage.input,
+            output: metered.usage.output,
+            cached: metered.usage.cached,
+            reasoning: metered.usage.reasoning,
+            cost: metered.cost,
+            first_ms,
+        }
     }
 }

@@ -13,7 +13,8 @@
 
 mod line;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -275,13 +276,14 @@ pub struct Feed<P: Platform, W> {
     mcp: Mcp<P>,
     leases: Leases,
     step: fn(Line<P>) -> W,
-    lines: FuturesUnordered<Abortable<W>>,
-    handles: HashMap<String, AbortHandle>,
+    /// Boxed: the set makes room for one more than there are.
+    lines: FuturesUnordered<Abortable<Pin<Box<W>>>>,
+    handles: Vec<(Arc<Server>, AbortHandle)>,
 }
 
 /// A feed without servers yet. Sessions that it opens are noted in `leases` until they are ended.
 pub fn feed<P: Platform>(mcp: Mcp<P>, leases: Leases) -> Feed<P, impl Future<Output = Stepped<P>> + use<P>> {
-    Feed { mcp, leases, step: step::<P>, lines: FuturesUnordered::new(), handles: HashMap::new() }
+    Feed { mcp, leases, step: step::<P>, lines: FuturesUnordered::new(), handles: Vec::new() }
 }
 
 impl<P: Platform, W: Future<Output = Stepped<P>>> Feed<P, W> {
@@ -294,15 +296,21 @@ impl<P: Platform, W: Future<Output = Stepped<P>>> Feed<P, W> {
 
     /// Hears `server` no more. A session that was opened for it stays among the leases.
     pub fn remove(&mut self, server: &Server) {
-        if let Some(handle) = self.handles.remove(&server.name) {
-            handle.abort();
-        }
+        self.handles.retain(|(heard, handle)| {
+            let other = heard.name != server.name;
+            if !other {
+                handle.abort();
+            }
+            other
+        });
     }
 
     fn go_on(&mut self, line: Line<P>) {
         let (handle, registration) = AbortHandle::new_pair();
-        self.handles.insert(line.server().name.clone(), handle);
-        self.lines.push(Abortable::new((self.step)(line), registration));
+        self.handles.retain(|(heard, _)| heard.name != line.server().name);
+        self.handles.reserve_exact(1);
+        self.handles.push((line.server().clone(), handle));
+        self.lines.push(Abortable::new(Box::pin((self.step)(line)), registration));
     }
 
     /// The next notice; `None` when no server is left to be heard. Dropping the future loses nothing.

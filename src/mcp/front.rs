@@ -102,7 +102,7 @@ pub fn begin<P: Platform>(mailbox: &Mailbox<P>, begin: Begin) -> (Said, Work) {
     let Some(tail) = log.tail(0) else { return (Said::nothing(), Work::None) };
     *lock(&mailbox.front.0) =
         Some(Front { log: log.clone(), begin: Arc::new(begin), token: None, working: 0 });
-    (Said::Tail(true, tail), Work::Front(Started::Stream(log)))
+    (Said::Tail(true, tail), Work::Front(Box::new(Started::Stream(log))))
 }
 
 /// Takes a message. The answer is a comment if there is a stream for what it brings.
@@ -116,7 +116,7 @@ pub fn posted<P: Platform>(mailbox: &Mailbox<P>, posted: Posted) -> (Said, Work)
         return (Said::fault(None, &Fault::new(Kind::TooMany, message)), Work::None);
     }
     front.working += 1;
-    (Said::Once(Some(Bytes::from_static(b":\n"))), Work::Front(Started::Message(posted)))
+    (Said::Once(Some(Bytes::from_static(b":\n"))), Work::Front(Box::new(Started::Message(posted))))
 }
 
 /// Works for a client.

@@ -5,7 +5,6 @@
 //! instance finds it; what the newest `initialize` among them said is kept in its record. A session id that a client
 //! does send back is **never** of such a session.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -17,7 +16,7 @@ use serde_json::value::RawValue;
 use sha2::Digest as _;
 
 use super::mailbox::Letter;
-use super::memory::{Record, SessionMemory, UpstreamSession, lock};
+use super::memory::{Record, SessionMemory, UpstreamSession, Upstreams, lock};
 use super::revision::{Era, Revision};
 use super::serve::Inbound;
 use super::session::{Facts, Session, short};
@@ -108,7 +107,7 @@ impl<P: Platform> Mcp<P> {
             self.tell_mailbox(&session, &Letter::End).await?;
         }
         // What a client can do is settled when a session with a server is opened: there will be others.
-        for (server, upstream) in self.served(before.upstreams) {
+        for (server, upstream) in self.served(&before.upstreams) {
             inbound.ticket.leases.hold(&server, &upstream);
         }
         Ok(())
@@ -117,10 +116,12 @@ impl<P: Platform> Mcp<P> {
     /// Those of the sessions held whose servers are still in the plan.
     pub(super) fn served(
         &self,
-        upstreams: HashMap<String, UpstreamSession>,
+        upstreams: &Upstreams,
     ) -> Vec<(Arc<crate::config::plan::Server>, UpstreamSession)> {
-        let served = upstreams.into_iter();
-        served.filter_map(|(name, upstream)| Some((self.plan.server(&name)?.clone(), upstream))).collect()
+        let served = upstreams.iter();
+        served
+            .filter_map(|(name, upstream)| Some((self.plan.server(name)?.clone(), upstream.clone())))
+            .collect()
     }
 
     /// Says in the log, once for each caller, that there are clients that are served as well as that goes.

@@ -288,7 +288,7 @@ impl<P: Platform> Mcp<P> {
             self.record(session, |record| record.level = Some(level.clone().into_owned())).await?;
             if session.facts.server.is_none() {
                 let upstreams = lock(&session.memory.record).0.upstreams.clone();
-                for (name, upstream) in &upstreams {
+                for (name, upstream) in upstreams.iter() {
                     if let Some(server) = self.plan.server(name) {
                         self.set_level(server, upstream, &level).await;
                     }

@@ -171,9 +171,9 @@ pub fn deliver<P: Platform>(
         match work {
             Work::None => {}
             // Boxed, each by itself: what lives for long need not make room for the largest of them.
-            Work::Park(work) => Box::pin(park::run(mcp, mailbox, work)).await,
-            Work::Rounds(work) => Box::pin(rounds::run(mcp, mailbox, work)).await,
-            Work::Front(work) => Box::pin(front::run(mcp, mailbox, work)).await,
+            Work::Park(work) => Box::pin(park::run(mcp, mailbox, *work)).await,
+            Work::Rounds(work) => Box::pin(rounds::run(mcp, mailbox, *work)).await,
+            Work::Front(work) => Box::pin(front::run(mcp, mailbox, *work)).await,
             Work::Watch(work) => watch::run(&mailbox, work).await,
             Work::Stand(work) => Box::pin(standing::run(mcp, mailbox, work)).await,
         }
@@ -210,15 +210,15 @@ pub enum Work {
     /// Nothing.
     None,
     /// A call to a legacy server.
-    Park(park::Started),
+    Park(Box<park::Started>),
     /// The rest of a call to a modern server.
-    Rounds(rounds::Started),
+    Rounds(Box<rounds::Started>),
     /// The streams of a session.
-    Stand(standing::Started),
+    Stand(Box<standing::Started>),
     /// Nothing but waiting until a call is over.
     Watch(watch::Started),
     /// What a client of HTTP+SSE wants.
-    Front(front::Started),
+    Front(Box<front::Started>),
 }
 
 impl<P: Platform> Mcp<P> {

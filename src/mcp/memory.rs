@@ -1,5 +1,7 @@
 //! What an instance has learned: of servers, of their lists, of sessions. Losing it costs time, never truth.
 
+mod upstreams;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -9,6 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use self::upstreams::Upstreams;
 use super::catalog::{Kind as ListKind, List};
 use super::lenient::Introduced;
 use super::listen::Subscribed;
@@ -708,6 +711,6 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subscriptions: Vec<Subscribed>,
     /// The sessions held with legacy servers on its behalf, by server.
-    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
-    pub upstreams: HashMap<String, UpstreamSession>,
+    #[serde(default, skip_serializing_if = "Upstreams::is_empty")]
+    pub upstreams: Upstreams,
 }

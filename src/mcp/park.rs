@@ -171,7 +171,7 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, call: Call) -> (Sa
     let (sender, legs) = unbounded();
     inner.running.insert(id.clone(), Running { round: 0, legs: sender });
     let first = Attached { leg: call.leg.clone(), log, responses: BTreeMap::new() };
-    (Said::Tail(false, tail), Work::Park(Started { call, id, first, legs }))
+    (Said::Tail(false, tail), Work::Park(Box::new(Started { call, id, first, legs })))
 }
 
 impl Fault {

@@ -170,7 +170,7 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, rounds: Rounds) ->
         inner.streams.remove(place);
     }
     inner.streams.push_back((stream.clone(), log.clone()));
-    (Said::Tail(false, tail), Work::Rounds(Started { rounds, stream, log, told, teller }))
+    (Said::Tail(false, tail), Work::Rounds(Box::new(Started { rounds, stream, log, told, teller })))
 }
 
 /// Asks and answers until the call is over, and then keeps its stream for a while.

@@ -3,7 +3,6 @@
 //! What cannot travel (a log level, sessions held upstream, that the session was ended) is a record in the store,
 //! written only when there is something to write and remembered by the instance.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use super::Mcp;
 use super::catalog::Kind as ListKind;
 use super::client::Client;
 use super::extensions::{told, told_across};
-use super::memory::{Record, SessionMemory, UpstreamSession, lock};
+use super::memory::{Record, SessionMemory, UpstreamSession, Upstreams, lock};
 use super::revision::Revision;
 use super::upstream::{GATEWAY, IMPLEMENTATION};
 use crate::config::plan::{Caller, Server, SessionMode};
@@ -237,7 +236,7 @@ impl<P: Platform> Mcp<P> {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn end_session(&self, session: &Session) -> Result<HashMap<String, UpstreamSession>, Fault> {
+    pub async fn end_session(&self, session: &Session) -> Result<Upstreams, Fault> {
         let upstreams = lock(&session.memory.record).0.upstreams.clone();
         // One that is found by who asks begins anew.
         let ended = !session.is_lenient();
@@ -307,7 +306,7 @@ impl<P: Platform> Mcp<P> {
     ) -> Result<UpstreamSession, Fault> {
         let name = &server.name;
         self.record(session, |record| {
-            record.upstreams.entry(name.clone()).or_insert_with(|| upstream.clone());
+            record.upstreams.keep(name, upstream.clone());
         })
         .await?;
         let held = lock(&session.memory.record).0.upstreams.get(name).cloned();

@@ -8,8 +8,7 @@
 //!
 //! Source: 2025-11-25 transports, "Listening for Messages from the Server", "Resumability and Redelivery".
 
-use std::collections::HashMap;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
@@ -17,7 +16,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 
 use super::Mcp;
@@ -196,6 +194,7 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, stand: Stand) -> (
             mcp.platform.entropy().fill(&mut name);
             let log = Log::new(mcp.plan.limits.replay);
             let Some(tail) = log.tail(0) else { return (Said::nothing(), Work::None) };
+            inner.streams.reserve_exact(1);
             inner.streams.push((format!("{mark}{}", super::hex(&name)), log));
             tail
         }
@@ -206,31 +205,26 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, stand: Stand) -> (
     let (teller, told) = unbounded();
     inner.teller = Some(teller);
     inner.ready = false;
-    (Said::Tail(false, tail), Work::Stand(Started { stand, told, announce }))
+    (Said::Tail(false, tail), Work::Stand(Box::new(Started { stand, told, announce })))
 }
 
 /// Keeps the streams of a session up until it ends or nobody wants them any more.
-pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: Started) {
-    let Started { stand, mut told, announce } = started;
+pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: Box<Started>) {
+    let Started { stand, mut told, announce } = unboxed(started);
     let leases = Leases::default();
-    let server = stand.target.as_ref().and_then(|name| mcp.plan.server(name)).cloned();
-    if let Some(caller) = caller_of(&mcp, &stand.caller)
-        && let Ok(session) = mcp.session(&caller, server.as_deref(), &stand.token).await
-    {
-        mcp.recheck(&session).await;
-        let servers = match server {
-            Some(server) => vec![server],
-            None => mcp.plan.servers.iter().filter(|s| caller.servers.admits(&s.name)).cloned().collect(),
-        };
-        let merged = stand.target.is_none();
-        let client = Client::of_session(caller, session.clone());
-        let keeper = Keeper { mcp: &mcp, desk: &mailbox.standing, client, session, merged, announce };
+    if let Some((keeper, servers)) = Keeper::attend(&mcp, &mailbox.standing, stand, announce).await {
         keeper.keep(servers, &mut told, leases.clone()).await;
     }
     mailbox.standing.end();
     for (server, session) in leases.take() {
         mcp.end(&server, &session).await;
     }
+}
+
+/// What is in the box, without the box: it would be kept until whoever has it is done.
+#[expect(clippy::boxed_local, reason = "letting the box go is the point")]
+fn unboxed<T>(boxed: Box<T>) -> T {
+    *boxed
 }
 
 /// The caller called `name` in the plan in force.
@@ -249,7 +243,27 @@ struct Keeper<'a, P: Platform> {
     announce: bool,
 }
 
-impl<P: Platform> Keeper<'_, P> {
+impl<'a, P: Platform> Keeper<'a, P> {
+    /// Finds out whose session it is, and which servers it is about; `None` if there is no such session any more.
+    async fn attend(
+        mcp: &'a Mcp<P>,
+        desk: &'a Desk,
+        stand: Stand,
+        announce: bool,
+    ) -> Option<(Self, Vec<Arc<Server>>)> {
+        let server = stand.target.as_ref().and_then(|name| mcp.plan.server(name)).cloned();
+        let merged = stand.target.is_none();
+        let caller = caller_of(mcp, &stand.caller)?;
+        let session = mcp.session(&caller, server.as_deref(), &stand.token).await.ok()?;
+        mcp.recheck(&session).await;
+        let servers = match server {
+            Some(server) => vec![server],
+            None => mcp.plan.servers.iter().filter(|s| caller.servers.admits(&s.name)).cloned().collect(),
+        };
+        let client = Client::of_session(caller, session.clone());
+        Some((Self { mcp, desk, client, session, merged, announce }, servers))
+    }
+
     fn subscriptions(&self) -> Vec<Subscribed> {
         lock(&self.session.memory.record).0.subscriptions.clone()
     }
@@ -264,13 +278,14 @@ impl<P: Platform> Keeper<'_, P> {
 
     async fn keep(&self, servers: Vec<Arc<Server>>, told: &mut UnboundedReceiver<Told>, leases: Leases) {
         let mut feed = feed(self.mcp.clone(), leases);
-        let mut preparing = FuturesUnordered::new();
+        // Few, and soon none: a set that knows whom to poll would cost more for as long as the session lasts.
+        let mut preparing = Vec::new();
         // Servers that have not been heard yet, and who waits for that.
         let mut unheard: Vec<String> = servers.iter().map(|server| server.name.clone()).collect();
         let mut waiting: Vec<(Log, Vec<String>)> = Vec::new();
-        let mut over: HashMap<String, (Arc<Server>, Over, Wanted)> = HashMap::new();
+        let mut over: Vec<Heard> = Vec::with_capacity(servers.len());
         for server in servers {
-            preparing.push(self.prepare(server, Duration::ZERO));
+            preparing.push(Box::pin(self.prepare(server, Duration::ZERO)));
         }
         let mut hush = false;
         let mut unread = Duration::ZERO;
@@ -296,8 +311,13 @@ impl<P: Platform> Keeper<'_, P> {
                     if let Poll::Ready(told) = told.poll_next_unpin(context) {
                         return Poll::Ready(Next::Told(told));
                     }
-                    if let Poll::Ready(Some(ready)) = preparing.poll_next_unpin(context) {
-                        return Poll::Ready(Next::Prepared(ready));
+                    for at in 0..preparing.len() {
+                        if let Some(Poll::Ready(ready)) =
+                            preparing.get_mut(at).map(|one: &mut Pin<Box<_>>| one.as_mut().poll(context))
+                        {
+                            drop(preparing.swap_remove(at));
+                            return Poll::Ready(Next::Prepared(ready));
+                        }
                     }
                     if let Poll::Ready(news) = news.as_mut().poll(context) {
                         return Poll::Ready(Next::News(news));
@@ -309,9 +329,10 @@ impl<P: Platform> Keeper<'_, P> {
             match next {
                 Next::Told(None | Some(Told::End)) => return,
                 Next::Told(Some(Told::Subscriptions(log))) => {
-                    self.mcp.recheck(&self.session).await;
+                    // Boxed, like all that is done seldom: what waits for so long need not make room for it.
+                    Box::pin(self.mcp.recheck(&self.session)).await;
                     let mut changed = Vec::new();
-                    for (server, over, wanted) in over.values_mut() {
+                    for Heard { server, over, wanted } in &mut over {
                         let now = self.wanted(server);
                         let listens = matches!(over, Over::Dedicated);
                         if now != *wanted && listens {
@@ -329,7 +350,8 @@ impl<P: Platform> Keeper<'_, P> {
                 }
                 Next::Prepared((server, Some(how))) => {
                     let wanted = self.wanted(&server);
-                    over.insert(server.name.clone(), (server.clone(), how.clone(), wanted.clone()));
+                    over.retain(|heard| heard.server.name != server.name);
+                    over.push(Heard { server: server.clone(), over: how.clone(), wanted: wanted.clone() });
                     feed.add(Source { server, wanted, over: how });
                     hush = false;
                 }
@@ -345,7 +367,8 @@ impl<P: Platform> Keeper<'_, P> {
                         heard(&mut unheard, &mut waiting, &server);
                     }
                     What::Message(data) => {
-                        let own = over.get(&server.name).and_then(|(_, over, _)| match over {
+                        let heard = over.iter().find(|heard| heard.server.name == server.name);
+                        let own = heard.and_then(|heard| match &heard.over {
                             Over::Own(session) => Some(session.clone()),
                             Over::Dedicated => None,
                         });
@@ -356,10 +379,12 @@ impl<P: Platform> Keeper<'_, P> {
                     What::Down(_) | What::Silent => heard(&mut unheard, &mut waiting, &server),
                     What::Lost => {
                         heard(&mut unheard, &mut waiting, &server);
-                        if let Some((server, Over::Own(lost), _)) = over.remove(&server.name) {
+                        let place = over.iter().position(|heard| heard.server.name == server.name);
+                        let heard = place.map(|place| over.swap_remove(place));
+                        if let Some(Heard { server, over: Over::Own(lost), .. }) = heard {
                             let holder = Holder::Client(self.session.clone());
-                            let _ = self.mcp.drop_held(&server, &holder, &lost).await;
-                            preparing.push(self.prepare(server, AGAIN));
+                            let _ = Box::pin(self.mcp.drop_held(&server, &holder, &lost)).await;
+                            preparing.push(Box::pin(self.prepare(server, AGAIN)));
                         }
                     }
                 },
@@ -369,7 +394,7 @@ impl<P: Platform> Keeper<'_, P> {
                         return;
                     }
                     if self.mcp.recheck_due(&self.session) {
-                        self.mcp.recheck(&self.session).await;
+                        Box::pin(self.mcp.recheck(&self.session)).await;
                     }
                 }
             }
@@ -440,6 +465,13 @@ impl<P: Platform> Keeper<'_, P> {
             _ => None,
         }
     }
+}
+
+/// A server that is heard, over what, and what it is asked to tell.
+struct Heard {
+    server: Arc<Server>,
+    over: Over,
+    wanted: Wanted,
 }
 
 enum Next {

@@ -42,20 +42,49 @@ pub enum Mode {
     /// One JSON document, as it is.
     Json,
     /// Events as they are, each passed on once it is whole, and watched for the response.
-    Events(Decoder, BytesMut),
+    Events(Box<Watched>),
     /// Events as they are, of a stream that carries no response (a legacy GET).
     Open,
     /// Events rewritten one by one.
-    Rewritten(Decoder, Rewrite, Option<UpstreamSession>),
+    Rewritten(Box<Rewriting>),
 }
 
+/// Events that are passed on as they are.
+#[derive(Debug)]
+pub struct Watched {
+    decoder: Decoder,
+    /// What has come of the event that is not whole yet.
+    held: BytesMut,
+}
+
+/// Events that are rewritten.
+#[derive(Debug)]
+pub struct Rewriting {
+    decoder: Decoder,
+    rewrite: Rewrite,
+    /// The session that what the gateway answers itself goes over.
+    session: Option<UpstreamSession>,
+}
+
+// Boxed: most answers are documents or need no watching, and every one would have to make room for it.
 impl Mode {
+    /// Events of an answer of `server`, as they are.
+    #[must_use]
+    pub fn events(server: &Server) -> Self {
+        Self::Events(Box::new(Watched { decoder: Decoder::new(server.max_response), held: BytesMut::new() }))
+    }
+
+    /// Events of `server`, rewritten; what the gateway answers itself goes over `session`.
+    #[must_use]
+    pub fn rewritten(server: &Server, rewrite: Rewrite, session: Option<UpstreamSession>) -> Self {
+        Self::Rewritten(Box::new(Rewriting { decoder: Decoder::new(server.max_response), rewrite, session }))
+    }
+
     /// Events of one of several servers that the caller sees as one, of a stream that carries no response or the rest
     /// of a call's.
     #[must_use]
     pub fn routed(server: &Server, session: UpstreamSession) -> Self {
-        let rewrite = Rewrite::routed_from(Some(server));
-        Self::Rewritten(Decoder::new(server.max_response), rewrite, Some(session))
+        Self::rewritten(server, Rewrite::routed_from(Some(server)), Some(session))
     }
 
     /// The same of the one server that the caller sees: as they are, unless some are answered by nobody.
@@ -63,10 +92,7 @@ impl Mode {
     pub fn open(server: &Server, session: UpstreamSession) -> Self {
         match server.sampling {
             Sampling::Client => Self::Open,
-            Sampling::Deny => {
-                let rewrite = Rewrite::routed_from(None);
-                Self::Rewritten(Decoder::new(server.max_response), rewrite, Some(session))
-            }
+            Sampling::Deny => Self::rewritten(server, Rewrite::routed_from(None), Some(session)),
         }
     }
 }
@@ -98,7 +124,7 @@ pub struct Stream<P: Platform> {
     /// The server gave an event an id: the client may come back for the rest.
     pub resumable: bool,
     /// Where the stream has come to, if it is one that can go on over another connection.
-    pub resume: Option<Resume>,
+    pub resume: Option<Box<Resume>>,
     /// It carries news as they come, not the answer to a call: it has no end of its own.
     pub news: bool,
     /// The caller's right to have it open, where that is limited.
@@ -137,7 +163,9 @@ impl<P: Platform> Stream<P> {
             news: false,
             seat: None,
         };
-        stream.ready.extend(first);
+        if let Some(first) = first {
+            stream.ready = VecDeque::from([first]);
+        }
         stream
     }
 
@@ -166,7 +194,7 @@ impl<P: Platform> Stream<P> {
     /// # Errors
     /// When what has been read is too large.
     pub fn from_mailbox(mcp: Mcp<P>, reader: Reader<P>, id: &RawValue, first: Bytes) -> Result<Self, Fault> {
-        let mode = Mode::Events(Decoder::new(reader.server.max_response), BytesMut::new());
+        let mode = Mode::events(&reader.server);
         let mut stream = Self::new(mcp, reader, mode, Some(id), None);
         stream.answered = true;
         if !first.is_empty() {
@@ -217,7 +245,9 @@ impl<P: Platform> Stream<P> {
     /// The next bytes for the caller. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<Bytes, SeamError>> {
         loop {
-            if let (Mode::Rewritten(_, _, Some(session)), Some(reply)) = (&self.mode, self.replies.front()) {
+            if let Mode::Rewritten(rewriting) = &self.mode
+                && let (Some(session), Some(reply)) = (&rewriting.session, self.replies.front())
+            {
                 self.mcp.tell(&self.reader.server, reply.clone(), session).await;
                 self.replies.pop_front();
                 continue;
@@ -227,7 +257,8 @@ impl<P: Platform> Stream<P> {
                 return Some(Ok(bytes));
             }
             if let Some(result) = self.asks.take() {
-                if let Err(fault) = self.hand_over(result).await {
+                // Boxed: few calls are handed over, and every one would have to make room for it.
+                if let Err(fault) = Box::pin(self.hand_over(result)).await {
                     return self.fail(&fault);
                 }
                 continue;
@@ -237,12 +268,12 @@ impl<P: Platform> Stream<P> {
             }
             // A client that has given its call up is told nothing more about it.
             if !self.answered && self.running.as_ref().is_some_and(Running::is_cancelled) {
-                if let (Mode::Rewritten(_, rewrite, Some(session)), true) =
-                    (&self.mode, self.reader.is_session())
+                if let Mode::Rewritten(rewriting) = &self.mode
+                    && let (Some(session), true) = (&rewriting.session, self.reader.is_session())
                 {
                     // The session ends with the stream; its server must hear first why.
                     let (server, session) = (self.reader.server.clone(), session.clone());
-                    let id = rewrite.upstream_id.clone();
+                    let id = rewriting.rewrite.upstream_id.clone();
                     self.mcp.cancel(&Cancel { server, session, id, resumable: false }).await;
                 }
                 self.answered = true;
@@ -251,7 +282,7 @@ impl<P: Platform> Stream<P> {
             }
             if let Some(why) = self.broken.clone() {
                 let Some(resume) = &mut self.resume else { return self.fail(&why) };
-                // Boxed: few streams break, and every one would have to make room for it.
+                // Boxed, for the same reason.
                 if let Err(fault) = Box::pin(self.mcp.resume(&mut self.reader, resume, why)).await {
                     return self.fail(&fault);
                 }
@@ -262,7 +293,8 @@ impl<P: Platform> Stream<P> {
             let chunk = match &self.running {
                 // A legacy server is told and ends the stream itself; a modern one is hung up on.
                 Some(running) if self.hangs_up() => {
-                    let given_up = pin!(self.mcp.given_up(running, self.watch.as_deref_mut()));
+                    // Boxed, for the same reason.
+                    let given_up = Box::pin(self.mcp.given_up(running, self.watch.as_deref_mut()));
                     match select(pin!(self.reader.chunk()), given_up).await {
                         Either::Left((chunk, _)) => chunk,
                         Either::Right(_) => continue,
@@ -294,7 +326,7 @@ impl<P: Platform> Stream<P> {
         let (key, rounds) = *handover;
         let letter = Letter::Rounds(Rounds { result: Some(result), ..rounds });
         self.reader = self.mcp.answer_of(&self.reader.server, &key, &letter).await?;
-        self.mode = Mode::Events(Decoder::new(self.reader.server.max_response), BytesMut::new());
+        self.mode = Mode::events(&self.reader.server);
         self.answered = true;
         self.resume = None;
         Ok(())
@@ -303,7 +335,7 @@ impl<P: Platform> Stream<P> {
     /// Whether hanging up is what cancels the call, or would end it.
     fn hangs_up(&self) -> bool {
         self.reader.is_session()
-            || matches!(&self.mode, Mode::Rewritten(_, rewrite, _) if rewrite.legacy.is_some())
+            || matches!(&self.mode, Mode::Rewritten(rewriting) if rewriting.rewrite.legacy.is_some())
     }
 
     /// Forgets the event that was cut: it comes again.
@@ -311,11 +343,11 @@ impl<P: Platform> Stream<P> {
         let fresh = Decoder::new(self.reader.server.max_response);
         match &mut self.mode {
             Mode::Json | Mode::Open => {}
-            Mode::Events(decoder, held) => {
-                *decoder = fresh;
-                held.clear();
+            Mode::Events(watched) => {
+                watched.decoder = fresh;
+                watched.held.clear();
             }
-            Mode::Rewritten(decoder, ..) => *decoder = fresh,
+            Mode::Rewritten(rewriting) => rewriting.decoder = fresh,
         }
     }
 
@@ -335,7 +367,8 @@ impl<P: Platform> Stream<P> {
         }
         match &mut self.mode {
             Mode::Json | Mode::Open => self.ready.push_back(chunk),
-            Mode::Events(decoder, held) => {
+            Mode::Events(watched) => {
+                let Watched { decoder, held } = watched.as_mut();
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
                 self.resumable |= events.iter().any(|event| event.id.is_some());
                 if self.news {
@@ -368,7 +401,8 @@ impl<P: Platform> Stream<P> {
                     }
                 }
             }
-            Mode::Rewritten(decoder, rewrite, _) => {
+            Mode::Rewritten(rewriting) => {
+                let Rewriting { decoder, rewrite, .. } = rewriting.as_mut();
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
                 for event in events.into_iter().flat_map(singles) {
                     if let Some(resume) = &mut self.resume {

@@ -24,7 +24,7 @@ use super::revision::{Era, Revision};
 use super::{Mcp, headers, meta};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, ConnectTimeout, Platform, Timestamp, UpstreamBody};
+use crate::platform::{Clock as _, ConnectTimeout, Endless, Platform, Timestamp, UpstreamBody};
 use crate::relay::through::send;
 use crate::relay::{Reader, redirect, seam, too_large};
 use crate::wire::jsonrpc::Message;
@@ -314,6 +314,9 @@ impl<P: Platform> Mcp<P> {
     }
 }
 
+/// The request whose answer is a stream of news.
+pub(super) const LISTEN: &str = "subscriptions/listen";
+
 /// `outgoing` as it goes to `url`.
 pub(super) fn http_request(
     server: &Server,
@@ -341,6 +344,10 @@ pub(super) fn http_request(
         headers.insert(name.clone(), value.clone());
     }
     request.extensions_mut().insert(ConnectTimeout(server.timeouts.connect));
+    let listens = outgoing.headers.get(headers::METHOD).is_some_and(|method| method == LISTEN);
+    if outgoing.http == Method::GET || listens {
+        request.extensions_mut().insert(Endless);
+    }
     Ok(request)
 }
 

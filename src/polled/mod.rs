@@ -477,9 +477,8 @@ impl<P: Platform> Polled<P> {
         W: Future<Output = ()>,
     {
         let told = async {
-            match telling {
-                Some(telling) => self.tell(platform, telling).await,
-                None => {}
+            if let Some(telling) = telling {
+                self.tell(platform, telling).await;
             }
         };
         join(work, told).await;

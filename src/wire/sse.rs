@@ -173,7 +173,7 @@ impl Decoder {
     fn dispatch(&mut self, events: &mut Vec<Event>) {
         let event = Event {
             event: std::mem::take(&mut self.event),
-            data: self.data.split().freeze(),
+            data: std::mem::take(&mut self.data).freeze(),
             id: self.id.take(),
             retry: self.retry.take(),
         };

@@ -224,6 +224,22 @@ fn a_request_state_works_once_for_its_caller_its_request_and_its_time() {
 }
 
 #[test]
+fn answers_that_are_none_are_refused_and_the_question_stays_open() {
+    let fake = Fake::default();
+    asking(&fake, "a", vec![form()]);
+    let world = World::new(fake, plan(vec![server("a")]));
+    let params = json!({"name": "t"});
+    let asked = last(&call(&world, 1, &params));
+    for wrong in [json!(5), json!([]), json!("x"), json!({"q1": 5}), json!({"q1": null})] {
+        let refused = last(&call(&world, 2, &retry(&params, &asked, wrong.clone())));
+        assert_eq!(refused["error"]["code"], -32602, "{wrong}");
+        assert!(refused["error"]["message"].as_str().unwrap().contains("params.inputResponses"), "{refused}");
+    }
+    let done = last(&call(&world, 3, &retry(&params, &asked, json!({"q1": {"action": "decline"}}))));
+    assert_eq!(done["result"]["resultType"], "complete");
+}
+
+#[test]
 fn an_abandoned_call_is_cancelled_when_its_time_is_up_and_leaves_nothing() {
     let fake = Fake::default();
     let server_a = asking(&fake, "a", vec![form()]);

@@ -27,7 +27,7 @@ struct Open<S> {
     fake: Fake,
     gateway: Gateway<Fake>,
     body: S,
-    after: Option<After<Fake>>,
+    after: Option<Box<After<Fake>>>,
     ready: VecDeque<Value>,
     comments: usize,
 }

@@ -30,6 +30,7 @@ mod lenient;
 mod links;
 mod listen;
 mod lists;
+mod llm;
 mod resume;
 mod rules;
 mod sampling;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use causeway::config::Plan;
 use causeway::config::glob::{Filter, Glob};
-use causeway::config::plan::{Caller, Key, Limits, Server};
+use causeway::config::plan::{Caller, Key, Server};
 use causeway::gateway::{Body, Gateway};
 use causeway::instance::Instance;
 use causeway::testing::Fake;
@@ -55,15 +55,7 @@ pub fn server(name: &str) -> Server {
 }
 
 pub fn plan(servers: Vec<Server>) -> Plan {
-    Plan {
-        digest: "test".to_owned(),
-        servers: servers.into_iter().map(Arc::new).collect(),
-        skipped: vec![],
-        keys: vec![],
-        origins: vec![],
-        limits: Limits::default(),
-        lenient: false,
-    }
+    Plan { digest: "test".to_owned(), servers: servers.into_iter().map(Arc::new).collect(), ..Plan::empty() }
 }
 
 pub fn globs(patterns: &[&str]) -> Filter {
@@ -71,7 +63,7 @@ pub fn globs(patterns: &[&str]) -> Filter {
 }
 
 pub fn key(name: &str, servers: Filter, tools: Filter) -> Key {
-    let caller = Caller { name: name.to_owned(), servers, tools, links: vec![], admin: false };
+    let caller = Caller { name: name.to_owned(), servers, tools, ..Caller::anyone(false) };
     Key { digest: Sha256::digest(format!("{name}-key")).into(), caller: Arc::new(caller) }
 }
 
@@ -168,7 +160,7 @@ impl World {
 }
 
 /// A POST as clients send it.
-fn request(path: &str, headers: &[(&str, &str)], body: &Value) -> Request<Bytes> {
+pub fn request(path: &str, headers: &[(&str, &str)], body: &Value) -> Request<Bytes> {
     let mut request = Request::post(path)
         .header("host", "localhost")
         .header("content-type", "application/json")

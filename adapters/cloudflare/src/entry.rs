@@ -61,7 +61,7 @@ async fn fetch(request: web_sys::Request, env: Env, context: Context) -> worker:
 }
 
 /// What is left to do while the body is on its way and after it. A caller who goes away ends the body.
-async fn finish(gateway: Gateway<Worker>, after: After<Worker>, gone: Gone, end: Box<dyn FnOnce()>) {
+async fn finish(gateway: Gateway<Worker>, after: Box<After<Worker>>, gone: Gone, end: Box<dyn FnOnce()>) {
     if let Either::Right((_, finish)) = select(pin!(gateway.finish(after)), gone).await {
         end();
         finish.await;

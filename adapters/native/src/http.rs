@@ -4,6 +4,8 @@
 //! and port at most. What TLS needs (roots, configuration) is made for the first `https` request and not before:
 //! a gateway in front of local servers starts sooner and stays smaller.
 
+mod news;
+
 use std::error::Error as StdError;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use causeway::gateway::dock::Told;
 use causeway::mcp::mailbox::Said;
-use causeway::platform::{ConnectTimeout, HttpClient, SeamError};
+use causeway::platform::{ConnectTimeout, Endless, HttpClient, SeamError};
 use futures_util::Stream;
 use http::{Request, Response, Uri, uri::Scheme};
 use http_body::Body as _;
@@ -27,6 +29,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tower_service::Service;
 
+use self::news::News;
 use crate::log::{Level, Log};
 use crate::platform::Native;
 use crate::programs::{Body, Programs};
@@ -84,7 +87,7 @@ impl Http {
 
     /// A connection to the host of `uri`, for a protocol that begins with HTTP/1.1 and goes on with something else.
     pub(crate) async fn connect(&self, uri: &Uri, timeout: Duration) -> Result<Connection, SeamError> {
-        let mut connector = Connector { timeout, plain: plain(), tls: self.shared.tls.clone(), single: true };
+        let mut connector = Connector::new(timeout, &self.shared.tls, true);
         match connector.call(uri.clone()).await {
             Ok(stream) => Ok(TokioIo::new(stream)),
             Err(error) => Err(match error.downcast::<SeamError>() {
@@ -135,6 +138,11 @@ impl HttpClient for Http {
             return Ok(response.map(Answer::Program));
         }
         let timeout = request.extensions().get().map_or(CONNECT_TIMEOUT, |ConnectTimeout(span)| *span);
+        // Over TLS servers may well have room for many streams in one connection.
+        if request.extensions().get::<Endless>().is_some() && request.uri().scheme() == Some(&Scheme::HTTP) {
+            let stream = Connector::new(timeout, &self.shared.tls, false).plain(request.uri()).await?;
+            return Ok(news::exchange(stream, request).await?.map(Answer::News));
+        }
         let response = self.pool_for(timeout).request(request.map(Full::new)).await;
         response
             .map(|response| response.map(|body| Answer::Http(Received(body))))
@@ -157,7 +165,7 @@ fn pool(timeout: Duration, tls: &Arc<Tls>) -> Pool {
         .http2_keep_alive_timeout(Duration::from_secs(10))
         .http2_initial_stream_window_size(1 << 20)
         .http2_initial_connection_window_size(4 << 20)
-        .build(Connector { timeout, plain: plain(), tls: tls.clone(), single: false })
+        .build(Connector::new(timeout, tls, false))
 }
 
 fn plain() -> HttpConnector {
@@ -224,6 +232,8 @@ impl Stream for Received {
 pub enum Answer {
     /// An upstream's answer.
     Http(Received),
+    /// An upstream's stream of news.
+    News(News),
     /// What a mailbox says.
     Mailbox(Said),
     /// What a program says.
@@ -238,6 +248,7 @@ impl Stream for Answer {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match self.get_mut() {
             Self::Http(received) => Pin::new(received).poll_next(cx),
+            Self::News(news) => Pin::new(news).poll_next(cx),
             Self::Mailbox(said) => Pin::new(said).poll_next(cx),
             Self::Program(body) => Pin::new(body).poll_next(cx),
             Self::Link(told) => Pin::new(told.as_mut()).poll_next(cx),
@@ -255,6 +266,34 @@ struct Connector {
     single: bool,
 }
 
+impl Connector {
+    fn new(timeout: Duration, tls: &Arc<Tls>, single: bool) -> Self {
+        Self { timeout, plain: plain(), tls: tls.clone(), single }
+    }
+
+    /// A connection without TLS.
+    async fn plain(&self, uri: &Uri) -> Result<TcpStream, SeamError> {
+        let mut plain = self.plain.clone();
+        let connected = async { plain.call(uri.clone()).await.map_err(|error| root(&error)) };
+        self.in_time(uri, connected).await.map(TokioIo::into_inner)
+    }
+
+    async fn in_time<T>(
+        &self,
+        uri: &Uri,
+        connected: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, SeamError> {
+        match tokio::time::timeout(self.timeout, connected).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(why)) => Err(SeamError::Connect(format!("{}: {why}", peer(uri)))),
+            Err(_) => {
+                let after = self.timeout.as_millis();
+                Err(SeamError::Timeout(format!("{}: no connection after {after} ms", peer(uri))))
+            }
+        }
+    }
+}
+
 /// A connection by itself.
 pub(crate) type Connection = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;
 
@@ -268,27 +307,19 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { timeout, mut plain, tls, single } = self.clone();
+        let connector = self.clone();
         Box::pin(async move {
-            let peer = peer(&uri);
-            let connected = async {
-                if uri.scheme() == Some(&Scheme::HTTP) {
-                    plain.call(uri).await.map(MaybeHttpsStream::Http).map_err(|error| root(&error))
-                } else if uri.scheme() == Some(&Scheme::HTTPS) {
-                    let mut connector = tls.connector(single).await?;
-                    connector.call(uri).await.map_err(|error| root(&*error))
-                } else {
-                    Err("only http and https URLs can be reached".to_owned())
-                }
-            };
-            match tokio::time::timeout(timeout, connected).await {
-                Ok(Ok(stream)) => Ok(stream),
-                Ok(Err(why)) => Err(SeamError::Connect(format!("{peer}: {why}")).into()),
-                Err(_) => {
-                    Err(SeamError::Timeout(format!("{peer}: no connection after {} ms", timeout.as_millis()))
-                        .into())
-                }
+            if uri.scheme() == Some(&Scheme::HTTP) {
+                return Ok(MaybeHttpsStream::Http(TokioIo::new(connector.plain(&uri).await?)));
             }
+            let connected = async {
+                if uri.scheme() != Some(&Scheme::HTTPS) {
+                    return Err("only http and https URLs can be reached".to_owned());
+                }
+                let mut secure = connector.tls.connector(connector.single).await?;
+                secure.call(uri.clone()).await.map_err(|error| root(&*error))
+            };
+            Ok(connector.in_time(&uri, connected).await?)
         })
     }
 }

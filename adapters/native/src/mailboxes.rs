@@ -14,6 +14,7 @@ use causeway::instance::Instance;
 use causeway::mcp::mailbox::Mailbox;
 use causeway::platform::{HttpClient, Mailboxes, SeamError};
 use causeway::tunnel::dock::Dock;
+use futures_util::FutureExt as _;
 use http::Request;
 
 use crate::http::{Answer, Http};
@@ -91,10 +92,7 @@ impl Mailboxes for Native {
         let (said, work) = Gateway::new(self.clone(), instance.clone()).deliver(mailbox.clone(), &letter);
         drop(open);
         let (owners, key) = (owners.clone(), key.to_owned());
-        tokio::spawn(async move {
-            work.await;
-            owners.tidy(&key, &mailbox);
-        });
+        tokio::spawn(work.map(move |()| owners.tidy(&key, &mailbox)));
         ready(Ok(Answer::Mailbox(said)))
     }
 

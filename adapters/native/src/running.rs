@@ -41,15 +41,16 @@ const SWEEP: Duration = Duration::from_secs(60);
 
 /// The shortest `CAUSEWAY_ADMIN_KEY` that the core accepts.
 const MIN_ADMIN_KEY: usize = 16;
-const NOTHING_PUSHED: &str = "there is no configuration yet: name a file with --config, or set CAUSEWAY_ADMIN_KEY \
-    and send one with `causeway push`";
+const NOTHING_PUSHED: &str = "there is no configuration yet: name a file with --config, set LLM_PROVIDER, or set \
+    CAUSEWAY_ADMIN_KEY and send one with `causeway push`";
 
 /// Where the configuration comes from.
 #[derive(Debug, Clone)]
 pub enum Source {
     /// A file, which is watched.
     File(PathBuf),
-    /// What was pushed last. Where nothing was, a gateway with the secret `CAUSEWAY_ADMIN_KEY` waits for it.
+    /// What was pushed last. Where nothing was, what the variable `LLM_PROVIDER` asks for; without that, a gateway with
+    /// the secret `CAUSEWAY_ADMIN_KEY` waits for a push.
     Pushed,
     /// This very plan, for ever. For tests and benchmarks.
     Fixed(Arc<Plan>),
@@ -298,7 +299,10 @@ impl Keeper {
             Source::Fixed(plan) => (plan.clone(), Vec::new()),
             Source::File(file) => source::from_file(file, &self.native).await?,
             Source::Pushed => match source::pushed(&self.native).await? {
-                None => return Err(vec![NOTHING_PUSHED.to_owned()]),
+                None => match source::from_variables(&self.native)? {
+                    Some(plan) => (plan, Vec::new()),
+                    None => return Err(vec![NOTHING_PUSHED.to_owned()]),
+                },
                 Some((stamp, plan)) => {
                     self.instance.set_stamp(stamp);
                     (plan, Vec::new())
@@ -323,7 +327,12 @@ impl Keeper {
             log.event(Level::Warn, "server.skipped", &message);
         }
         let count = plan.servers.len();
-        let message = format!("configuration {} with {count} servers is in force", plan.digest);
+        let models = match plan.llm.providers.len() {
+            0 => String::new(),
+            1 => " and 1 provider of models".to_owned(),
+            providers => format!(" and {providers} providers of models"),
+        };
+        let message = format!("configuration {} with {count} servers{models} is in force", plan.digest);
         log.event(Level::Info, "config.loaded", &message);
     }
 

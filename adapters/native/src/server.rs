@@ -3,8 +3,12 @@
 //! HTTP/1.1 and cleartext HTTP/2 on one port. TLS is for whatever stands in front. Nothing here looks into a
 //! request: what is allowed, and what is too much, the core decides.
 
+mod news;
+mod socket;
+
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,18 +18,21 @@ use causeway::gateway::dock::Opening;
 use causeway::gateway::{self, Gateway, Reply};
 use causeway::instance::Instance;
 use causeway::mcp::serve::Ticket;
-use causeway::platform::{Platform, SeamError};
-use futures_util::Stream;
+use causeway::platform::{Endless, Platform, SeamError};
+use futures_util::{FutureExt as _, Stream};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 
+use self::news::{Handover, News};
+use self::socket::Socket;
 use crate::http::Received;
 use crate::links;
 use crate::log::Level;
@@ -103,16 +110,21 @@ pub async fn serve(
         workers.run(move |native, load| {
             let Ok(stream) = TcpStream::from_std(stream) else { return };
             let (gateway, native) = (Gateway::new(native.clone(), instance), native.clone());
-            let behind = (busy.clone(), linked);
-            let service =
-                service_fn(move |request| answer(gateway.clone(), native.clone(), behind.clone(), request));
-            let connection =
-                builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+            let (behind, socket, handover) =
+                ((busy.clone(), linked), Socket::new(stream), Handover::default());
+            let given = handover.clone();
+            let service = service_fn(move |request| {
+                answer(gateway.clone(), native.clone(), behind.clone(), given.clone(), request)
+            });
+            let connection = TokioIo::new(socket.clone());
+            let connection = builder.serve_connection_with_upgrades(connection, service).into_owned();
             let connection = watcher.watch(connection);
             tokio::spawn(async move {
-                // A caller that went away or spoke no HTTP is its own affair.
-                _ = connection.await;
-                drop((slot, busy, load));
+                let held = (slot, busy, load);
+                // A task of its own, which has room for nothing else.
+                if let Some((stream, news)) = handed_over(connection, &socket, &handover).await {
+                    tokio::spawn(news::carry(stream, news).map(|()| drop(held)));
+                }
             });
         });
     }
@@ -147,12 +159,36 @@ fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
     builder
 }
 
+/// Serves a connection to its end, or until it is a stream's alone.
+async fn handed_over(
+    connection: impl Future,
+    socket: &Socket,
+    handover: &Handover,
+) -> Option<(TcpStream, News)> {
+    let mut connection = pin!(connection);
+    poll_fn(|cx| {
+        // A caller that went away or spoke no HTTP is its own affair.
+        if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        if handover.is_given()
+            && let Some(stream) = socket.take()
+        {
+            return Poll::Ready(handover.take().map(|news| (stream, news)));
+        }
+        Poll::Pending
+    })
+    .await
+}
+
 async fn answer(
     gateway: Gateway<Native>,
     native: Native,
     (behind, linked): (mpsc::Sender<()>, mpsc::Sender<()>),
+    handover: Handover,
     mut request: Request<Incoming>,
 ) -> Result<Response<impl Body<Data = Bytes, Error = SeamError>>, SeamError> {
+    let chunked = request.version() == Version::HTTP_11;
     let ticket = Ticket::default();
     request.extensions_mut().insert(ticket.clone());
     // A connection can only be taken over through its request.
@@ -172,11 +208,16 @@ async fn answer(
             drop(linked);
         });
     }
-    tokio::spawn(async move {
-        gateway.finish(after).await;
-        drop(behind);
-    });
-    Ok(response.map(Outgoing))
+    tokio::spawn(gateway.finish(after).map(|()| drop(behind)));
+    let endless = chunked && response.extensions_mut().remove::<Endless>().is_some();
+    if endless {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response.map(|body| match body {
+        gateway::Body::Full(bytes) => Outgoing::Full(bytes),
+        gateway::Body::Stream(stream) if endless => Outgoing::News(handover, Some(Box::pin(stream))),
+        gateway::Body::Stream(stream) => Outgoing::Stream(stream),
+    }))
 }
 
 /// A request that has no reply yet. hyper drops it, with all it waits for, when its caller hangs up; the call that
@@ -213,7 +254,12 @@ async fn turned_away(native: &Native, error: &io::Error) {
 }
 
 /// The core's body, as hyper wants it.
-struct Outgoing<S>(gateway::Body<S>);
+enum Outgoing<S> {
+    Full(Bytes),
+    Stream(S),
+    /// Goes out over the bare connection as soon as hyper has written the head.
+    News(Handover, Option<News>),
+}
 
 impl<S> Body for Outgoing<S>
 where
@@ -226,23 +272,29 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, SeamError>>> {
-        match &mut self.0 {
-            gateway::Body::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
-            gateway::Body::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            gateway::Body::Stream(stream) => {
+        match &mut *self {
+            Self::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Stream(stream) => {
                 Pin::new(stream).poll_next(cx).map(|next| next.map(|chunk| chunk.map(Frame::data)))
+            }
+            Self::News(handover, news) => {
+                if let Some(news) = news.take() {
+                    handover.give(news);
+                }
+                Poll::Pending
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.0, gateway::Body::Full(bytes) if bytes.is_empty())
+        matches!(self, Self::Full(bytes) if bytes.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            gateway::Body::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            gateway::Body::Stream(_) => SizeHint::default(),
+        match self {
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Stream(_) | Self::News(..) => SizeHint::default(),
         }
     }
 }
@@ -254,7 +306,11 @@ mod tests {
     /// Never called: it compiles only while the core's futures are `Send` on the native platform, which they
     /// stop being as soon as the core boxes a `dyn Future` or keeps an `Rc` across a wait.
     #[expect(dead_code, reason = "compiling is the test")]
-    fn futures_are_send(gateway: Gateway<Native>, request: Request<Received>, after: gateway::After<Native>) {
+    fn futures_are_send(
+        gateway: Gateway<Native>,
+        request: Request<Received>,
+        after: Box<gateway::After<Native>>,
+    ) {
         fn send<T: Send>(_: T) {}
         send(gateway.clone().handle(request));
         send(gateway.finish(after));

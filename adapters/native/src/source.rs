@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use causeway::config::{Config, Format, Plan, Problem, Reading, compile, load, stored};
+use causeway::config::{Config, Format, Plan, Problem, Reading, ambient, compile, load, stored};
 use causeway::platform::{Abilities, Platform, Secrets};
 
 use crate::platform::Native;
@@ -81,6 +81,23 @@ pub async fn from_file(file: &Path, native: &Native) -> Result<(Arc<Plan>, Vec<S
         }
     });
     work.await.unwrap_or_else(|error| Err(vec![error.to_string()]))
+}
+
+/// The plan that `LLM_PROVIDER` makes where there is no configuration; `None` where it is not set.
+///
+/// # Errors
+/// The problems, one line each.
+pub fn from_variables(native: &Native) -> Result<Option<Arc<Plan>>, Vec<String>> {
+    let Some(config) = ambient(native.secrets()) else { return Ok(None) };
+    let lines = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let config = config.map_err(lines)?;
+    let plan = compile(&config, native.secrets(), native.abilities()).map_err(|mut problems| {
+        for problem in problems.iter_mut().filter(|problem| problem.key == "keys") {
+            problem.fix.push_str(OR_NOT_IN_PUBLIC);
+        }
+        lines(problems)
+    })?;
+    Ok(Some(Arc::new(plan)))
 }
 
 /// The plan that the pushed configuration makes on this host, with its stamp; `None` where nothing was pushed.

@@ -18,6 +18,7 @@ use causeway_native::running::{Options, Refused, Running, Source, State};
 use futures_util::StreamExt;
 use http::{Request, StatusCode};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn start(file: &Path) -> Running {
     Running::start(Options::new(Source::File(file.to_owned()))).await.unwrap()
@@ -224,4 +225,54 @@ async fn state_is_kept_in_the_folder_that_was_named() {
     let running = Running::start(Options { state, ..Options::new(Source::File(file)) }).await.unwrap();
     assert_eq!(get(&running, "/ready").await.0, StatusCode::OK);
     assert!(folder.path().join("state/state.sqlite").exists());
+}
+
+/// A session of a legacy client, and the answer to the GET of its stream, over a connection of its own.
+async fn standing(running: &Running) -> (tokio::net::TcpStream, String) {
+    let opened = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } } });
+    let request = Request::post(running.url())
+        .header("content-type", "application/json")
+        .header("accept", "application/json, text/event-stream")
+        .body(Bytes::from(opened.to_string()))
+        .unwrap();
+    let answer = Http::new().send(request).await.unwrap();
+    let session = answer.headers()["mcp-session-id"].to_str().unwrap().to_owned();
+    let mut stream = tokio::net::TcpStream::connect(running.address()).await.unwrap();
+    let asked = format!(
+        "GET /mcp HTTP/1.1\r\nhost: {}\r\naccept: text/event-stream\r\nmcp-session-id: {session}\r\n\r\n",
+        running.address()
+    );
+    stream.write_all(asked.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    (stream, String::from_utf8(head).unwrap().to_lowercase())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stream_of_news_has_its_connection_alone_and_ends_in_good_order() {
+    let upstream = upstream().await;
+    let (_folder, file) = configured(&serving(&upstream.url()));
+    let running = start(&file).await;
+    let (mut stream, head) = standing(&running).await;
+    assert!(head.starts_with("http/1.1 200 ok\r\n"), "{head}");
+    assert!(
+        head.contains("transfer-encoding: chunked\r\n") && head.contains("connection: close\r\n"),
+        "{head}"
+    );
+    // Nobody answers what is sent behind it, and it does no harm.
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    upstream.changed("tools");
+    let mut said = String::new();
+    while !said.contains("tools/list_changed") {
+        said.push(char::from(stream.read_u8().await.unwrap()));
+    }
+    let stopping = tokio::spawn(running.stop());
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.ends_with("0\r\n\r\n"), "{rest:?}");
+    assert!(!said.contains("status") && !rest.contains("status"), "{said}{rest}");
+    assert!(stopping.await.unwrap(), "all ended in time");
 }

@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use causeway::platform::{ConnectTimeout, HttpClient, SeamError};
+use causeway::platform::{ConnectTimeout, Endless, HttpClient, SeamError};
 use causeway_native::http::Http;
 use futures_util::StreamExt;
 use http::{Request, StatusCode};
@@ -167,4 +167,88 @@ async fn connection_is_used_again_and_a_stale_one_replaced() {
         count += 1;
     }
     assert!((5..=10).contains(&count), "{count}");
+}
+
+/// As for a stream of news.
+fn news(url: &str) -> Request<Bytes> {
+    let mut request = get(url);
+    request.extensions_mut().insert(Endless);
+    within(2000, request)
+}
+
+#[tokio::test]
+async fn news_are_read_as_they_come_and_dropping_them_closes_the_connection() {
+    let (closed, mut is_closed) = mpsc::channel(1);
+    let authority = server(move |mut stream| {
+        let closed = closed.clone();
+        async move {
+            let asked = head(&mut stream).await.unwrap();
+            assert!(asked.starts_with("GET /mcp HTTP/1.1\r\nhost: 127.0.0.1:"), "{asked}");
+            // In pieces, behind an answer that is none.
+            let said = "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\nx-a: 1\r\nx-a: 2\r\n\
+                        transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+            for part in said.as_bytes().chunks(7) {
+                stream.write_all(part).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            assert!(stream.read_u8().await.is_err());
+            closed.send(()).await.unwrap();
+        }
+    })
+    .await;
+    let response = Http::new().send(news(&format!("http://{authority}/mcp"))).await.unwrap();
+    assert_eq!((response.status(), response.headers().get_all("x-a").iter().count()), (StatusCode::OK, 2));
+    let mut body = response.into_body();
+    let mut read = Vec::new();
+    while read.len() < 3 {
+        read.extend_from_slice(&body.next().await.unwrap().unwrap());
+    }
+    assert_eq!(read, b"abc");
+    drop(body);
+    tokio::time::timeout(Duration::from_secs(5), is_closed.recv()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn news_that_are_cut_are_an_error_and_others_end() {
+    let check = async |said: &'static str, expect: &str| {
+        let authority = server(move |mut stream| async move {
+            head(&mut stream).await;
+            stream.write_all(said.as_bytes()).await.unwrap();
+        })
+        .await;
+        let got = match Http::new().send(news(&format!("http://{authority}/"))).await {
+            Err(error) => format!("no answer: {error}"),
+            Ok(response) => {
+                let chunks: Vec<_> = response.into_body().collect().await;
+                let texts = chunks.into_iter().map(|chunk| match chunk {
+                    Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+                    Err(SeamError::Cut(_)) => "cut".to_owned(),
+                    Err(error) => error.to_string(),
+                });
+                texts.collect::<Vec<_>>().join("|")
+            }
+        };
+        assert!(got.starts_with(expect), "{said:?}: {got}");
+    };
+    check("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n", "hi|cut").await;
+    check("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", "hi").await;
+    check("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nhi", "cut").await;
+    check("HTTP/1.1 405 No\r\ncontent-length: 3\r\n\r\nno!", "no!").await;
+    check("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nhi", "hi|cut").await;
+    check("HTTP/1.0 200 OK\r\n\r\nhi", "hi").await;
+    check("HTTP/1.1 204 No Content\r\n\r\n", "").await;
+    check("", "no answer: connection cut").await;
+    check("SSH-2.0-x\r\n", "no answer: connection cut").await;
+    let endless = Box::leak(format!("HTTP/1.1 200 OK\r\nx: {}", "x".repeat(80 * 1024)).into_boxed_str());
+    check(endless, "no answer: connection cut").await;
+}
+
+#[tokio::test]
+async fn news_from_where_nobody_listens_are_refused_in_the_same_words() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let error = Http::new().send(news(&format!("http://user:pass@{authority}/?token=secret"))).await.err();
+    let Some(SeamError::Connect(text)) = error else { panic!("not a failure to connect") };
+    assert!(text.starts_with(&format!("{authority}: ")) && text.contains("refused"), "{text}");
 }

@@ -8,14 +8,16 @@ use causeway::gateway::{Body, Gateway, Reply};
 use causeway::platform::{Clock as _, SeamError};
 use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt as _};
+use http::header::CONTENT_LENGTH;
 use spin_sdk::http::Request;
 use spin_sdk::http_service;
 use spin_sdk::wasip3::http::types::{ErrorCode, Fields, Response};
 use spin_sdk::wasip3::http_compat::BodyWriter;
 use spin_sdk::wit_bindgen::{StreamResult, spawn};
 
+use crate::http::read_request;
+use crate::instance;
 use crate::platform::{Spin, Time};
-use crate::{http, instance};
 
 /// How often it is looked whether the caller is still there while there is nothing to send: the host tells nobody who
 /// does not write.
@@ -25,12 +27,18 @@ const LOOK: Duration = Duration::from_secs(1);
 async fn handle(request: Request) -> Result<Response, ErrorCode> {
     let instance = instance::instance().await;
     let gateway = Gateway::new(Spin, instance.clone());
-    let Reply { response, after } = gateway.clone().handle(http::read_request(request)).await;
+    let request = read_request(request).await;
+    let Reply { response, after } = gateway.clone().handle(request).await;
     spawn(async move {
         gateway.finish(after).await;
         instance::look(&instance).await;
     });
-    let (parts, body) = response.into_parts();
+    let (mut parts, body) = response.into_parts();
+    if let Body::Full(bytes) = &body
+        && !bytes.is_empty()
+    {
+        parts.headers.insert(CONTENT_LENGTH, bytes.len().into());
+    }
     let headers =
         Fields::try_from(parts.headers).map_err(|error| ErrorCode::InternalError(Some(error.to_string())))?;
     let (writer, contents, trailers) = BodyWriter::new();

@@ -11,7 +11,7 @@ use super::super::problem::{Place, nearest};
 use super::super::types::{Choice, Key, Named, Server};
 use super::{Reader, is_comment, join};
 
-const KNOWN: [&str; 6] = ["hash", "hashes", "servers", "tools", "links", "admin"];
+const KNOWN: [&str; 7] = ["hash", "hashes", "servers", "tools", "models", "links", "admin"];
 
 impl Reader {
     pub(super) fn keys(&mut self, node: &Node, into: &mut Named<Key>) {
@@ -55,6 +55,7 @@ impl Reader {
                     self.remember_names(node, &own, &key.servers);
                 }
                 "tools" => key.tools = self.choice(node, &own),
+                "models" => key.models = self.choice(node, &own),
                 "links" => key.links = self.links(node, &own),
                 "admin" => key.admin = self.flag(node, &own).unwrap_or(false),
                 _ => self.unknown(entry, path, &KNOWN),

@@ -259,7 +259,7 @@ impl Reader {
         }
     }
 
-    fn check_url(&mut self, url: &str, path: &str, place: Place, behind_link: bool) {
+    pub(super) fn check_url(&mut self, url: &str, path: &str, place: Place, behind_link: bool) {
         match fill::parts(url) {
             Err(broken) => self.error(place, path, broken.to_string(), broken.fix()),
             Ok(parts) if parts.iter().any(fill::Part::is_filled) => {}
@@ -274,7 +274,7 @@ impl Reader {
         }
     }
 
-    fn headers(&mut self, node: &Node, path: &str) -> Named<String> {
+    pub(super) fn headers(&mut self, node: &Node, path: &str) -> Named<String> {
         let mut headers = Vec::new();
         let mut seen = BTreeSet::new();
         for entry in self.map(node, path).unwrap_or_default() {
@@ -336,7 +336,7 @@ impl Reader {
         }
     }
 
-    fn via(&mut self, node: &Node, path: &str) -> Option<String> {
+    pub(super) fn via(&mut self, node: &Node, path: &str) -> Option<String> {
         let name = self.text(node, path)?;
         if is_safe(&name) {
             return Some(name);
@@ -360,7 +360,7 @@ impl Reader {
         let words = [("client", Some(Sampling::Client)), ("deny", Some(Sampling::Deny)), ("gateway", None)];
         let found = self.one_of(node, path, &words);
         if found == Some(None) {
-            let what = "is \"gateway\", which answers with a model of `llm`, and this version has no `llm`";
+            let what = "is \"gateway\", and this version does not answer servers with models of `llm`";
             let fix = "write `client` to let clients answer, or `deny` to let nobody";
             self.error(node.place, path, what, fix);
         }
@@ -420,7 +420,7 @@ impl Reader {
         overrides
     }
 
-    fn timeouts(&mut self, node: &Node, path: &str, into: &mut Timeouts) {
+    pub(super) fn timeouts(&mut self, node: &Node, path: &str, into: &mut Timeouts) {
         for entry in self.map(node, path).unwrap_or_default() {
             let own = join(path, &entry.key);
             match entry.key.as_str() {

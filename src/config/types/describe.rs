@@ -136,6 +136,15 @@ pub(super) fn key(schema: &mut Schema) {
     *schema = json_schema!({ "description": description, "anyOf": [full, hash] });
 }
 
+/// What a name stands for, alone, stands for the whole.
+pub(super) fn model(schema: &mut Schema) {
+    let description = schema.remove("description");
+    let full = schema.clone();
+    let target = json!({ "type": "string", "pattern": "^[^/]+/.+$" });
+    let list = json!({ "type": "array", "items": target, "minItems": 1 });
+    *schema = json_schema!({ "description": description, "anyOf": [full, target, list] });
+}
+
 pub(super) fn config() -> Value {
     json!([{ "mcpServers": { "github": {
         "url": "https://api.githubcopilot.com/mcp/",

@@ -15,8 +15,8 @@ use crate::fault::{Fault, Kind};
 use crate::mcp::memory::{Profile, UpstreamSession};
 use crate::mcp::revision::{Era, Revision};
 use crate::mcp::upstream::{
-    Answered, Asked, Content, ERROR_BODY, IMPLEMENTATION, Outgoing, content, error_of, no_answer, refused,
-    standard_headers, with_meta,
+    Answered, Asked, Content, ERROR_BODY, IMPLEMENTATION, LISTEN, Outgoing, content, error_of, no_answer,
+    refused, standard_headers, with_meta,
 };
 use crate::mcp::{Mcp, extensions, forgotten, meta};
 use crate::platform::{Clock as _, Entropy as _, Platform, Timestamp, UpstreamBody};
@@ -104,77 +104,83 @@ enum Connected<P: Platform> {
 pub type Stepped<P> = (Option<Line<P>>, Option<Notice>);
 
 /// Works on a line until there is something to tell.
-pub(super) async fn step<P: Platform>(mut line: Line<P>) -> Stepped<P> {
-    loop {
-        if let Some(message) = line.due.pop_front() {
-            return line.tells(What::Message(message));
-        }
-        match &mut line.state {
-            State::Closed => {
-                line.pause().await;
-                // Boxed: a line connects seldom, and every line would have to make room for it.
-                match Box::pin(line.connect()).await {
-                    Ok(Connected::Heard(open, wanted, seamless)) => {
-                        line.state = State::Open(open);
-                        if std::mem::replace(&mut line.heard, true) && !seamless {
-                            line.announce(&wanted);
+#[expect(clippy::manual_async_fn, reason = "an `async fn` would keep its argument twice")]
+pub(super) fn step<P: Platform>(mut line: Line<P>) -> impl Future<Output = Stepped<P>> + use<P> {
+    async move {
+        loop {
+            if let Some(message) = line.due.pop_front() {
+                return line.tells(What::Message(message));
+            }
+            match &mut line.state {
+                State::Closed => {
+                    line.pause().await;
+                    // Boxed: a line connects seldom, and every line would have to make room for it.
+                    match Box::pin(line.connect()).await {
+                        Ok(Connected::Heard(open, wanted, seamless)) => {
+                            line.state = State::Open(open);
+                            if std::mem::replace(&mut line.heard, true) && !seamless {
+                                line.announce(&wanted);
+                            }
+                            line.told = wanted.clone();
+                            return line.tells(What::Agreed(wanted));
                         }
-                        line.told = wanted.clone();
-                        return line.tells(What::Agreed(wanted));
-                    }
-                    Ok(Connected::Watched(watch, wanted)) => {
-                        line.state = State::Watching(watch, false);
-                        if std::mem::replace(&mut line.heard, true) {
-                            line.announce(&wanted);
+                        Ok(Connected::Watched(watch, wanted)) => {
+                            line.state = State::Watching(watch, false);
+                            if std::mem::replace(&mut line.heard, true) {
+                                line.announce(&wanted);
+                            }
+                            line.told = wanted.clone();
+                            return line.tells(What::Agreed(wanted));
                         }
-                        line.told = wanted.clone();
-                        return line.tells(What::Agreed(wanted));
+                        Ok(Connected::Nothing) => {
+                            line.state = State::Leaving;
+                            return line.tells(What::Silent);
+                        }
+                        Ok(Connected::Lost) => {
+                            line.state = State::Leaving;
+                            return line.tells(What::Lost);
+                        }
+                        Err(fault) => {
+                            line.offline = fault.kind == Kind::LinkOffline;
+                            // What it offers when it is there was not told of before.
+                            line.heard |= line.offline;
+                            line.breaks = line.breaks.saturating_add(1);
+                            return line.tells(What::Down(fault));
+                        }
                     }
-                    Ok(Connected::Nothing) => {
-                        line.state = State::Leaving;
-                        return line.tells(What::Silent);
-                    }
-                    Ok(Connected::Lost) => {
-                        line.state = State::Leaving;
-                        return line.tells(What::Lost);
-                    }
+                }
+                State::Open(open) => match open.next().await {
+                    Ok(Some(event)) => match line.takes(event) {
+                        Taken::Message(message) => return line.tells(What::Message(message)),
+                        // Boxed, for the same reason.
+                        Taken::Reply(reply, session) => {
+                            Box::pin(line.mcp.tell(&line.source.server, reply, &session)).await;
+                        }
+                        Taken::End => line.broke(),
+                        Taken::Nothing => {}
+                    },
+                    Ok(None) => line.broke(),
                     Err(fault) => {
-                        line.offline = fault.kind == Kind::LinkOffline;
-                        // What it offers when it is there was not told of before.
-                        line.heard |= line.offline;
-                        line.breaks = line.breaks.saturating_add(1);
+                        line.broke();
                         return line.tells(What::Down(fault));
                     }
-                }
-            }
-            State::Open(open) => match open.next().await {
-                Ok(Some(event)) => match line.takes(event) {
-                    Taken::Message(message) => return line.tells(What::Message(message)),
-                    Taken::Reply(reply, session) => line.mcp.tell(&line.source.server, reply, &session).await,
-                    Taken::End => line.broke(),
-                    Taken::Nothing => {}
                 },
-                Ok(None) => line.broke(),
-                Err(fault) => {
-                    line.broke();
-                    return line.tells(What::Down(fault));
+                State::Watching(watch, began) => match watch.next().await {
+                    // How the link is to begin with.
+                    Some(Ok(_)) if !std::mem::replace(began, true) => {}
+                    Some(Ok(_)) => line.link_changed(),
+                    Some(Err(_)) | None => {
+                        line.state = State::Closed;
+                        line.breaks = line.breaks.saturating_add(1);
+                    }
+                },
+                State::Leaving => {
+                    if let Some((session, _)) = line.session.take() {
+                        Box::pin(line.mcp.end(&line.source.server, &session)).await;
+                        line.leases.let_go(&line.source.server, &session);
+                    }
+                    return (None, None);
                 }
-            },
-            State::Watching(watch, began) => match watch.next().await {
-                // How the link is to begin with.
-                Some(Ok(_)) if !std::mem::replace(began, true) => {}
-                Some(Ok(_)) => line.link_changed(),
-                Some(Err(_)) | None => {
-                    line.state = State::Closed;
-                    line.breaks = line.breaks.saturating_add(1);
-                }
-            },
-            State::Leaving => {
-                if let Some((session, _)) = line.session.take() {
-                    Box::pin(line.mcp.end(&line.source.server, &session)).await;
-                    line.leases.let_go(&line.source.server, &session);
-                }
-                return (None, None);
             }
         }
     }
@@ -316,15 +322,14 @@ impl<P: Platform> Line<P> {
 
     /// Opens `subscriptions/listen` with a modern server (2026-07-28 subscriptions, "Opening a Stream").
     async fn listen(&mut self, wanted: &Wanted) -> Result<Connected<P>, Fault> {
-        const METHOD: &str = "subscriptions/listen";
         let server = self.source.server.clone();
         let memory = self.mcp.memory.server(&server);
         let id = format!("causeway-{}", memory.next_id());
         let able =
             if wanted.tasks.is_empty() { "{}".to_owned() } else { extensions::alone(extensions::TASKS) };
         let params = with_meta(&format!("{{\"notifications\":{}}}", wanted.filter()), &able);
-        let body = meta::request(&id, METHOD, &params);
-        let headers = standard_headers(Revision::MODERN, None, METHOD, None);
+        let body = meta::request(&id, LISTEN, &params);
+        let headers = standard_headers(Revision::MODERN, None, LISTEN, None);
         let mut answered = self.dial(Outgoing { http: Method::POST, to: None, body, headers }).await?;
         let status = answered.status;
         if !status.is_success() || content(&answered.headers) == Content::Json {
@@ -564,11 +569,13 @@ impl<P: Platform> Open<P> {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(Some(event));
             }
+            // A line is silent for most of the time, and keeps no room for what has been read.
+            self.ready = VecDeque::new();
             let Some(chunk) = self.reader.chunk().await? else { return Ok(None) };
             let mut events = Vec::new();
             let too_large = |_| too_large(&self.reader.server, self.limit);
             self.decoder.push(&chunk, &mut events).map_err(too_large)?;
-            self.ready.extend(events);
+            self.ready = events.into();
         }
     }
 }

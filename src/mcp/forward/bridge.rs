@@ -1,5 +1,6 @@
 //! Calls that go on in a mailbox, since their server may ask or has asked.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -20,7 +21,7 @@ use crate::mcp::meta::{Params, erase};
 use crate::mcp::revision::Era;
 use crate::mcp::rewrite::without;
 use crate::mcp::rounds::Rounds;
-use crate::mcp::serve::{Answer, Inbound};
+use crate::mcp::serve::{Answer, Inbound, brief};
 use crate::mcp::stream::Stream;
 use crate::mcp::upstream::{IMPLEMENTATION, Outgoing, error_of, no_answer};
 use crate::mcp::{Mcp, park};
@@ -87,13 +88,8 @@ impl<P: Platform> Mcp<P> {
         if let Some(state) = call.read.request_state
             && let Some(state) = self.reopen(client, state, &digest).await?
         {
-            let responses = call.read.input_responses.and_then(|raw| serde_json::from_str(raw.get()).ok());
-            let retry = park::Retry {
-                call: state.call,
-                round: state.round,
-                responses: responses.unwrap_or_default(),
-                leg,
-            };
+            let responses = responses(call.read.input_responses)?;
+            let retry = park::Retry { call: state.call, round: state.round, responses, leg };
             return self.spoken(client, call, server, &state.key, &Letter::Retry(retry)).await.map(Some);
         }
         let Some(capabilities) = &client.capabilities else { return Ok(None) };
@@ -188,6 +184,22 @@ impl<P: Platform> Mcp<P> {
         }
         let stream = Stream::from_mailbox(self.clone(), reader, call.id, seen.freeze())?;
         Ok(Answer::Stream(Box::new(stream), None))
+    }
+}
+
+/// What a client answers, by the key of the question.
+fn responses(raw: Option<&RawValue>) -> Result<BTreeMap<String, Box<RawValue>>, Fault> {
+    let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(BTreeMap::new()) };
+    let refuse = |what: String| Fault::new(Kind::InvalidParams, format!("params.inputResponses{what}"));
+    let all: BTreeMap<String, Box<RawValue>> = serde_json::from_str(raw.get()).map_err(|_| {
+        refuse(": an object is required, with the answer to each question by its key".to_owned())
+    })?;
+    match all.iter().find(|(_, answer)| !answer.get().starts_with('{')) {
+        Some((key, _)) => {
+            let key = brief(key);
+            Err(refuse(format!(": {key:?}: an object is required, the result that the question asks for")))
+        }
+        None => Ok(all),
     }
 }
 

@@ -25,7 +25,6 @@ use crate::mcp::{Mcp, ask, catalog, forgets};
 use crate::platform::Platform;
 use crate::relay::{Reader, too_large};
 use crate::wire::jsonrpc::Message;
-use crate::wire::sse::Decoder;
 
 /// A JSON answer up to this size is read whole, so that a broken one can still become a proper error.
 const WHOLE: usize = 1024 * 1024;
@@ -72,11 +71,10 @@ impl<P: Platform> Mcp<P> {
                 json(&server, body, rewrite.as_ref())
             }
             Content::Events => {
-                let decoder = Decoder::new(server.max_response);
                 let modern = rewrite.as_ref().is_some_and(|rewrite| rewrite.modern);
                 let mode = match rewrite {
-                    Some(rewrite) => Mode::Rewritten(decoder, rewrite, way.session.clone()),
-                    None => Mode::Events(decoder, BytesMut::new()),
+                    Some(rewrite) => Mode::rewritten(&server, rewrite, way.session.clone()),
+                    None => Mode::events(&server),
                 };
                 let mut reader = answered.reader;
                 if call.method == "subscriptions/listen" {
@@ -84,7 +82,8 @@ impl<P: Platform> Mcp<P> {
                 }
                 let stream = Stream::new(self.clone(), reader, mode, Some(call.id), None);
                 let mut stream = stream.with_handover(end.handover).of(end.running, end.watch);
-                stream.resume = way.session.filter(|session| session.endpoint.is_none()).map(Resume::new);
+                let session = way.session.filter(|session| session.endpoint.is_none());
+                stream.resume = session.map(|session| Box::new(Resume::new(session)));
                 if modern {
                     // Some errors have an HTTP status that the client goes by (2026-07-28 basic, "Capabilities";
                     // Streamable HTTP, "Protocol Version Header"); a legacy server that streams has given 200 to all.

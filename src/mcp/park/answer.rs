@@ -118,7 +118,7 @@ pub(super) fn answers<P: Platform>(
                         };
                         if let Some(why) = why {
                             let Body { lent, decoder, resume, .. } = body.as_mut();
-                            let Some(mut stream) = lent.stream.take() else { return None };
+                            let mut stream = lent.stream.take()?;
                             if let Err(fault) = mcp.resume(&mut stream.reader, resume, why).await {
                                 return Some((Err(fault), At::End));
                             }

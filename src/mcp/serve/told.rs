@@ -12,7 +12,7 @@ use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::mcp::extensions::is_core_notification;
 use crate::mcp::mailbox::Letter;
-use crate::mcp::memory::{UpstreamSession, lock};
+use crate::mcp::memory::{UpstreamSession, Upstreams, lock};
 use crate::mcp::meta::{Meta, Params};
 use crate::mcp::revision::{Era, Revision};
 use crate::mcp::rewrite::routed_question;
@@ -78,7 +78,7 @@ impl<P: Platform> Mcp<P> {
         let upstreams = lock(&session.memory.record).0.upstreams.clone();
         let merged = session.facts.server.is_none();
         let known = |name: &str| merged && self.plan.server(name).is_some();
-        for (name, upstream) in &upstreams {
+        for (name, upstream) in upstreams.iter() {
             let Some(server) = self.plan.server(name) else { continue };
             if let Some(body) = tasks::inward_message(body.clone(), server, known) {
                 self.tell(server, body, upstream).await;
@@ -159,11 +159,11 @@ impl<P: Platform> Mcp<P> {
                     self.tell_mailbox(session, &Letter::End).await?;
                     Ok(upstreams)
                 }
-                None => Ok(std::collections::HashMap::new()),
+                None => Ok(Upstreams::default()),
             }
         };
         match ended.await {
-            Ok(upstreams) => (Answer::Empty(StatusCode::NO_CONTENT), note, self.served(upstreams)),
+            Ok(upstreams) => (Answer::Empty(StatusCode::NO_CONTENT), note, self.served(&upstreams)),
             Err(fault) => (failed(None, &fault, &mut note), note, Vec::new()),
         }
     }

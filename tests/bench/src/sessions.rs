@@ -41,12 +41,26 @@ struct Case {
     budget: Option<f64>,
 }
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 9] = [
     Case {
         name: "session, /mcp, modern server",
         what: What::Session,
         behind: "modern",
         place: |place| place,
+        budget: Some(1024.0),
+    },
+    Case {
+        name: "session, /mcp, legacy server",
+        what: What::Session,
+        behind: "legacy",
+        place: |place| place,
+        budget: Some(1024.0),
+    },
+    Case {
+        name: "session, /mcp/{server}, modern server",
+        what: What::Session,
+        behind: "modern",
+        place: |place| place.at("/mcp/stub"),
         budget: Some(1024.0),
     },
     Case {

@@ -29,6 +29,7 @@ pub mod client;
 pub mod host;
 pub mod legacy;
 pub mod link;
+pub mod models;
 pub mod modern;
 pub mod party;
 pub mod program;

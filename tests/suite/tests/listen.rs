@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use causeway_fixture::{Fixture, Options, Trouble, plain_tool};
 use causeway_suite::host::{eventually, skip};
-use causeway_suite::{Client, Era, Events, Gateway, Host, serving, with};
+use causeway_suite::{Client, Era, Events, Gateway, Host, left_out_behind_stdio, serving, with};
 use serde_json::{Value, json};
 
 const WATCHED: &str = "test://watched-resource";
@@ -131,6 +131,11 @@ async fn who_lists_again_after_the_notification_gets_the_new_list() {
 #[tokio::test]
 async fn a_client_that_leaves_is_listened_for_no_more() {
     for (server, fixture) in servers().await {
+        if server == Era::Legacy
+            && left_out_behind_stdio("leaving an older server", "its one stream is always read")
+        {
+            continue;
+        }
         let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
         for path in ["/mcp", "/mcp/one"] {
             let client = Client::connect(&gateway, path, Era::Modern).await;
@@ -156,8 +161,14 @@ async fn a_server_that_was_away_is_announced_when_it_is_back() {
         let again = if server == Era::Modern { Options::modern("one") } else { Options::legacy("one") };
         drop(fixture);
         let fixture = Fixture::start_at(address, again).await;
-        assert_eq!(subscription.told().await, "tools/list_changed", "→{server:?}");
-        assert_eq!(subscription.told().await, format!("resources/updated {WATCHED}"), "→{server:?}");
+        // What comes first depends on how its end became known.
+        let mut told = [subscription.told().await, subscription.told().await];
+        told.sort();
+        assert_eq!(
+            told,
+            [format!("resources/updated {WATCHED}"), "tools/list_changed".to_owned()],
+            "→{server:?}"
+        );
         fixture.changed("tools");
         assert_eq!(subscription.told().await, "tools/list_changed", "→{server:?}: it is heard again");
     }
@@ -185,6 +196,9 @@ async fn a_server_that_is_away_from_the_start_holds_up_nobody() {
 
 #[tokio::test]
 async fn a_server_without_a_stream_is_not_waited_for() {
+    if left_out_behind_stdio("servers without a stream", "each session with a program has one") {
+        return;
+    }
     for (what, options, trouble) in [
         ("without sessions", Options { sessions: false, ..Options::legacy("one") }, None),
         ("without a GET stream", Options::legacy("one"), Some(("GET", Trouble::Status(405)))),

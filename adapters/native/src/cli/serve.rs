@@ -15,7 +15,8 @@ use crate::server::Limits;
     long_about = "Run the gateway on this machine.\n\n\
     Serves every MCP server of the configuration at http://ADDR/mcp. The file is watched: a valid change is in \
     force within two seconds and cuts no call; an invalid one is logged and the old one goes on. Without --config \
-    the gateway serves what `causeway push` sent to it last.",
+    the gateway serves what `causeway push` sent to it last, or, where nothing was, the models of the provider that \
+    LLM_PROVIDER names (docs/models.md).",
     after_help = "Signals: SIGTERM or SIGINT stops after the requests in flight, the second one at once; SIGHUP \
     reads the configuration again."
 )]

@@ -193,6 +193,8 @@ pub(super) async fn ask(
     let method = method.filter(|method| [Method::GET, Method::POST, Method::DELETE].contains(method));
     let method = method.ok_or_else(|| failed("only GET, POST and DELETE reach a server".to_owned()))?;
     let mut headers = head.headers.to_map();
+    // What is packed could not be looked into.
+    headers.remove(http::header::ACCEPT_ENCODING);
     for (name, value) in own(&server.headers) {
         headers.insert(name, value);
     }

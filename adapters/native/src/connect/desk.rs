@@ -39,6 +39,8 @@ const MOST: Duration = Duration::from_secs(30);
 /// A connection that has held for this long was a good one.
 const HELD: Duration = Duration::from_secs(5);
 
+/// What the answering of a stream asks of the desk.
+type Asking = (StreamId, Ask);
 type Dialling = Pin<Box<dyn Future<Output = Result<Wire, Why>> + Send>>;
 
 /// The desk.
@@ -59,7 +61,7 @@ pub(super) struct Desk {
     /// It was welcome at least once.
     welcomed: bool,
     streams: HashMap<StreamId, Tap>,
-    asks: (mpsc::UnboundedSender<(StreamId, Ask)>, mpsc::UnboundedReceiver<(StreamId, Ask)>),
+    asks: (mpsc::UnboundedSender<Asking>, mpsc::UnboundedReceiver<Asking>),
     view: View,
     ended: Option<Ended>,
     verdicts: Option<Vec<Verdict>>,

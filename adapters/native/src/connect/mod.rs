@@ -65,7 +65,8 @@ pub struct Options {
 
 impl Options {
     fn limits(&self) -> Limits {
-        Limits { resume: self.resume, heartbeat: self.heartbeat, ..Limits::default() }
+        // Each open stream of a client may be one here, and costs little while it is silent.
+        Limits { resume: self.resume, heartbeat: self.heartbeat, streams: 4096, ..Limits::default() }
     }
 }
 

@@ -15,13 +15,16 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use super::outlet::{Body, Inlet, Item, outlet};
-use super::process::{Process, Ticket};
+use super::process::{Process, Ticket, Unsent};
 use super::program::{Opened, Program, Shared};
 use super::session::{Place, Session, level, rank};
 use super::table::{Flight, Params, To, line, replaced};
 
 /// How long a program may be silent before an answer is begun as a stream: whoever asked then knows that it is at it.
 const HEAD: Duration = Duration::from_secs(5);
+
+/// How often a request is offered to a process that turns out to be on its way out.
+const TRIES: usize = 3;
 
 type Answer = Result<Response<Body>, SeamError>;
 
@@ -126,18 +129,26 @@ async fn stateless(
         });
     }
     let read = Params::of(params);
-    let process = program.modern(read.request_state).await?;
-    let (to, inlet) = outlet();
-    let flight = Flight {
-        id: id.to_owned(),
-        token: read.token().map(RawValue::to_owned),
-        session: None,
-        listens: method == "subscriptions/listen",
-        wants_logs: read.meta.as_ref().is_some_and(|meta| meta.log_level.is_some()),
-        cancellable: true,
-        to: To::Client(to),
+    let mut tries = 0;
+    let (ticket, inlet) = loop {
+        let process = program.modern(read.request_state).await?;
+        let (to, inlet) = outlet();
+        let flight = Flight {
+            id: id.to_owned(),
+            token: read.token().map(RawValue::to_owned),
+            session: None,
+            listens: method == "subscriptions/listen",
+            wants_logs: read.meta.as_ref().is_some_and(|meta| meta.log_level.is_some()),
+            cancellable: true,
+            to: To::Client(to),
+        };
+        match sent(&process, flight, body, id, read.token()) {
+            Ok(ticket) => break (ticket, inlet),
+            // It was stopped at this very moment.
+            Err(Unsent::Closing) if tries < TRIES => tries += 1,
+            Err(unsent) => return Err(unsent.into()),
+        }
     };
-    let ticket = sent(&process, flight, body, id, read.token())?;
     let response = begun(ticket, inlet).await?;
     Ok(response.unwrap_or_else(|answer| {
         let code = error_of(&answer).map(|(code, _)| code);
@@ -151,7 +162,7 @@ async fn stateless(
     }))
 }
 
-/// A request in a session.
+/// A request in a session. A process that is stopped at this very moment gives way to another.
 async fn in_session(
     program: &Arc<Program>,
     session: &Arc<Session>,
@@ -160,18 +171,37 @@ async fn in_session(
     method: &str,
     params: Option<&RawValue>,
 ) -> Answer {
+    for _ in 0..TRIES {
+        match try_in_session(program, session, body, id, method, params).await? {
+            Ok(response) => return Ok(response),
+            Err(Unsent::Full) => return Err(Unsent::Full.into()),
+            Err(Unsent::Closing) if matches!(session.place, Place::Own(_)) => break,
+            Err(Unsent::Closing) => {}
+        }
+    }
+    Ok(refusal(StatusCode::NOT_FOUND, Some(id), -32001, "Session not found"))
+}
+
+async fn try_in_session(
+    program: &Arc<Program>,
+    session: &Arc<Session>,
+    body: &[u8],
+    id: &RawValue,
+    method: &str,
+    params: Option<&RawValue>,
+) -> Result<Result<Response<Body>, Unsent>, SeamError> {
     let read = Params::of(params);
     let (process, changed) = match &session.place {
         Place::Own(process) => (process.clone(), None),
         Place::Shared(slot) => {
             if method == "initialize" {
                 let why = "the session is open already";
-                return Ok(refusal(StatusCode::OK, Some(id), -32600, why));
+                return Ok(Ok(refusal(StatusCode::OK, Some(id), -32600, why)));
             }
             let Shared::Ready(process, _) = program.shared(slot).await? else {
-                return Ok(refusal(StatusCode::NOT_FOUND, Some(id), -32001, "Session not found"));
+                return Ok(Ok(refusal(StatusCode::NOT_FOUND, Some(id), -32001, "Session not found")));
             };
-            let done = || Ok(json(StatusCode::OK, result(id, &serde_json::Map::new())));
+            let done = || Ok(Ok(json(StatusCode::OK, result(id, &serde_json::Map::new()))));
             match (method, read.level.map(rank), read.uri) {
                 // What one session wants must not be what another gets.
                 ("logging/setLevel", Some(Some(wanted)), _) => {
@@ -217,12 +247,16 @@ async fn in_session(
     let ticket = match Message::decode(&changed) {
         Ok(Message::Request { id, params, .. }) => {
             let token = Params::of(params).token();
-            sent(&process, flight, &changed, id, token)?
+            sent(&process, flight, &changed, id, token)
         }
-        _ => sent(&process, flight, body, id, read.token())?,
+        _ => sent(&process, flight, body, id, read.token()),
+    };
+    let ticket = match ticket {
+        Ok(ticket) => ticket,
+        Err(unsent) => return Ok(Err(unsent)),
     };
     let response = begun(ticket, inlet).await?;
-    Ok(response.unwrap_or_else(|answer| json(StatusCode::OK, answer)))
+    Ok(Ok(response.unwrap_or_else(|answer| json(StatusCode::OK, answer))))
 }
 
 /// A notification in a session.
@@ -255,7 +289,7 @@ fn sent(
     text: &[u8],
     id: &RawValue,
     token: Option<&RawValue>,
-) -> Result<Ticket, SeamError> {
+) -> Result<Ticket, Unsent> {
     process.begin(flight, |number| {
         let number = number.to_string().into_bytes();
         let token = token.map(|token| (token, number.clone()));

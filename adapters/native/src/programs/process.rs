@@ -104,6 +104,24 @@ pub(super) enum Reply {
     Gone(Arc<str>),
 }
 
+/// Why a request was not sent. Nothing of it has reached the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unsent {
+    /// The process takes nothing any more: another may.
+    Closing,
+    /// It does not read what it was sent before.
+    Full,
+}
+
+impl From<Unsent> for SeamError {
+    fn from(unsent: Unsent) -> Self {
+        Self::Cut(match unsent {
+            Unsent::Closing => "the program is being stopped".to_owned(),
+            Unsent::Full => "the program does not read what it is sent".to_owned(),
+        })
+    }
+}
+
 /// The right to an answer. Dropping it gives the request up.
 #[derive(Debug)]
 pub(super) struct Ticket {
@@ -185,8 +203,19 @@ impl Process {
         self.stopping.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Begins to end it if it has nothing to do: what comes at the same moment goes to another.
+    fn stop_if_idle(&self, why: &str) {
+        let mut table = self.table();
+        if table.is_idle() {
+            table.closing = true;
+            drop(table);
+            self.stop(why);
+        }
+    }
+
     /// Begins to end it.
     pub(super) fn stop(&self, why: &str) {
+        self.table().closing = true;
         let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
         if stopping.is_none() {
             *stopping = Some(why.to_owned());
@@ -226,18 +255,22 @@ impl Process {
         self: &Arc<Self>,
         flight: Flight,
         compose: impl FnOnce(u64) -> Bytes,
-    ) -> Result<Ticket, SeamError> {
+    ) -> Result<Ticket, Unsent> {
         let number = {
             let mut table = self.table();
-            if let Some(why) = &table.ended {
-                return Err(SeamError::Cut(why.to_string()));
+            if table.closing || table.ended.is_some() {
+                return Err(Unsent::Closing);
             }
             table.begin(flight)
         };
         let ticket = Ticket { process: self.clone(), number };
-        if let Err(error) = self.send(compose(number)) {
+        if self.unread.load(Ordering::Relaxed) > UNREAD {
             self.table().forget(number);
-            return Err(error);
+            return Err(Unsent::Full);
+        }
+        if self.send(compose(number)).is_err() {
+            self.table().forget(number);
+            return Err(Unsent::Closing);
         }
         Ok(ticket)
     }
@@ -252,7 +285,7 @@ impl Process {
         };
         let ticket = match self.begin(Flight::own(to), ask) {
             Ok(ticket) => ticket,
-            Err(error) => return Reply::Gone(error.to_string().into()),
+            Err(_) => return Reply::Gone("the program is being stopped".into()),
         };
         match timeout(within, answer).await {
             Ok(Ok(Ok(answer))) => Reply::Answer(answer),
@@ -574,13 +607,13 @@ impl Process {
             return;
         }
         if self.retired.load(Ordering::Relaxed) && !owner.keeps_state(self) {
-            self.stop("it was replaced");
+            self.stop_if_idle("it was replaced");
             return;
         }
         let base = matches!(serves, Use::Modern | Use::Shared(_) | Use::Fresh);
         let kept = base && spec.start == causeway::config::plan::Start::Eager;
         if !read && !kept && used.elapsed() >= spec.idle_stop {
-            self.stop("nobody has used it");
+            self.stop_if_idle("nobody has used it");
             return;
         }
         let quiet = used.elapsed().min(self.pinged.lock().unwrap_or_else(PoisonError::into_inner).elapsed());

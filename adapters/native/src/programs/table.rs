@@ -80,6 +80,8 @@ pub(super) struct Table {
     forgotten: VecDeque<u64>,
     /// Why the process takes nothing any more.
     pub(super) ended: Option<Arc<str>>,
+    /// The process is being stopped, and takes nothing new.
+    pub(super) closing: bool,
     /// When a client last wanted or got something.
     pub(super) used: Instant,
     /// How many requests of clients it was given.
@@ -95,6 +97,7 @@ impl Table {
             flights: BTreeMap::new(),
             forgotten: VecDeque::new(),
             ended: None,
+            closing: false,
             used: Instant::now(),
             calls: 0,
             useful: false,

@@ -82,8 +82,9 @@ fn keep(orders: &Orders) -> Result<ExitStatus, String> {
             }
             None => {
                 if let Some(why) = watch.as_mut().and_then(|watch| watch.look(&group)) {
-                    say(&format!("`{}` was ended: {why}", orders.command));
+                    // In this order: nobody may be reading what is said.
                     group.kill();
+                    say(&format!("`{}` was ended: {why}", orders.command));
                 }
             }
             Some(_) => {}

@@ -44,7 +44,7 @@ async fn calls_of_a_killed_process_each_get_one_clear_error() {
         assert!(killed.elapsed() < Duration::from_secs(5), "{era}: nobody waits for what cannot come");
         for answer in &answers {
             let said = complaint(answer);
-            assert!(said.contains("ended in mid-call (ended by signal 9)"), "{era}: {said:?}");
+            assert!(said.contains("ended in mid-call (ended by signal 9"), "{era}: {said:?}");
             assert_eq!(answer.messages.iter().filter(|message| message["error"].is_object()).count(), 1);
         }
         assert!(echoes(&client, "y").await, "{era}: the next call starts another");
@@ -146,9 +146,9 @@ async fn a_program_that_does_not_start_says_so_and_is_left_alone() {
         return;
     }
     let gateway = gateway(fixture(&["--era", "legacy", "--manners", "dies-at-start"])).await;
-    let client = Client::connect(&gateway, "/mcp/one", Era::Modern).await;
+    let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
     let told = eventually(async || {
-        let said = complaint(&client.tool("echo", json!({"text": "x"})).await);
+        let said = complaint(&client.tool("one__echo", json!({"text": "x"})).await);
         assert!(!said.is_empty());
         said.contains("it is tried again in") && said.contains("at start (exit code 0)")
     });
@@ -165,8 +165,8 @@ async fn a_command_that_is_not_there_is_named() {
         return;
     }
     let gateway = gateway(json!({"command": "no-such-program"})).await;
-    let client = Client::connect(&gateway, "/mcp/one", Era::Modern).await;
-    let said = complaint(&client.tool("echo", json!({})).await);
+    let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
+    let said = complaint(&client.tool("one__echo", json!({})).await);
     assert!(said.contains("`no-such-program` is not in PATH"), "{said}");
     assert!(status(&gateway, "one").await["last_error"].as_str().unwrap().contains("no-such-program"));
 }

@@ -1,0 +1,203 @@
+//! `llm`: providers of models, and model names.
+
+#[cfg(feature = "schema")]
+use super::describe;
+use super::{Choice, Named, Size, Timeouts, is_default};
+
+/// Whom the gateway asks for a model's words, and what models are called.
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Llm {
+    /// The providers of models, by name.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub providers: Named<Provider>,
+    /// Names of one's own for models, and what models cost. A text or a list alone is what the name stands for.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub models: Named<Model>,
+}
+
+/// One provider of models.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Provider {
+    /// Whose API it speaks.
+    pub kind: ProviderKind,
+    /// Where the API is. Only `azure`, `dial` and `openai-compatible` have no usual place. `${NAME}` is filled in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("examples" = ["http://127.0.0.1:11434"])))]
+    pub url: Option<String>,
+    /// The gateway's key for the provider. `${NAME}` is filled in from the host's variables and secrets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("examples" = ["${OPENAI_API_KEY}"])))]
+    pub api_key: Option<String>,
+    /// A token to send as `Authorization: Bearer`, for providers that also take a key in another way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bearer: Option<String>,
+    /// The id of an AWS access key (`bedrock`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_key_id: Option<String>,
+    /// The secret of an AWS access key (`bedrock`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret_access_key: Option<String>,
+    /// The token of a temporary AWS access key (`bedrock`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<String>,
+    /// The AWS region (`bedrock`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("examples" = ["us-east-1"])))]
+    pub region: Option<String>,
+    /// The API's version, where that is a parameter (`azure`, `dial`). With it `azure` is asked by deployments.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_version: Option<String>,
+    /// Further headers to send with each request. `${NAME}` is filled in from the host's variables and secrets.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub headers: Named<String>,
+    /// Which models it is asked for, by its own names. A list alone is what is allowed. Default: those its kind is
+    /// known for; any model, where a kind has no names of its own.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default, with = "describe::OrList<Choice>"))]
+    pub models: Choice,
+    /// The link behind which the provider is: the name of a machine that dials in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
+    /// Leave the provider out.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub disabled: bool,
+    /// How long things may take. `first_byte` is here until the first word of an answer, and `2m` if left out.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub timeouts: Timeouts,
+    /// How many bytes one answer, or one event of a stream, may have: 1 KiB to 512 MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "32MiB")))]
+    pub max_response: Option<Size>,
+    /// How often a call is tried again here, when trying again may help and no other provider has the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 10), extend("default" = 2)))]
+    pub retries: Option<u32>,
+}
+
+/// Whose API a provider speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum ProviderKind {
+    /// OpenAI's chat completions.
+    Openai,
+    /// Anthropic's messages.
+    Anthropic,
+    /// Google's Gemini API (`generateContent`).
+    Gemini,
+    /// Amazon Bedrock (Converse).
+    Bedrock,
+    /// Ollama's own API.
+    Ollama,
+    /// LM Studio.
+    Lmstudio,
+    /// OpenRouter.
+    Openrouter,
+    /// Azure OpenAI and Azure AI Foundry.
+    Azure,
+    /// DIAL.
+    Dial,
+    /// Any other that speaks OpenAI's chat completions.
+    #[default]
+    #[serde(rename = "openai-compatible")]
+    OpenaiCompatible,
+}
+
+impl ProviderKind {
+    /// Every kind, with its name in the configuration.
+    pub const ALL: [(&'static str, Self); 10] = [
+        ("openai", Self::Openai),
+        ("anthropic", Self::Anthropic),
+        ("gemini", Self::Gemini),
+        ("bedrock", Self::Bedrock),
+        ("ollama", Self::Ollama),
+        ("lmstudio", Self::Lmstudio),
+        ("openrouter", Self::Openrouter),
+        ("azure", Self::Azure),
+        ("dial", Self::Dial),
+        ("openai-compatible", Self::OpenaiCompatible),
+    ];
+
+    /// The kind called `name`.
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind)
+    }
+
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
+    }
+
+    /// Where its API is, unless it is where its user put it.
+    #[must_use]
+    pub fn usual_url(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Openai => "https://api.openai.com/v1",
+            Self::Anthropic => "https://api.anthropic.com",
+            Self::Gemini => "https://generativelanguage.googleapis.com/v1beta",
+            // With the region in the host name.
+            Self::Bedrock => "https://bedrock-runtime.{region}.amazonaws.com",
+            Self::Ollama => "http://127.0.0.1:11434",
+            Self::Lmstudio => "http://127.0.0.1:1234/v1",
+            Self::Openrouter => "https://openrouter.ai/api/v1",
+            Self::Azure | Self::Dial | Self::OpenaiCompatible => return None,
+        })
+    }
+
+    /// Whether it works without any credential.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Ollama | Self::Lmstudio | Self::OpenaiCompatible)
+    }
+}
+
+/// A name for models, or what is known of one.
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
+#[cfg_attr(
+    feature = "schema",
+    derive(schemars::JsonSchema),
+    schemars(deny_unknown_fields, transform = describe::model)
+)]
+#[non_exhaustive]
+pub struct Model {
+    /// What is asked, each as `provider/model`: the first, and the next one when that fails before it has begun to
+    /// answer. Without it the entry is about the model of that very name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(default, extend("examples" = [["openai/gpt-5-mini"]])))]
+    pub targets: Vec<String>,
+    /// What it costs, in US dollars for a million tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prices: Option<Prices>,
+}
+
+/// Prices in US dollars for a million tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Prices {
+    /// What is sent.
+    #[cfg_attr(feature = "schema", schemars(default, range(min = 0)))]
+    pub input: f64,
+    /// What comes back.
+    #[cfg_attr(feature = "schema", schemars(default, range(min = 0)))]
+    pub output: f64,
+    /// What is sent and was in the provider's cache. As `input` if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 0)))]
+    pub cached: Option<f64>,
+    /// What is sent and put into the provider's cache. As `input` if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 0)))]
+    pub cache_write: Option<f64>,
+}

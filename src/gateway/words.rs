@@ -1,0 +1,116 @@
+//! The endpoints of models: OpenAI's and Anthropic's own, in front of any provider.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::future::{Either, select};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+
+use super::flow::Source;
+use super::head::{Head, HeadBody};
+use super::{Asked, Gateway, only};
+use crate::config::Plan;
+use crate::config::plan::Caller;
+use crate::fault::Fault;
+use crate::inbound::{self, Endpoint};
+use crate::llm::{self, Front, Opening, Refusal, Task};
+use crate::platform::{Clock as _, Platform, SeamError};
+
+/// Whose errors a caller of this endpoint understands; `None` for endpoints that are not of models.
+pub(super) fn front(endpoint: &Endpoint, headers: &HeaderMap) -> Option<Front> {
+    match endpoint {
+        Endpoint::Completions | Endpoint::Embeddings => Some(Front::OpenAi),
+        Endpoint::ModelMessages | Endpoint::CountTokens => Some(Front::Anthropic),
+        Endpoint::Models(_) if llm::is_anthropic(headers) => Some(Front::Anthropic),
+        Endpoint::Models(_) => Some(Front::OpenAi),
+        _ => None,
+    }
+}
+
+/// A refusal in the caller's dialect.
+pub(super) fn refusal<P: Platform, F>(
+    front: Front,
+    refusal: impl Into<Refusal>,
+    request_id: &str,
+) -> Head<P, F> {
+    let (status, headers, body) = llm::convert::head(front, &refusal.into(), request_id);
+    Head { status, headers, body: HeadBody::Full(body), cancel: None, opening: None }
+}
+
+impl<P: Platform> Gateway<P> {
+    /// Answers a request to an endpoint of models.
+    #[expect(clippy::too_many_arguments, reason = "what `answer` has found out so far")]
+    pub(super) async fn words<B, F>(
+        &self,
+        endpoint: Endpoint,
+        front: Front,
+        head: http::request::Parts,
+        body: B,
+        plan: &Arc<Plan>,
+        caller: &Caller,
+        asked: &mut Asked,
+    ) -> Result<Head<P, F>, Fault>
+    where
+        B: Stream<Item = Result<Bytes, SeamError>> + Unpin,
+    {
+        let task = match endpoint {
+            Endpoint::Embeddings => Task::Embeddings,
+            Endpoint::CountTokens => Task::Count,
+            Endpoint::Models(name) => {
+                only(&head.method, &[Method::GET, Method::HEAD])?;
+                let body = match name {
+                    Some(name) => match llm::one_model(plan, caller, front, &name) {
+                        Ok(body) => body,
+                        Err(unknown) => return Ok(refusal(front, unknown, &asked.request_id)),
+                    },
+                    None => {
+                        llm::models(&self.platform, plan, caller, front, plan.limits.merge_deadline).await
+                    }
+                };
+                return Ok(Head::full(StatusCode::OK, "application/json", body));
+            }
+            _ => Task::Chat(front),
+        };
+        only(&head.method, &[Method::POST])?;
+        inbound::check_json(&head.headers)?;
+        let body = inbound::body(&head.headers, body, plan.limits.body).await?;
+        let (platform, id) = (self.platform.clone(), &asked.request_id);
+        let call = match llm::call(platform, plan.clone(), caller, task, &head.headers, body, id) {
+            Ok(call) => call,
+            Err(refused) => {
+                asked.note.fault = Some(refused.fault.clone());
+                return Ok(refusal(front, refused, id));
+            }
+        };
+        // Boxed: it is moved into the body, and other requests need not make room for it.
+        let mut call = Box::new(call);
+        let opening = if call.streams() {
+            let patience = pin!(self.platform.clock().sleep(plan.limits.keep_alive));
+            let opened = match select(pin!(call.open()), patience).await {
+                Either::Left((opening, _)) => Some(opening),
+                Either::Right(_) => None,
+            };
+            // Who has waited for long is given a stream to wait on: nothing between the two takes the silence for a
+            // dead connection.
+            opened.unwrap_or_else(|| call.promise())
+        } else {
+            call.open().await
+        };
+        Ok(match opening {
+            Opening::Whole(status, headers, body) => {
+                asked.metered = Some(Box::new(call.metered.clone()));
+                Head { status, headers, body: HeadBody::Full(body), cancel: None, opening: None }
+            }
+            Opening::Stream(mut headers) => {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+                headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+                headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+                let body = HeadBody::Source(Source::Words(call));
+                Head { status: StatusCode::OK, headers, body, cancel: None, opening: None }
+            }
+        })
+    }
+}

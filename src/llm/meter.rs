@@ -1,0 +1,74 @@
+//! What a call used and cost.
+
+use super::chat::Usage;
+use super::route::Candidate;
+use crate::config::plan::{Llm, Prices};
+use crate::fault::Kind;
+
+/// What there is to note of a call. Never prompts, never answers.
+#[derive(Debug, Clone, Default)]
+pub struct Metered {
+    /// The model, as the caller named it.
+    pub asked: String,
+    /// The provider that answered or was asked last.
+    pub provider: Option<String>,
+    /// The model's name there.
+    pub model: Option<String>,
+    /// How many requests were made for it.
+    pub attempts: u32,
+    /// Tokens.
+    pub usage: Usage,
+    /// US dollars, where the prices are known.
+    pub cost: Option<f64>,
+    /// How long the first word took, in microseconds.
+    pub first: Option<u64>,
+    /// Why there was no answer, or no whole one.
+    pub fault: Option<Kind>,
+    /// Whether the answer came to its end.
+    pub complete: bool,
+}
+
+/// What `usage` costs at `candidate`, whom a caller asked for as `asked`.
+#[must_use]
+pub fn cost(llm: &Llm, asked: &str, candidate: &Candidate, usage: &Usage) -> Option<f64> {
+    let full = candidate.name();
+    let names = [full.as_str(), candidate.model.as_str(), asked];
+    let prices = names.iter().find_map(|name| llm.model(name)?.prices)?;
+    Some(priced(&prices, usage)).filter(|_| !usage.is_empty())
+}
+
+fn priced(prices: &Prices, usage: &Usage) -> f64 {
+    let tokens = |count: Option<u64>| count.unwrap_or(0);
+    let (cached, written) = (tokens(usage.cached), tokens(usage.cache_write));
+    let fresh = tokens(usage.input).saturating_sub(cached).saturating_sub(written);
+    #[expect(clippy::cast_precision_loss, reason = "no call has 2^53 tokens")]
+    let millions = |count: u64| count as f64 / 1_000_000.0;
+    let sum = millions(fresh) * prices.input
+        + millions(cached) * prices.cached.unwrap_or(prices.input)
+        + millions(written) * prices.cache_write.unwrap_or(prices.input)
+        + millions(tokens(usage.output)) * prices.output;
+    // A billionth of a dollar is as much as anybody wants to read.
+    (sum * 1e9).round() / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cached_tokens_have_a_price_of_their_own() {
+        let check = |cached: Option<f64>, expect: f64| {
+            let prices = Prices { input: 3.0, output: 15.0, cached, cache_write: Some(3.75) };
+            let usage = Usage {
+                input: Some(1_000_000),
+                output: Some(100_000),
+                cached: Some(400_000),
+                cache_write: Some(200_000),
+                reasoning: Some(50_000),
+            };
+            assert!((priced(&prices, &usage) - expect).abs() < 1e-9, "{}", priced(&prices, &usage));
+        };
+        check(Some(0.3), 1.2 + 0.12 + 0.75 + 1.5);
+        check(None, 1.2 + 1.2 + 0.75 + 1.5);
+    }
+}

@@ -1,0 +1,133 @@
+//! The model router: any provider's models behind OpenAI's and Anthropic's own endpoints.
+//!
+//! ```text
+//! body -> route      the model's name to whom it is asked of, in order
+//!      -> convert    the caller's dialect to the provider's, where they differ; else the bytes as they are
+//!      -> call       one request; the next candidate only before the first word of an answer
+//!      -> convert    the provider's answer, whole or piece by piece, to the caller's dialect
+//! ```
+//!
+//! It **never** logs what is asked or answered: [`meter`] knows names, tokens and times.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`chat`] | a conversation in no provider's words: what dialects are read into and written from |
+//! | [`convert`] | the grid of two fronts and all dialects |
+//! | [`route`] | model names, rights and candidates |
+//! | [`provider`] | where a provider is asked, and how it knows who asks |
+//! | [`refusal`] | what a provider's error means |
+//! | [`call`] | one call: candidates, times, retries |
+//!
+//! ```
+//! use causeway::config::types::ProviderKind;
+//! use causeway::llm::convert::{Front, decode, encode};
+//!
+//! let asked = serde_json::json!({"model": "m", "messages": [{"role": "user", "content": "Hi"}]});
+//! let chat = decode(Front::OpenAi, &asked).unwrap();
+//! let body = encode(&chat, ProviderKind::Gemini).unwrap();
+//! assert_eq!(body["contents"][0]["parts"][0]["text"], "Hi");
+//! ```
+
+pub mod anthropic;
+pub mod azure;
+pub mod bedrock;
+pub mod call;
+pub mod chat;
+pub mod compatible;
+pub mod convert;
+pub mod dial;
+pub mod gemini;
+mod json;
+pub mod lmstudio;
+pub mod meter;
+mod models;
+pub mod ollama;
+pub mod openai;
+pub mod openrouter;
+pub mod provider;
+pub mod refusal;
+pub mod route;
+pub mod tokens;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+use serde::Deserialize;
+
+pub use call::{Call, Opening, Task};
+pub use convert::Front;
+pub use meter::Metered;
+pub use models::{is_anthropic, models, one_model};
+pub use refusal::Refusal;
+
+use crate::config::Plan;
+use crate::config::plan::Caller;
+use crate::fault::Kind;
+use crate::platform::Platform;
+
+/// Headers of a caller that go on to any provider: tracing and nothing else.
+const PASSED: [HeaderName; 3] = [
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("baggage"),
+];
+/// Headers of a caller that go on to a provider of its own dialect.
+const NATIVE: [HeaderName; 2] =
+    [HeaderName::from_static("anthropic-version"), HeaderName::from_static("anthropic-beta")];
+
+/// The call that `body` asks for.
+///
+/// # Errors
+/// When the body is no request, or there is no such model for this caller.
+pub fn call<P: Platform>(
+    platform: P,
+    plan: Arc<Plan>,
+    caller: &Caller,
+    task: Task,
+    headers: &HeaderMap,
+    body: Bytes,
+    request_id: &str,
+) -> Result<Call<P>, Refusal> {
+    #[derive(Deserialize)]
+    struct Peek {
+        #[serde(default)]
+        model: serde_json::Value,
+        #[serde(default)]
+        stream: serde_json::Value,
+    }
+    let peek: Peek = serde_json::from_slice(&body).map_err(|error| {
+        let what = match error.classify() {
+            serde_json::error::Category::Data => "the body is no JSON object, or names a member twice",
+            _ => "the body is not well-formed JSON",
+        };
+        Refusal::new(Kind::Malformed, what)
+    })?;
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Refusal::new(Kind::Malformed, "the body is no JSON object"));
+    }
+    let Some(model) = peek.model.as_str().filter(|model| !model.is_empty()) else {
+        return Err(Refusal::wrong("model", "must name a model"));
+    };
+    let stream = match (&peek.stream, task) {
+        (serde_json::Value::Bool(stream), Task::Chat(_)) => *stream,
+        (serde_json::Value::Null, _) | (_, Task::Embeddings | Task::Count) => false,
+        _ => return Err(Refusal::wrong("stream", "must be true or false")),
+    };
+    let candidates = route::candidates(&plan.llm, caller, model)?;
+    let kept = |names: &[HeaderName]| -> HeaderMap {
+        let found = names.iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone())));
+        found.collect()
+    };
+    let asked = call::Asked {
+        task,
+        model: model.to_owned(),
+        stream,
+        body,
+        passed: kept(&PASSED),
+        native: if task.front() == Front::Anthropic { kept(&NATIVE) } else { HeaderMap::new() },
+        request_id: request_id.to_owned(),
+        candidates,
+    };
+    Ok(Call::new(platform, plan, asked))
+}

@@ -1,0 +1,477 @@
+//! Models of every provider behind both dialects, over real HTTP.
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests"
+)]
+
+use std::time::{Duration, Instant};
+
+use causeway_fixture::model::{Fault, Manner, Model};
+use causeway_suite::host::{eventually, skip};
+use causeway_suite::models::{DIALECTS, Dialect, Heard};
+use causeway_suite::{Gateway, Host, Request, hash};
+use serde_json::{Value, json};
+
+const KINDS: [&str; 10] = [
+    "openai",
+    "anthropic",
+    "gemini",
+    "bedrock",
+    "ollama",
+    "lmstudio",
+    "openrouter",
+    "azure",
+    "dial",
+    "openai-compatible",
+];
+
+/// A provider of each kind, each called as its kind, behind one gateway.
+async fn all() -> (Vec<(&'static str, Model)>, Gateway) {
+    let mut models = Vec::new();
+    let mut providers = json!({});
+    for kind in KINDS {
+        let model = Model::start(kind).await;
+        providers[kind] = model.entry();
+        providers[kind]["retries"] = 0.into();
+        models.push((kind, model));
+    }
+    let gateway = Gateway::start(json!({"mcpServers": {}, "llm": {"providers": providers}})).await;
+    (models, gateway)
+}
+
+/// Two providers of the model `m`, asked in this order.
+async fn pair(first: &str, second: &str, patch: Value) -> (Model, Model, Gateway) {
+    let (one, two) = (Model::start(first).await, Model::start(second).await);
+    let mut entry = one.entry();
+    for (key, value) in patch.as_object().into_iter().flatten() {
+        entry[key] = value.clone();
+    }
+    let providers = json!({"one": entry, "two": two.entry()});
+    let llm = json!({"providers": providers, "models": {"m": ["one/m-1", "two/m-1"]}});
+    let gateway = Gateway::start(json!({"mcpServers": {}, "llm": llm})).await;
+    (one, two, gateway)
+}
+
+fn stop(dialect: Dialect, what: &str) -> &'static str {
+    match (dialect, what) {
+        (Dialect::OpenAi, "end") => "stop",
+        (Dialect::OpenAi, "tools") => "tool_calls",
+        (Dialect::OpenAi, _) => "length",
+        (Dialect::Anthropic, "end") => "end_turn",
+        (Dialect::Anthropic, "tools") => "tool_use",
+        (Dialect::Anthropic, _) => "max_tokens",
+    }
+}
+
+fn check(heard: &Heard, at: &str) {
+    assert_eq!(heard.error, "", "{at}");
+    assert!(heard.over && heard.starts == 1, "{at}: {heard:?}");
+    assert_eq!(heard.usage, (21, 9), "{at}: {heard:?}");
+}
+
+#[tokio::test]
+async fn words_come_whole_and_as_they_come() {
+    let (models, gateway) = all().await;
+    for (kind, model) in &models {
+        for dialect in DIALECTS {
+            for stream in [false, true] {
+                let at = format!("{dialect:?} to {kind}, stream {stream}");
+                let before = model.seen().len();
+                let question = dialect.question(&format!("{kind}/m-1"), "Hello there, you", stream);
+                let (status, heard) = dialect.ask(&gateway, &question).await;
+                assert_eq!(status, 200, "{at}: {heard:?}");
+                assert_eq!(heard.text, "You said: Hello there, you", "{at}");
+                assert_eq!(heard.stop, stop(dialect, "end"), "{at}");
+                check(&heard, &at);
+                assert_eq!(model.seen().len(), before + 1, "{at}: one request");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn tools_are_called_at_once_and_their_results_come_back() {
+    let (models, gateway) = all().await;
+    for (kind, _) in &models {
+        for dialect in DIALECTS {
+            for stream in [false, true] {
+                let at = format!("{dialect:?} to {kind}, stream {stream}");
+                let question =
+                    dialect.question(&format!("{kind}/m-1"), "The weather in Paris and Rome?", stream);
+                let question = dialect.with_weather(question);
+                let (_, heard) = dialect.ask(&gateway, &question).await;
+                check(&heard, &at);
+                assert_eq!(heard.stop, stop(dialect, "tools"), "{at}");
+                let called: Vec<_> =
+                    heard.calls.iter().map(|(_, name, arguments)| (name.as_str(), arguments)).collect();
+                let (paris, rome) = (json!({"city": "Paris"}), json!({"city": "Rome"}));
+                assert_eq!(called, [("weather", &paris), ("weather", &rome)], "{at}");
+                assert!(heard.calls[0].0 != heard.calls[1].0, "{at}: {heard:?}");
+                let question = dialect.with_results(question, &heard, &["sun", "rain"]);
+                let (_, heard) = dialect.ask(&gateway, &question).await;
+                assert_eq!(heard.text, "The tools say sun and rain.", "{at}: {heard:?}");
+                assert_eq!(heard.stop, stop(dialect, "end"), "{at}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn images_schemas_thoughts_and_limits_reach_every_provider() {
+    let (models, gateway) = all().await;
+    let png = "iVBORw0KGgo=";
+    let person = json!({
+        "type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+        "required": ["name", "age"], "additionalProperties": false,
+    });
+    for (kind, _) in &models {
+        for dialect in DIALECTS {
+            let at = format!("{dialect:?} to {kind}");
+            let plain = |text: &str| dialect.question(&format!("{kind}/m-1"), text, false);
+            let mut question = plain("");
+            question["messages"][0]["content"] = match dialect {
+                Dialect::OpenAi => json!([
+                    {"type": "text", "text": "What is it?"},
+                    {"type": "image_url", "image_url": {"url": format!("data:image/png;base64,{png}")}},
+                ]),
+                Dialect::Anthropic => json!([
+                    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": png}},
+                    {"type": "text", "text": "What is it?"},
+                ]),
+            };
+            let (_, heard) = dialect.ask(&gateway, &question).await;
+            assert_eq!(heard.text, "An image of 12 characters.", "{at}: {heard:?}");
+
+            let mut question = plain("A person");
+            match dialect {
+                Dialect::OpenAi => {
+                    let schema = json!({"name": "person", "schema": person, "strict": true});
+                    question["response_format"] = json!({"type": "json_schema", "json_schema": schema});
+                }
+                Dialect::Anthropic => {
+                    question["output_config"] = json!({"format": {"type": "json_schema", "schema": person}});
+                }
+            }
+            let (_, heard) = dialect.ask(&gateway, &question).await;
+            let answer: Value =
+                serde_json::from_str(&heard.text).unwrap_or_else(|_| panic!("{at}: {heard:?}"));
+            assert_eq!(answer, json!({"name": "Ada", "age": 36}), "{at}");
+
+            if dialect == Dialect::OpenAi {
+                let mut question = plain("A person");
+                question["response_format"] = json!({"type": "json_object"});
+                let (_, heard) = dialect.ask(&gateway, &question).await;
+                assert_eq!(heard.text, "{\"name\":\"Ada\"}", "{at}: {heard:?}");
+            }
+
+            for stream in [false, true] {
+                let mut question = dialect.question(&format!("{kind}/m-1"), "Think", stream);
+                match dialect {
+                    Dialect::OpenAi => question["reasoning_effort"] = "low".into(),
+                    Dialect::Anthropic => {
+                        question["thinking"] = json!({"type": "enabled", "budget_tokens": 2000})
+                    }
+                }
+                let (_, heard) = dialect.ask(&gateway, &question).await;
+                assert_eq!(
+                    (heard.thought.as_str(), heard.text.as_str()),
+                    ("Let me think.", "You said: Think"),
+                    "{at}: {heard:?}"
+                );
+                check(&heard, &at);
+            }
+
+            let mut question = plain("Hello");
+            question["max_tokens"] = 1.into();
+            let (_, heard) = dialect.ask(&gateway, &question).await;
+            assert_eq!((heard.text.as_str(), heard.stop.as_str()), ("Once", stop(dialect, "length")), "{at}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn errors_of_every_provider_are_told_in_both_dialects() {
+    let (models, gateway) = all().await;
+    for (kind, model) in &models {
+        for fault in Fault::ALL {
+            if fault == Fault::ShortRateLimit {
+                continue;
+            }
+            model.behave(Manner::Fails(fault));
+            for dialect in DIALECTS {
+                let question = dialect.question(&format!("{kind}/m-1"), "Hello", true);
+                let (status, heard) = dialect.ask(&gateway, &question).await;
+                let openai = match fault {
+                    Fault::Authentication => (502, "provider_authentication"),
+                    Fault::Quota => (429, "insufficient_quota"),
+                    Fault::RateLimit | Fault::ShortRateLimit => (429, "rate_limit_exceeded"),
+                    Fault::ContextTooLong => (400, "context_length_exceeded"),
+                    Fault::Filtered => (400, "content_filter"),
+                    Fault::Overloaded => (503, "overloaded"),
+                    Fault::BadRequest => (400, "provider_refused"),
+                    Fault::UnknownModel => (404, "model_not_found"),
+                };
+                let anthropic = match fault {
+                    Fault::Authentication => (502, "api_error"),
+                    Fault::Quota | Fault::RateLimit | Fault::ShortRateLimit => (429, "rate_limit_error"),
+                    Fault::Overloaded => (529, "overloaded_error"),
+                    Fault::UnknownModel => (404, "not_found_error"),
+                    _ => (400, "invalid_request_error"),
+                };
+                let own = match dialect {
+                    Dialect::OpenAi => !matches!(*kind, "anthropic" | "gemini" | "bedrock" | "ollama"),
+                    Dialect::Anthropic => *kind == "anthropic",
+                };
+                let expected = if dialect == Dialect::OpenAi { openai } else { anthropic };
+                // In a provider's own dialect its own words are told.
+                if !own || fault == Fault::Authentication {
+                    assert_eq!(
+                        (status, heard.error.as_str()),
+                        expected,
+                        "{fault:?} of {kind} to {dialect:?}"
+                    );
+                } else {
+                    assert!(
+                        status >= 400 && !heard.error.is_empty() || *kind == "openrouter",
+                        "{fault:?} of {kind}"
+                    );
+                }
+            }
+        }
+        model.behave(Manner::Well);
+    }
+    assert!(!gateway.log().contains("sk-of"), "the log shows a key");
+}
+
+#[tokio::test]
+async fn a_provider_that_fails_before_its_first_word_is_replaced() {
+    for first in KINDS {
+        let second = if first == "anthropic" { "openai" } else { "anthropic" };
+        let quick = json!({"timeouts": {"first_byte": "300ms"}});
+        let (one, two, gateway) = pair(first, second, quick).await;
+        for manner in [
+            Manner::Fails(Fault::Overloaded),
+            Manner::Fails(Fault::Authentication),
+            Manner::Fails(Fault::UnknownModel),
+            Manner::Fails(Fault::RateLimit),
+            Manner::CutAfter(0),
+            Manner::StallAfter(0),
+            Manner::BadAfter(0),
+            Manner::FailsAfter(0),
+        ] {
+            one.behave(manner);
+            for dialect in DIALECTS {
+                let at = format!("{manner:?} of {first} then {second} to {dialect:?}");
+                let asked = two.seen().len();
+                let (status, heard) = dialect.ask(&gateway, &dialect.question("m", "Hello", true)).await;
+                assert_eq!((status, heard.text.as_str()), (200, "You said: Hello"), "{at}: {heard:?}");
+                check(&heard, &at);
+                assert_eq!(two.seen().len(), asked + 1, "{at}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_fails_after_its_first_word_ends_with_an_error_and_is_not_said_again() {
+    for kind in KINDS {
+        let quick = json!({"timeouts": {"idle": "300ms"}});
+        let (one, two, gateway) = pair(kind, "openai", quick).await;
+        for manner in [Manner::CutAfter(4), Manner::StallAfter(4), Manner::BadAfter(4), Manner::FailsAfter(4)]
+        {
+            one.behave(manner);
+            for dialect in DIALECTS {
+                let at = format!("{manner:?} of {kind} to {dialect:?}");
+                let question = dialect.question("m", "one two three four five six seven", true);
+                let request = Request::post(gateway.url(dialect.path()), &question);
+                let text = request.send().await.text().await;
+                let heard = dialect.streamed(&text);
+                assert!(heard.text.starts_with("You "), "{at}: {text}");
+                assert_eq!(heard.starts, 1, "{at}: {text}");
+                assert!(!heard.error.is_empty(), "{at}: {text}");
+                assert!(!heard.text.contains("seven") && !heard.over, "{at}: {text}");
+            }
+        }
+        assert_eq!(two.seen().len(), 0, "{kind}: nobody else is asked");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_who_hangs_up_stops_the_provider() {
+    let (models, gateway) = all().await;
+    for (kind, model) in &models {
+        model.behave(Manner::Slow(Duration::from_millis(60)));
+        let question = Dialect::OpenAi.question(&format!("{kind}/m-1"), &"word ".repeat(100), true);
+        let reply = Request::post(gateway.url("/v1/chat/completions"), &question).send().await;
+        assert_eq!(reply.status, 200, "{kind}");
+        drop(reply);
+        assert!(eventually(async || model.dropped() == 1).await, "{kind} talks on");
+    }
+}
+
+#[tokio::test]
+async fn words_are_passed_on_as_they_come() {
+    let (models, gateway) = all().await;
+    for (kind, model) in &models {
+        model.behave(Manner::Slow(Duration::from_millis(50)));
+        let question = Dialect::Anthropic.question(&format!("{kind}/m-1"), &"word ".repeat(30), true);
+        let began = Instant::now();
+        let reply = Request::post(gateway.url("/v1/messages"), &question).send().await;
+        let first = began.elapsed();
+        let heard = Dialect::Anthropic.streamed(&reply.text().await);
+        assert_eq!(heard.error, "", "{kind}");
+        assert!(first * 3 < began.elapsed(), "{kind}: {first:?} of {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_lone_provider_is_asked_again_when_it_says_when() {
+    let model = Model::start("gemini").await;
+    let gateway = Gateway::start(json!({"llm": {"providers": {"gemini": model.entry()}}})).await;
+    model.behave_once(Manner::Fails(Fault::ShortRateLimit));
+    let began = Instant::now();
+    let (status, heard) =
+        Dialect::OpenAi.ask(&gateway, &Dialect::OpenAi.question("any", "Hello", false)).await;
+    assert_eq!((status, heard.text.as_str()), (200, "You said: Hello"));
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert_eq!(model.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn models_are_listed_counted_and_embedded() {
+    let (_models, gateway) = all().await;
+    let mut list = Request::new("GET", gateway.url("/v1/models"));
+    if let Some(key) = gateway.key() {
+        list = list.header("authorization", &format!("Bearer {key}"));
+    }
+    let list: Value = serde_json::from_str(&list.send().await.text().await).unwrap();
+    let names: Vec<&str> =
+        list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    for kind in ["openai", "anthropic", "gemini", "bedrock"] {
+        assert!(names.contains(&format!("{kind}/m-1").as_str()), "{names:?}");
+    }
+    assert!(names.contains(&"m-1"), "{names:?}");
+    for kind in ["openai", "gemini", "ollama", "azure"] {
+        let body = json!({"model": format!("{kind}/m-1"), "input": ["a", "bcd"]});
+        let text = Request::post(gateway.url("/v1/embeddings"), &body).send().await.text().await;
+        let answer: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(answer["data"][1]["embedding"][0].as_f64(), Some(3.0), "{kind}: {answer}");
+    }
+    let count = |model: &str| {
+        let body = json!({"model": model, "messages": [{"role": "user", "content": "Hello"}]});
+        Request::post(gateway.url("/v1/messages/count_tokens"), &body).send()
+    };
+    for (model, expected) in [("anthropic/m-1", 42), ("gemini/m-1", 42), ("openai/m-1", 6)] {
+        let answer: Value = serde_json::from_str(&count(model).await.text().await).unwrap();
+        assert_eq!(answer["input_tokens"], expected, "{model}");
+    }
+}
+
+#[tokio::test]
+async fn official_sdks_work_with_another_base_url_and_key() {
+    let npm = std::env::var_os("CAUSEWAY_NPM").map(std::path::PathBuf::from).unwrap_or_default();
+    if !npm.join("node_modules/openai").exists() {
+        return skip(
+            "official_sdks_work_with_another_base_url_and_key",
+            "the SDKs are not there: run scripts/setup",
+        );
+    }
+    let (_models, gateway) = all().await;
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../servers/models_sdk.mjs");
+    let mut command = tokio::process::Command::new("node");
+    command.arg(script).arg(gateway.url("")).arg(gateway.key().unwrap_or("none"));
+    command.args(KINDS.map(|kind| format!("{kind}/m-1")));
+    let output = command.output().await.unwrap();
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.trim() == "ok", "{said}\n{complained}");
+}
+
+/// A gateway on this machine without a configuration file, with these variables.
+async fn from_variables(variables: &[(&str, String)]) -> (tokio::process::Child, String) {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    let folder = std::env::temp_dir();
+    let mut command = tokio::process::Command::new(causeway_suite::host::program());
+    command.args(["serve", "--listen", "127.0.0.1:0", "--state", "memory"]).current_dir(folder);
+    command.env_remove("CAUSEWAY_CONFIG").envs(variables.iter().map(|(name, value)| (name, value)));
+    command.stderr(std::process::Stdio::piped()).kill_on_drop(true);
+    let mut process = command.spawn().unwrap();
+    let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+    let mut said = String::new();
+    while let Ok(Some(line)) = lines.next_line().await {
+        if let Some((_, rest)) = line.split_once("listening on ") {
+            let url = rest.split_whitespace().next().unwrap().trim_end_matches("/mcp").to_owned();
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return (process, url);
+        }
+        said += &line;
+    }
+    panic!("the gateway did not start: {said}");
+}
+
+#[tokio::test]
+async fn one_variable_switches_the_provider() {
+    if Host::chosen() != Host::Native {
+        return skip("one_variable_switches_the_provider", "there the configuration is pushed");
+    }
+    for kind in KINDS {
+        let model = Model::start(kind).await;
+        let key = causeway_fixture::model::KEY.to_owned();
+        let variables: Vec<(&str, String)> = match kind {
+            "openai" => vec![("OPENAI_API_KEY", key), ("OPENAI_BASE_URL", model.url())],
+            "anthropic" => vec![("ANTHROPIC_API_KEY", key), ("ANTHROPIC_BASE_URL", model.url())],
+            "gemini" => vec![("GEMINI_API_KEY", key), ("GEMINI_BASE_URL", model.url())],
+            "bedrock" => vec![
+                ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE".to_owned()),
+                ("AWS_SECRET_ACCESS_KEY", key),
+                ("AWS_REGION", "us-east-1".to_owned()),
+                ("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", model.url()),
+            ],
+            "azure" => vec![("AZURE_OPENAI_API_KEY", key), ("AZURE_OPENAI_ENDPOINT", model.url())],
+            "openrouter" => vec![("OPENROUTER_API_KEY", key), ("OPENROUTER_BASE_URL", model.url())],
+            "dial" => vec![("DIAL_API_KEY", key), ("DIAL_URL", model.url())],
+            "ollama" => vec![("OLLAMA_API_KEY", key), ("OLLAMA_HOST", model.url())],
+            "lmstudio" => vec![("LMSTUDIO_API_KEY", key), ("LMSTUDIO_BASE_URL", model.url())],
+            _ => vec![("LLM_API_KEY", key), ("LLM_BASE_URL", model.url())],
+        };
+        let own = [("LLM_PROVIDER", kind.to_owned()), ("LLM_MODEL", "m-1".to_owned())];
+        let (_process, url) = from_variables(&[variables, own.to_vec()].concat()).await;
+        for dialect in DIALECTS {
+            // The very same question, whoever answers.
+            let question = dialect.question("default", "Hello", true);
+            let reply = Request::post(format!("{url}{}", dialect.path()), &question).send().await;
+            let heard = dialect.streamed(&reply.text().await);
+            assert_eq!(heard.text, "You said: Hello", "{kind} to {dialect:?}: {heard:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn both_ways_to_show_a_key_open_both_dialects() {
+    let model = Model::start("ollama").await;
+    let gateway = Gateway::start(json!({
+        "llm": {"providers": {"ollama": model.entry()}},
+        "keys": {"alice": {"hash": hash("k-alice"), "models": ["m-1"]}},
+    }))
+    .await;
+    for dialect in DIALECTS {
+        for (name, value) in [("authorization", "Bearer k-alice"), ("x-api-key", "k-alice")] {
+            let ask = |model: &str| {
+                let request =
+                    Request::post(gateway.url(dialect.path()), &dialect.question(model, "Hello", false));
+                request.header(name, value).send()
+            };
+            assert_eq!(ask("m-1").await.status, 200, "{dialect:?} {name}");
+            assert_eq!(ask("m-2").await.status, 404, "{dialect:?} {name}");
+        }
+        let request = Request::post(gateway.url(dialect.path()), &dialect.question("m-1", "Hello", false));
+        let reply = request.header("x-api-key", "wrong").send().await;
+        assert_eq!(reply.status, 401);
+        let word = if dialect == Dialect::OpenAi { "invalid_api_key" } else { "authentication_error" };
+        assert_eq!(dialect.whole(&reply.text().await).error, word);
+    }
+}
