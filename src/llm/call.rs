@@ -490,7 +490,8 @@ impl<P: Platform> Call<P> {
                 if own {
                     return self.finish(StatusCode::OK, headers, body);
                 }
-                let base64 = parse(&self.asked.body).is_ok_and(|asked| asked["encoding_format"] == "base64");
+                let base64 = parse(&self.asked.body)
+                    .is_ok_and(|asked| asked.get("encoding_format").is_some_and(|format| format == "base64"));
                 match convert::embeddings(provider.kind, &value, &candidate.model, base64) {
                     Some(body) => self.finish(StatusCode::OK, headers, body.to_string().into()),
                     None => self.failed(self.invalid("its answer has no embeddings"), None),

@@ -222,6 +222,7 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: Bo
 }
 
 /// What is in the box, without the box: it would be kept until whoever has it is done.
+#[expect(clippy::boxed_local, reason = "letting the box go is the point")]
 fn unboxed<T>(boxed: Box<T>) -> T {
     *boxed
 }

@@ -27,7 +27,8 @@ const LOOK: Duration = Duration::from_secs(1);
 async fn handle(request: Request) -> Result<Response, ErrorCode> {
     let instance = instance::instance().await;
     let gateway = Gateway::new(Spin, instance.clone());
-    let Reply { response, after } = gateway.clone().handle(read_request(request)).await;
+    let request = read_request(request).await;
+    let Reply { response, after } = gateway.clone().handle(request).await;
     spawn(async move {
         gateway.finish(after).await;
         instance::look(&instance).await;

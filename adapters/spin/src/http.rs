@@ -20,13 +20,19 @@ use spin_sdk::wasip3::http::types::{self, ErrorCode, RequestOptions};
 use spin_sdk::wasip3::http_compat::{
     IncomingBody, IncomingMessage, RequestOptionsExtension, http_from_wasi_response, http_into_wasi_request,
 };
-use spin_sdk::wit_bindgen::spawn;
+use spin_sdk::wit_bindgen::{spawn, yield_async};
 
 use crate::pipe::{Reader, Writer, pipe};
 use crate::platform::Spin;
 
 /// The core watches how long a server may be silent; the host, which would give up after ten minutes, must not.
 const SILENCE: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// Sets `work` going. By itself that is looked at only when something else happens in this task, which may be never.
+pub(crate) async fn start(work: impl Future<Output = ()> + 'static) {
+    spawn(work);
+    yield_async().await;
+}
 
 /// What a server or a mailbox says, or a caller.
 pub(crate) enum Chunks {
@@ -51,12 +57,12 @@ impl Stream for Chunks {
 }
 
 /// The request as the core takes it.
-pub(crate) fn read_request(request: spin_sdk::http::Request) -> Request<Reader> {
+pub(crate) async fn read_request(request: spin_sdk::http::Request) -> Request<Reader> {
     let (mut parts, body) = request.into_parts();
     // What the host adds for others.
     parts.extensions.clear();
     let (writer, reader) = pipe();
-    spawn(read(body, writer));
+    start(read(body, writer)).await;
     Request::from_parts(parts, reader)
 }
 
@@ -116,6 +122,8 @@ impl Future for Sent {
         {
             let (answered, answer) = oneshot::channel();
             spawn(exchange(*request, answered));
+            // As in `start`.
+            context.waker().wake_by_ref();
             *self = Self::Out(answer);
         }
         let lost = || SeamError::Host("the exchange was forgotten".to_owned());
@@ -132,7 +140,10 @@ impl Future for Sent {
 /// Sends `request`, answers with the head, and reads the body; ends as soon as nobody waits for it.
 async fn exchange(request: Request<Bytes>, answered: oneshot::Sender<Result<Response<Chunks>, SeamError>>) {
     let mut answered = answered;
-    let sent = match outgoing(request) {
+    let request = outgoing(request);
+    // Its body is sent by work that this has set going.
+    yield_async().await;
+    let sent = match request {
         Ok(request) => match select(pin!(client::send(request)), answered.cancellation()).await {
             Either::Left((sent, _)) => sent,
             Either::Right(_) => return,

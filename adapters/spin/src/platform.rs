@@ -15,9 +15,8 @@ use causeway::platform::{
 use spin_sdk::variables;
 use spin_sdk::wasip3::clocks::monotonic_clock;
 use spin_sdk::wasip3::random::random;
-use spin_sdk::wit_bindgen::spawn;
 
-use crate::http::{Chunks, Outbound, Sent};
+use crate::http::{Chunks, Outbound, Sent, start};
 use crate::instance;
 use crate::key_value::Kv;
 use crate::store::Sqlite;
@@ -95,7 +94,7 @@ impl Mailboxes for Spin {
         Box::pin(async move {
             let gateway = Gateway::new(Self, instance::instance().await);
             let (said, work) = instance::polled().post(gateway, &key, letter).await?;
-            spawn(work);
+            start(work).await;
             Ok(Chunks::Mailbox(said))
         })
     }
@@ -107,7 +106,7 @@ impl Mailboxes for Spin {
         Sent::Asked(Box::pin(async move {
             let gateway = Gateway::new(Self, instance::instance().await);
             let (answer, work) = instance::polled().ask(gateway, &key, request).await?;
-            spawn(work);
+            start(work).await;
             Ok(answer.await?.map(|asked| Chunks::Link(Box::new(asked))))
         }))
     }

@@ -257,7 +257,8 @@ fn a_stream_of_the_same_dialect_passes_through_untouched() {
 
 #[test]
 fn the_next_provider_answers_when_the_first_fails_before_its_first_word() {
-    let failing: Vec<(&str, fn(ProviderKind) -> Result<Script, SeamError>)> = vec![
+    type Answer = fn(ProviderKind) -> Result<Script, SeamError>;
+    let failing: Vec<(&str, Answer)> = vec![
         ("refused", |_| Err(SeamError::Connect("refused".into()))),
         ("overloaded", |_| Ok(Script::new(503, "application/json", "{\"error\":{\"message\":\"later\"}}"))),
         ("not authorized", |_| {
@@ -599,13 +600,8 @@ fn keys_open_the_models_that_they_may() {
     let list = |key: &str| {
         let request = Request::get("/v1/models").header("host", "localhost").header("x-api-key", key);
         let got = world.send(request.body(Bytes::new()).unwrap());
-        let names = got.json()["data"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|m| m["id"].as_str().unwrap().to_owned())
-            .collect::<Vec<_>>();
-        names
+        let data = got.json()["data"].clone();
+        data.as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     answering(&world, "up", vec![Ok(Script::json("{\"data\":[{\"id\":\"gpt-5\"},{\"id\":\"o3\"}]}"))]);
     assert_eq!(list("alice-key"), ["gpt-5", "o3"]);

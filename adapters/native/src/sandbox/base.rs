@@ -7,8 +7,8 @@
 //!   `CURL_CA_BUNDLE`, `GIT_SSL_CAINFO`);
 //! - proxies (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`, in either case), unless their value holds a password;
 //!
-//! and in a sandbox `TMPDIR`, `XDG_CACHE_HOME` and `npm_config_cache`, which point to folders of its own. What the entry
-//! lists wins.
+//! and in a sandbox `TMPDIR`, `XDG_CACHE_HOME`, `npm_config_cache` and `UV_TOOL_DIR`, which point to folders of its own.
+//! What the entry lists wins.
 
 use std::ffi::{OsStr, OsString};
 use std::hash::{BuildHasher, Hasher};
@@ -159,6 +159,8 @@ impl Private {
         }
         point("XDG_CACHE_HOME", &self.cache);
         point("npm_config_cache", &self.cache.join("npm"));
+        point("UV_TOOL_DIR", &self.cache.join("uv-tools"));
+        point("UV_TOOL_BIN_DIR", &self.cache.join("uv-bin"));
         // What is looked for in the cache and is large, or is made by hand.
         let browsers = home.join(".cache/ms-playwright");
         if browsers.is_dir() {
