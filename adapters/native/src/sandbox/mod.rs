@@ -296,6 +296,13 @@ fn orders(spec: &Spec, system: &System) -> Result<(Orders, Vec<(OsString, OsStri
             // One of its own: otherwise what others share stays theirs.
             rules.write.push("/dev/shm".into());
         }
+        let home = base::value(&env, "HOME").map(PathBuf::from).unwrap_or_default();
+        let lost = |file: &str| home.join(file).exists() && !rules.grant(&home.join(file));
+        let said = base::value(&env, "GIT_CONFIG_GLOBAL").is_some();
+        if !said && [".gitconfig", ".config/git/config"].into_iter().any(lost) {
+            // git does nothing at all if it has a configuration and may not read it.
+            base::set(&mut env, "GIT_CONFIG_GLOBAL", "/dev/null".into());
+        }
         if spec.cwd.is_none() && !rules.relative {
             orders.cwd = Some(private.temp.clone());
         }

@@ -112,6 +112,13 @@ pub(super) struct Rules {
     pub(super) notes: Vec<String>,
 }
 
+impl Rules {
+    /// Whether `path` may be read.
+    pub(super) fn grant(&self, path: &Path) -> bool {
+        self.read.iter().chain(&self.write).any(|granted| beneath(path, granted))
+    }
+}
+
 pub(super) fn rules(
     spec: &Spec,
     program: &Path,

@@ -298,3 +298,18 @@ fn a_script_is_run_with_the_project_that_it_is_part_of() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "part\n", "{err}");
     assert!(err.contains("Permission denied") || lacks("no Landlock"), "{err}");
 }
+
+#[test]
+fn git_does_without_a_configuration_that_it_may_not_read() {
+    if Command::new("git").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no git");
+        return;
+    }
+    std::fs::write(home().join(".gitconfig"), "[user]\nname = me\n").unwrap();
+    let mut spec = spec(Sandbox::default(), &["config", "--get", "user.name"]);
+    spec.command = "git".to_owned();
+    // Not found, which is another thing than broken (128).
+    assert_eq!(run(&spec).status.code(), Some(1));
+    spec.sandbox.read.push("~/.gitconfig".to_owned());
+    assert_eq!(run(&spec).status.code(), Some(0));
+}
