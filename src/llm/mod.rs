@@ -16,7 +16,7 @@
 //! | [`route`] | model names, rights and candidates |
 //! | [`provider`] | where a provider is asked, and how it knows who asks |
 //! | [`refusal`] | what a provider's error means |
-//! | [`call`] | one call: candidates, times, retries |
+//! | [`call`](mod@call) | one call: candidates, times, retries |
 //!
 //! ```
 //! use causeway::config::types::ProviderKind;
