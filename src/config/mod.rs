@@ -18,8 +18,8 @@
 //! let reading = load("mcpServers:\n  docs:\n    ulr: https://docs.example/mcp\n", Format::Yaml);
 //! let lines: Vec<String> = reading.problems.iter().map(|p| p.in_file("gateway.yaml").to_string()).collect();
 //! assert_eq!(lines, [
-//!     "gateway.yaml:2:3: mcpServers.docs: has neither `url` nor `command`: \
-//!      add the server's MCP endpoint, or the program to run",
+//!     "gateway.yaml:2:3: mcpServers.docs: has neither `url` nor `command` nor `via`: add the server's MCP endpoint, \
+//!      the program to run, or the link behind which it is",
 //!     "gateway.yaml:3:5: warning: mcpServers.docs.ulr: is not a known key and is ignored: did you mean `url`?",
 //! ]);
 //! # }

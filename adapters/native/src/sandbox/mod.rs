@@ -18,7 +18,7 @@
 //! [`report`]. No part of it needs more rights than the gateway has.
 //!
 //! Invariant: nothing secret is on a command line, and the server's environment holds what its entry lists and
-//! [`base`](mod@base) names, and nothing else of the gateway's.
+//! `base.rs` names, and nothing else of the gateway's.
 
 mod base;
 #[cfg(target_os = "linux")]
@@ -60,7 +60,7 @@ pub struct Spec {
     pub command: String,
     /// Its arguments.
     pub args: Vec<String>,
-    /// Its environment variables, filled in. The [base](mod@base) is added to them.
+    /// Its environment variables, filled in. The base (`base.rs`) is added to them.
     pub env: Vec<(String, String)>,
     /// Its working directory, if the entry names one.
     pub cwd: Option<PathBuf>,
