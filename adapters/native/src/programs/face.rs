@@ -41,6 +41,11 @@ pub(super) async fn answer(program: &Arc<Program>, request: Request<Bytes>) -> A
     };
     match (head.method, session) {
         (Method::GET, Some(session)) => {
+            if let Place::Shared(slot) = &session.place
+                && let Shared::Refused(_) = program.shared(slot).await?
+            {
+                return Ok(refusal(StatusCode::NOT_FOUND, None, -32001, "Session not found"));
+            }
             let inlet = session.open();
             Ok(events(None, inlet, None))
         }

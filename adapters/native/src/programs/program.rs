@@ -601,6 +601,16 @@ impl Program {
         state.all.retain(other);
         state.modern.retain(other);
         state.fresh = state.fresh.take().filter(other);
+        // Whoever listened is told that something may have been missed, and comes back to a process that is there.
+        if let Use::Shared(slot) = process.serves()
+            && let Some(slot) = slot.upgrade()
+        {
+            let here = |session: &&Arc<Session>| match &session.place {
+                Place::Shared(own) => Arc::ptr_eq(own, &slot),
+                Place::Own(_) => false,
+            };
+            state.sessions.values().filter(here).for_each(|session| session.fail(how));
+        }
         state.slots.iter().for_each(|slot| slot.empty(process));
         if state.all.is_empty() && !state.is_shy {
             // The next one may be of another version (2026-07-28 Versioning, "Backward Compatibility").
