@@ -318,14 +318,14 @@ pub async fn roots_that_change(cell: Arc<Cell>) -> Done {
     let able = Able::all(cell.client).answering(move |method, params| match method {
         ROOTS => {
             let number = count.fetch_add(1, Ordering::Relaxed);
-            Ok(json!({"roots": [{"uri": format!("file:///root/{number}")}]}))
+            Ok(json!({"roots": [{"uri": format!("file:///project/{number}")}]}))
         }
         _ => obliging(method, params),
     });
     let party = cell.connect_as(able).await?;
     let Party::Legacy(legacy) = &party else { return Err("not a legacy client".into()) };
     let first = said(&cell, &party, "ask_roots", json!({})).await?;
-    same("the roots", first, json!({"roots": [{"uri": "file:///root/0"}]}))?;
+    same("the roots", first, json!({"roots": [{"uri": "file:///project/0"}]}))?;
     legacy.notify("notifications/roots/list_changed", json!({})).await?;
     if !cell.serves_modern() {
         let news = "notifications/roots/list_changed";
@@ -333,5 +333,5 @@ pub async fn roots_that_change(cell: Arc<Cell>) -> Done {
         holds(told.await, || "the server was not told".into())?;
     }
     let second = said(&cell, &party, "ask_roots", json!({})).await?;
-    same("the roots then", second, json!({"roots": [{"uri": "file:///root/1"}]}))
+    same("the roots then", second, json!({"roots": [{"uri": "file:///project/1"}]}))
 }
