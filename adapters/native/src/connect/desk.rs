@@ -244,13 +244,16 @@ impl Desk {
             self.pause = FIRST;
         }
         match why {
-            Why::Never(words) => self.ended = Some(Ended::Refused(words.clone())),
+            // What was right once may be so again: a configuration that was pushed by mistake is taken back.
+            Why::Never(words) if !self.welcomed || self.options.once => {
+                self.ended = Some(Ended::Refused(words.clone()));
+            }
             // Whoever waits for the result of a check need not wait for ever.
             Why::NoWebSocket(words) => self.ended = Some(Ended::Refused(words.clone())),
             Why::Later(words) if self.options.once && self.pause > Duration::from_secs(2) => {
                 self.ended = Some(Ended::Refused(words.clone()));
             }
-            Why::Later(words) => {
+            Why::Later(words) | Why::Never(words) => {
                 let pause = jitter(self.pause);
                 self.pause = (self.pause * 2).min(MOST);
                 self.view.lost(words, pause);
