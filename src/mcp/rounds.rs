@@ -185,6 +185,7 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: St
         told,
         teller,
         asked: 0,
+        sent: 0,
     };
     match ran.through().await {
         Ok(Some(last)) => ran.say(last),
@@ -207,6 +208,7 @@ struct Run<'a, P: Platform> {
     told: UnboundedReceiver<Told>,
     teller: UnboundedSender<Told>,
     asked: usize,
+    sent: usize,
 }
 
 /// What an `input_required` result asks.
@@ -344,7 +346,10 @@ impl<P: Platform> Run<'_, P> {
         responses: Option<&str>,
         state: Option<&RawValue>,
     ) -> Result<Came, Fault> {
-        let id = self.mcp.memory.server(server).next_id().to_string();
+        // Neither the client's id nor that of the round before, whichever instances made those requests: the retry is a
+        // request of its own (2026-07-28 multi round-trip requests).
+        self.sent += 1;
+        let id = format!("\"{OWN}{}-r{}\"", self.stream, self.sent);
         let text = self.rounds.request.get().as_bytes();
         let mut splice = Splice::new(text);
         let Ok(Message::Request { id: old, params: Some(params), .. }) = Message::decode(text) else {
