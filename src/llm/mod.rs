@@ -91,6 +91,7 @@ const NATIVE: [HeaderName; 2] =
 ///
 /// # Errors
 /// When the body is no request, or there is no such model for this caller.
+#[allow(clippy::too_many_arguments, reason = "what one request brings, and where it is answered")]
 pub fn call<P: Platform>(
     platform: P,
     plan: Arc<Plan>,
@@ -144,6 +145,7 @@ pub fn call<P: Platform>(
         passed: kept(&PASSED),
         native: if task.front() == Front::Anthropic { kept(&NATIVE) } else { HeaderMap::new() },
         request_id: request_id.to_owned(),
+        caller: caller.name.clone(),
         candidates: choice.candidates,
         why: choice.why,
     };

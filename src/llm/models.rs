@@ -21,7 +21,8 @@ use super::route::{Candidate, candidates};
 use crate::config::Plan;
 use crate::config::plan::{Caller, Provider};
 use crate::config::types::ProviderKind;
-use crate::platform::{Clock as _, HttpClient as _, Platform, Timestamp};
+use crate::platform::{Clock as _, Platform, Timestamp};
+use crate::relay::through::begin_model;
 
 /// How large a list may be.
 const MOST: usize = 8 * 1024 * 1024;
@@ -172,10 +173,12 @@ fn item(
         }),
     };
     let targets = candidates(&plan.llm, caller, name).unwrap_or_default();
-    if owner == OWN || targets.len() > 1 {
-        item["targets"] = targets.iter().map(Candidate::name).collect();
+    if let Some(item) = item.as_object_mut() {
+        if owner == OWN || targets.len() > 1 {
+            item.insert("targets".to_owned(), targets.iter().map(Candidate::name).collect());
+        }
+        item.insert("model_context".to_owned(), serde_json::to_value(context).unwrap_or_default());
     }
-    item["model_context"] = serde_json::to_value(context).unwrap_or_default();
     item
 }
 
@@ -203,7 +206,7 @@ async fn asked<P: Platform>(
     let now = platform.clock().now();
     let request =
         provider::request(provider, Place::Models, "", Bytes::new(), &HeaderMap::new(), now).ok()?;
-    let body = fetched(platform, request).await?;
+    let body = fetched(platform, provider, request).await?;
     let list = found.insert(registry::listed(provider.kind, &body));
     if provider.kind != ProviderKind::Ollama {
         return Some(());
@@ -213,7 +216,7 @@ async fn asked<P: Platform>(
         let body = json!({"model": model.name}).to_string().into();
         let request = provider::request(provider, Place::Show, "", body, &HeaderMap::new(), now).ok()?;
         let (platform, name) = (platform.clone(), model.name.clone());
-        shown.push(async move { (name, fetched(&platform, request).await) });
+        shown.push(async move { (name, fetched(&platform, provider, request).await) });
     }
     while let Some((name, body)) = shown.next().await {
         if let (Some(body), Some(model)) = (body, list.iter_mut().find(|model| model.name == name)) {
@@ -224,8 +227,12 @@ async fn asked<P: Platform>(
 }
 
 /// A JSON answer of a provider.
-async fn fetched<P: Platform>(platform: &P, request: http::Request<Bytes>) -> Option<Value> {
-    let response = platform.http().send(request).await.ok()?;
+async fn fetched<P: Platform>(
+    platform: &P,
+    provider: &Provider,
+    request: http::Request<Bytes>,
+) -> Option<Value> {
+    let response = begin_model(platform, provider, request, "", "").await.ok()?;
     if !response.status().is_success() {
         return None;
     }

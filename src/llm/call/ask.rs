@@ -11,7 +11,8 @@ use crate::llm::provider::{self, Place, dialect};
 use crate::llm::refusal::Refusal;
 use crate::llm::route::Candidate;
 use crate::llm::{convert, gemini, tokens};
-use crate::platform::{Clock as _, HttpClient as _, Platform};
+use crate::platform::{Clock as _, Platform};
+use crate::relay::through::begin_model;
 
 impl<P: Platform> Call<P> {
     /// Asks the next candidate.
@@ -58,7 +59,9 @@ impl<P: Platform> Call<P> {
                 self.sent = true;
                 self.since = (self.platform.clock().ticks(), 0);
                 self.memory.begun(&candidate, now);
-                self.state = State::Sending(self.platform.http().begin(request));
+                let (caller, id) = (&self.asked.caller, &self.asked.request_id);
+                let sent = begin_model(&self.platform, &candidate.provider, request, caller, id);
+                self.state = State::Sending(sent);
             }
             Err(refusal) => self.failed(refusal, None),
         }

@@ -141,7 +141,8 @@ impl<P: Platform> Call<P> {
 
     pub(super) fn seam(&self, error: &SeamError) -> Refusal {
         let kind = match error {
-            SeamError::Connect(_) | SeamError::Denied(_) | SeamError::Offline(_) => Kind::UpstreamConnect,
+            SeamError::Connect(_) | SeamError::Denied(_) => Kind::UpstreamConnect,
+            SeamError::Offline(_) => Kind::LinkOffline,
             SeamError::Timeout(_) => Kind::UpstreamTimeout,
             SeamError::Cut(_) => Kind::UpstreamCut,
             SeamError::Host(_) => Kind::Host,

@@ -74,6 +74,8 @@ pub struct Asked {
     pub native: HeaderMap,
     /// The gateway's id of the request.
     pub request_id: String,
+    /// The name of the caller's key.
+    pub caller: String,
     /// Who may answer, in order.
     pub candidates: Vec<Candidate>,
     /// Why in this order.
