@@ -160,8 +160,7 @@ fn open_files(process: Option<u32>) -> Option<usize> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_reconnects_lose_nothing_and_leave_nothing() {
-    // workerd takes its time for each connection.
-    let count = if Host::chosen() == Host::Native { 1000 } else { 200 };
+    let count = 1000;
     let gateway = Gateway::start(behind(&["one"])).await;
     let mut quick = Quick::new(&gateway);
     quick.dial().await;
