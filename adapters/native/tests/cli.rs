@@ -92,7 +92,7 @@ fn missing_program_is_a_warning_where_it_stands() {
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines.len(), 1, "{said}");
     assert!(
-        lines[0].starts_with("g.yaml:6:14: warning: mcpServers.b.command: `causeway-no-such-program` is not"),
+        lines[0].starts_with("g.yaml:6:5: warning: mcpServers.b.command: `causeway-no-such-program` is not"),
         "{said}"
     );
     assert!(err(&check(text, &["validate", "g.yaml", "--no-secrets"], 0)).is_empty());
