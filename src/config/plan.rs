@@ -17,7 +17,7 @@ pub use super::types::{Processes, SandboxMode, Start};
 
 mod llm;
 
-pub use llm::{Credential, Llm, Model, Prices, Provider, Target};
+pub use llm::{Credential, Features, Llm, Model, Policy, Prices, Provider, Target};
 
 /// Everything the gateway needs to know, checked and ready.
 #[derive(Debug)]
@@ -135,6 +135,9 @@ impl Server {
         }
     }
 }
+
+/// The URL of whatever is behind a link. Nobody asks for it by this name; another origin is told from it.
+pub const BEHIND: &str = "http://link/";
 
 /// A link that a server is behind.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,15 +3,13 @@
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
-use serde_json::Value;
 use url::Url;
 
 use super::bedrock::sign::{Signer, encoded};
 use super::convert::Dialect;
-use super::json::{list, owned};
-use super::{anthropic, azure, bedrock, compatible, dial, gemini, lmstudio, ollama, openai, openrouter};
+use super::{anthropic, azure, bedrock, compatible, dial, gemini, lmstudio, openai, openrouter};
 use crate::config::glob::Glob;
-use crate::config::plan::{Credential, Provider};
+use crate::config::plan::{BEHIND, Credential, Provider};
 use crate::config::types::ProviderKind;
 use crate::fault::Kind;
 use crate::llm::refusal::Refusal;
@@ -31,6 +29,8 @@ pub enum Place {
     Models,
     /// How many tokens a request has.
     Count,
+    /// What there is to know of a model (Ollama).
+    Show,
 }
 
 /// `base` with `path` behind it.
@@ -99,7 +99,7 @@ pub fn address(provider: &Provider, place: Place, model: &str) -> Option<String>
                 Place::Chat { .. } => join(&root, "v1/messages"),
                 Place::Count => join(&root, "v1/messages/count_tokens"),
                 Place::Models => join(&root, "v1/models?limit=1000"),
-                Place::Embeddings => return None,
+                Place::Embeddings | Place::Show => return None,
             })
         }
         ProviderKind::Gemini => {
@@ -115,6 +115,7 @@ pub fn address(provider: &Provider, place: Place, model: &str) -> Option<String>
                 Place::Embeddings => path(&format!("models/{model}:batchEmbedContents")),
                 Place::Count => path(&format!("models/{model}:countTokens")),
                 Place::Models => path("models?pageSize=1000"),
+                Place::Show => return None,
             })
         }
         ProviderKind::Bedrock => {
@@ -127,7 +128,7 @@ pub fn address(provider: &Provider, place: Place, model: &str) -> Option<String>
                     let list = base.as_str().replace("bedrock-runtime.", "bedrock.");
                     format!("{}/foundation-models", list.trim_end_matches('/'))
                 }
-                Place::Embeddings | Place::Count => return None,
+                Place::Embeddings | Place::Count | Place::Show => return None,
             })
         }
         ProviderKind::Ollama => {
@@ -136,6 +137,7 @@ pub fn address(provider: &Provider, place: Place, model: &str) -> Option<String>
                 Place::Chat { .. } => join(&root, "api/chat"),
                 Place::Embeddings => join(&root, "api/embed"),
                 Place::Models => join(&root, "api/tags"),
+                Place::Show => join(&root, "api/show"),
                 Place::Count => return None,
             })
         }
@@ -181,6 +183,19 @@ pub fn request(
     if provider.kind == ProviderKind::Anthropic && !headers.contains_key("anthropic-version") {
         headers.insert("anthropic-version", HeaderValue::from_static(anthropic::VERSION));
     }
+    identify(provider, headers);
+    if let Credential::Aws { id, secret, session } = &provider.credential {
+        let region = &provider.region;
+        Signer { id, secret, session: session.as_deref(), region, service: "bedrock" }
+            .sign(&mut request, now);
+    }
+    request.extensions_mut().insert(ConnectTimeout(provider.timeouts.connect));
+    Ok(request)
+}
+
+/// Puts what the configuration says of them into the headers of a request to `provider`, with the proof of who asks.
+/// AWS wants the whole request signed, which is not done here.
+pub fn identify(provider: &Provider, headers: &mut HeaderMap) {
     let put = |headers: &mut HeaderMap, name: HeaderName, text: &str| {
         if let Ok(mut value) = HeaderValue::from_str(text) {
             value.set_sensitive(true);
@@ -198,29 +213,59 @@ pub fn request(
         Credential::None | Credential::Aws { .. } => {}
     }
     headers.extend(provider.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-    if let Credential::Aws { id, secret, session } = &provider.credential {
-        let region = &provider.region;
-        Signer { id, secret, session: session.as_deref(), region, service: "bedrock" }
-            .sign(&mut request, now);
-    }
-    request.extensions_mut().insert(ConnectTimeout(provider.timeouts.connect));
-    Ok(request)
 }
 
-/// The names of the models that a provider's list holds.
+/// Where a request goes that has come through a link for `provider`, which is in the file of this end; `None` where the
+/// router asks providers of this kind for no such thing.
 #[must_use]
-pub fn models(kind: ProviderKind, body: &Value) -> Vec<String> {
-    match kind {
-        ProviderKind::Ollama => ollama::models(body),
-        ProviderKind::Lmstudio => lmstudio::models(body),
-        ProviderKind::Gemini => list(body, "models")
-            .iter()
-            .filter_map(|model| owned(model, "name"))
-            .map(|name| name.strip_prefix("models/").map(str::to_owned).unwrap_or(name))
-            .collect(),
-        ProviderKind::Bedrock => {
-            list(body, "modelSummaries").iter().filter_map(|model| owned(model, "modelId")).collect()
+pub fn behind(provider: &Provider, method: &Method, path: &str) -> Option<String> {
+    let there = Provider::new(&provider.name, provider.kind, Url::parse(BEHIND).ok()?);
+    [Place::Chat { stream: true }, Place::Embeddings, Place::Models, Place::Show].into_iter().find_map(
+        |place| {
+            let asked = Url::parse(&address(&there, place, "")?).ok()?;
+            let own = if place == Place::Models { Method::GET } else { Method::POST };
+            (asked.path() == path && *method == own).then(|| address(provider, place, ""))?
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(kind: ProviderKind, url: &str, method: Method, path: &str) -> Option<String> {
+        behind(&Provider::new("local", kind, Url::parse(url).unwrap()), &method, path)
+    }
+
+    #[test]
+    fn what_comes_through_a_link_is_asked_where_the_file_says() {
+        let compatible = |path: &str| {
+            asked(ProviderKind::OpenaiCompatible, "http://127.0.0.1:8000/base/v1/", Method::POST, path)
+        };
+        let base = "http://127.0.0.1:8000/base/v1";
+        assert_eq!(compatible("/chat/completions"), Some(format!("{base}/chat/completions")));
+        assert_eq!(compatible("/embeddings"), Some(format!("{base}/embeddings")));
+        let ollama = |method, path| asked(ProviderKind::Ollama, "http://127.0.0.1:11434/v1", method, path);
+        assert_eq!(ollama(Method::POST, "/api/chat").as_deref(), Some("http://127.0.0.1:11434/api/chat"));
+        assert_eq!(ollama(Method::GET, "/api/tags").as_deref(), Some("http://127.0.0.1:11434/api/tags"));
+        let studio = |method, path| asked(ProviderKind::Lmstudio, "http://127.0.0.1:1234/v1", method, path);
+        let list = studio(Method::GET, "/api/v0/models");
+        assert_eq!(list.as_deref(), Some("http://127.0.0.1:1234/api/v0/models"));
+        let chat = studio(Method::POST, "/chat/completions");
+        assert_eq!(chat.as_deref(), Some("http://127.0.0.1:1234/v1/chat/completions"));
+    }
+
+    #[test]
+    fn nothing_else_is_asked_through_a_link() {
+        for path in
+            ["", "/", "/api/chat/", "/api/chat?x=1", "/api/../api/chat", "//evil/api/chat", "/api/pull"]
+        {
+            let found = asked(ProviderKind::Ollama, "http://127.0.0.1:11434", Method::POST, path);
+            assert_eq!(found, None, "{path}");
         }
-        _ => list(body, "data").iter().filter_map(|model| owned(model, "id")).collect(),
+        for method in [Method::GET, Method::DELETE, Method::PUT] {
+            let found = asked(ProviderKind::Ollama, "http://127.0.0.1:11434", method, "/api/chat");
+            assert_eq!(found, None);
+        }
     }
 }
