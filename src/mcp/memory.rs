@@ -170,6 +170,16 @@ impl Memory {
         sessions.entry(id.to_owned()).or_insert_with(|| Arc::new(session)).clone()
     }
 
+    /// Forgets a session that has been ended.
+    pub fn forget_session(&self, id: &str) {
+        let mut sessions = lock(&self.sessions);
+        sessions.remove(id);
+        // A burst must not leave its space behind for ever.
+        if sessions.capacity() > 1024 && sessions.len() * 4 < sessions.capacity() {
+            sessions.shrink_to_fit();
+        }
+    }
+
     /// How the link `name` was when it was last looked at, and when that was.
     pub fn link(&self, name: &str) -> Option<(Timestamp, Arc<Shown>)> {
         lock(&self.links).get(name).cloned()

@@ -246,6 +246,10 @@ impl<P: Platform> Mcp<P> {
         let ended = !session.is_lenient();
         self.record(session, |record| *record = Record { ended, ..Record::default() }).await?;
         session.memory.cancel_all();
+        if ended {
+            // The store knows, should anybody ask.
+            self.memory.forget_session(&session.facts.id);
+        }
         Ok(upstreams)
     }
 

@@ -3,10 +3,11 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-use causeway_fixture::Options;
-use causeway_suite::Host;
+use causeway_fixture::{Fixture, Options};
+use causeway_suite::host::skip;
 use causeway_suite::legacy::{Heard, Legacy};
-use causeway_suite::party::Able;
+use causeway_suite::party::{Able, Target};
+use causeway_suite::{Gateway, Host, serving};
 use serde_json::json;
 
 use crate::World;
@@ -113,4 +114,41 @@ async fn a_thousand_sessions_lose_nothing_and_hear_nothing_twice() {
     if !world.is_left_out("a thousand sessions") {
         run(&world, count).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_come_when_others_have_gone_need_no_memory_of_their_own() {
+    if Host::chosen() != Host::Native {
+        return skip("memory", "how much memory an engine holds says little about what runs on it");
+    }
+    let fixture = Fixture::start(Options::legacy("one").matrix()).await;
+    let mut config = serving(&[("one", &fixture)]);
+    config["limits"] = json!({"subscriptions": 1000});
+    let gateway = Gateway::start(config).await;
+    let (target, resident) = (Target::new(gateway.url("/mcp")), || gateway.resident().unwrap());
+    let wave = async |count: usize| {
+        let mut clients = Vec::new();
+        for _ in 0..count {
+            let client = Legacy::connect(&target, "2025-11-25", Able::all("2025-11-25")).await.unwrap();
+            assert_eq!(client.listen().await, Ok(200));
+            clients.push(client);
+        }
+        assert!(fixture.until(|fixture| fixture.streams() == count).await, "all are heard");
+        let open = resident();
+        for client in clients {
+            assert_eq!(client.delete().await, Ok(204));
+        }
+        assert!(fixture.until(|fixture| fixture.streams() == 0).await, "all have ended");
+        open
+    };
+    // What is needed once is there.
+    wave(20).await;
+    let before = resident();
+    let (first, second, third) = (wave(200).await, wave(200).await, wave(200).await);
+    let (each, more) = (first.saturating_sub(before), third.saturating_sub(first));
+    let _ = writeln!(
+        std::io::stderr(),
+        "200 streams, three times: {before} kB before, {first}, {second} and {third} kB with all of them open"
+    );
+    assert!(more * 2 < each.max(2048), "{more} kB more than the first {each} kB");
 }
