@@ -36,6 +36,12 @@ pub enum Endpoint {
     Embeddings,
     /// `/v1/models`, or `/v1/models/{model}`
     Models(Option<String>),
+    /// `/ask`
+    Ask,
+    /// `/openapi.json`
+    OpenApi,
+    /// `/schema/{name}`
+    Schema(String),
     /// `/admin/v1/config`
     Config,
     /// `/admin/v1/config/rollback`
@@ -60,6 +66,8 @@ impl Endpoint {
             "/v1/messages/count_tokens" => Self::CountTokens,
             "/v1/embeddings" => Self::Embeddings,
             "/v1/models" => Self::Models(None),
+            "/ask" => Self::Ask,
+            "/openapi.json" => Self::OpenApi,
             "/admin/v1/config" => Self::Config,
             "/admin/v1/config/rollback" => Self::Rollback,
             _ if path.starts_with("/v1/models/") => {
@@ -72,9 +80,12 @@ impl Endpoint {
                     let rest = path.strip_prefix(prefix);
                     rest.filter(|rest: &&str| !rest.is_empty() && !rest.contains('/')).map(str::to_owned)
                 };
-                match server("/mcp/") {
-                    Some(server) => Self::Mcp(Some(server)),
-                    None => Self::Sse(Some(server("/sse/")?)),
+                if let Some(server) = server("/mcp/") {
+                    Self::Mcp(Some(server))
+                } else if let Some(name) = server("/schema/") {
+                    Self::Schema(name)
+                } else {
+                    Self::Sse(Some(server("/sse/")?))
                 }
             }
         })
@@ -98,6 +109,9 @@ impl Endpoint {
             Self::CountTokens => "/v1/messages/count_tokens",
             Self::Embeddings => "/v1/embeddings",
             Self::Models(_) => "/v1/models",
+            Self::Ask => "/ask",
+            Self::OpenApi => "/openapi.json",
+            Self::Schema(_) => "/schema/{name}",
             Self::Config => "/admin/v1/config",
             Self::Rollback => "/admin/v1/config/rollback",
         }

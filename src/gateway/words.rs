@@ -1,4 +1,4 @@
-//! The endpoints of models: OpenAI's and Anthropic's own, in front of any provider.
+//! The endpoints of models: OpenAI's and Anthropic's own and the gateway's, in front of any provider.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::config::Plan;
 use crate::config::plan::Caller;
 use crate::fault::Fault;
 use crate::inbound::{self, Endpoint};
-use crate::llm::{self, Front, Opening, Refusal, Task};
+use crate::llm::{self, Front, Opening, Refusal, Task, Words};
 use crate::platform::{Clock as _, Platform, SeamError};
 
 /// Whose errors a caller of this endpoint understands; `None` for endpoints that are not of models.
@@ -24,6 +24,7 @@ pub(super) fn front(endpoint: &Endpoint, headers: &HeaderMap) -> Option<Front> {
     match endpoint {
         Endpoint::Completions | Endpoint::Embeddings => Some(Front::OpenAi),
         Endpoint::ModelMessages | Endpoint::CountTokens => Some(Front::Anthropic),
+        Endpoint::Ask => Some(Front::Ask),
         Endpoint::Models(_) if llm::is_anthropic(headers) => Some(Front::Anthropic),
         Endpoint::Models(_) => Some(Front::OpenAi),
         _ => None,
@@ -78,7 +79,12 @@ impl<P: Platform> Gateway<P> {
         inbound::check_json(&head.headers)?;
         let body = inbound::body(&head.headers, body, plan.limits.body).await?;
         let (platform, id) = (self.platform.clone(), &asked.request_id);
-        let call = match llm::call(platform, plan.clone(), caller, task, &head.headers, body, id) {
+        let headers = &head.headers;
+        let call = match front {
+            Front::Ask => llm::ask::ask(platform, plan.clone(), caller, headers, &body, id).map(Words::Ask),
+            _ => llm::call(platform, plan.clone(), caller, task, headers, body, id).map(Words::Call),
+        };
+        let call = match call {
             Ok(call) => call,
             Err(refused) => {
                 asked.note.fault = Some(refused.fault.clone());
@@ -101,7 +107,7 @@ impl<P: Platform> Gateway<P> {
         };
         Ok(match opening {
             Opening::Whole(status, headers, body) => {
-                asked.metered = Some(Box::new(call.metered.clone()));
+                asked.metered = Some(Box::new(call.metered().clone()));
                 Head { status, headers, body: HeadBody::Full(body), cancel: None, opening: None }
             }
             Opening::Stream(mut headers) => {

@@ -16,6 +16,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
+use super::ask::types::Attempt;
 use super::chat::{Chat, Event, Whole};
 use super::convert::{self, Front, Reader, Writer};
 use super::meter::{Metered, cost};
@@ -71,6 +72,8 @@ pub struct Asked {
     pub stream: bool,
     /// The request, as it came.
     pub body: Bytes,
+    /// The request as a conversation, where it came as no provider's dialect.
+    pub chat: Option<Chat>,
     /// Headers of the caller's that go on to any provider.
     pub passed: HeaderMap,
     /// Headers of the caller's that go on to a provider of their own dialect.
@@ -140,17 +143,17 @@ pub struct Call<P: Platform> {
 
 impl<P: Platform> Call<P> {
     /// A call that has not begun.
-    pub fn new(platform: P, plan: Arc<Plan>, asked: Asked) -> Self {
+    pub fn new(platform: P, plan: Arc<Plan>, mut asked: Asked) -> Self {
         let (now, ticks) = (platform.clock().now(), platform.clock().ticks());
         let metered = Metered { asked: asked.model.clone(), ..Metered::default() };
         Self {
             left: asked.candidates.iter().cloned().collect(),
             platform,
             plan,
-            asked,
             current: None,
             state: State::Next,
-            chat: None,
+            chat: asked.chat.take(),
+            asked,
             rounds: 0,
             refusal: None,
             began: now,
@@ -306,6 +309,8 @@ impl<P: Platform> Call<P> {
         match provider::request(&candidate.provider, place, &candidate.model, encoded, &passed, now) {
             Ok(request) => {
                 self.metered.attempts += 1;
+                let (provider, model) = (candidate.provider.name.clone(), candidate.model.clone());
+                self.metered.tried.push(Attempt { provider, model, outcome: "ok" });
                 self.state = State::Sending(self.platform.http().begin(request));
             }
             Err(refusal) => self.failed(refusal, None),
@@ -392,7 +397,11 @@ impl<P: Platform> Call<P> {
     /// An id of our own for an answer whose provider gives none.
     fn id(&self) -> String {
         let front = self.asked.task.front();
-        let prefix = if front == Front::OpenAi { "chatcmpl-" } else { "msg_" };
+        let prefix = match front {
+            Front::OpenAi => "chatcmpl-",
+            Front::Anthropic => "msg_",
+            Front::Ask => "ask_",
+        };
         format!("{prefix}{}", self.asked.request_id)
     }
 
@@ -658,6 +667,9 @@ impl<P: Platform> Call<P> {
     /// The current candidate does not answer, or not to the end.
     fn failed(&mut self, refusal: Refusal, raw: Option<(StatusCode, Bytes)>) {
         self.state = State::Over;
+        if let Some(attempt) = self.metered.tried.last_mut() {
+            attempt.outcome = refusal.fault.kind.row().label;
+        }
         if self.committed {
             self.tell(&refusal);
             return;

@@ -1,5 +1,6 @@
 //! What a call used and cost.
 
+use super::ask::types::Attempt;
 use super::chat::Usage;
 use super::route::Candidate;
 use crate::config::plan::{Llm, Prices};
@@ -16,6 +17,8 @@ pub struct Metered {
     pub model: Option<String>,
     /// How many requests were made for it.
     pub attempts: u32,
+    /// Who was asked, in order.
+    pub tried: Vec<Attempt>,
     /// Tokens.
     pub usage: Usage,
     /// US dollars, where the prices are known.

@@ -75,7 +75,7 @@ pub async fn models<P: Platform>(
     let items: Vec<Value> = shown.iter().map(|(name, owner)| item(front, name, owner)).collect();
     let ends = |item: Option<&Value>| item.and_then(|item| item.get("id")).cloned().unwrap_or_default();
     let whole = match front {
-        Front::OpenAi => json!({"object": "list", "data": items}),
+        Front::OpenAi | Front::Ask => json!({"object": "list", "data": items}),
         Front::Anthropic => {
             let (first, last) = (ends(items.first()), ends(items.last()));
             json!({"data": items, "has_more": false, "first_id": first, "last_id": last})
@@ -96,7 +96,7 @@ pub fn one_model(plan: &Plan, caller: &Caller, front: Front, name: &str) -> Resu
 
 fn item(front: Front, name: &str, owner: &str) -> Value {
     match front {
-        Front::OpenAi => json!({"id": name, "object": "model", "created": 0, "owned_by": owner}),
+        Front::OpenAi | Front::Ask => json!({"id": name, "object": "model", "created": 0, "owned_by": owner}),
         Front::Anthropic => json!({
             "type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z",
         }),

@@ -19,9 +19,9 @@ use serde_json::{Value, json};
 use super::fixtures::{FRONTS, answers, stream_type, wire};
 use crate::world::{Got, World, key, plan};
 
-type Asked = Arc<Mutex<Vec<Request<Bytes>>>>;
+pub(super) type Asked = Arc<Mutex<Vec<Request<Bytes>>>>;
 
-fn provider(name: &str, kind: ProviderKind) -> Provider {
+pub(super) fn provider(name: &str, kind: ProviderKind) -> Provider {
     let mut provider = Provider::new(name, kind, format!("http://{name}/v1").parse().unwrap());
     provider.credential = match kind {
         ProviderKind::Bedrock => {
@@ -34,13 +34,13 @@ fn provider(name: &str, kind: ProviderKind) -> Provider {
 }
 
 /// A gateway in front of these providers.
-fn world_of(providers: Vec<Provider>) -> World {
+pub(super) fn world_of(providers: Vec<Provider>) -> World {
     let mut plan: Plan = plan(vec![]);
     plan.llm = Llm { providers: providers.into_iter().map(Arc::new).collect(), models: vec![] };
     World::new(Fake::default(), plan)
 }
 
-fn change(world: &World, change: impl FnOnce(&mut Plan)) -> World {
+pub(super) fn change(world: &World, change: impl FnOnce(&mut Plan)) -> World {
     let old = world.instance.plan().unwrap();
     let mut plan: Plan = plan(vec![]);
     plan.llm.providers.clone_from(&old.llm.providers);
@@ -50,7 +50,7 @@ fn change(world: &World, change: impl FnOnce(&mut Plan)) -> World {
 }
 
 /// What the provider called `name` answers, in turn; the last for ever. Gives what it was asked.
-fn answering(world: &World, name: &str, scripts: Vec<Result<Script, SeamError>>) -> Asked {
+pub(super) fn answering(world: &World, name: &str, scripts: Vec<Result<Script, SeamError>>) -> Asked {
     let asked: Asked = Arc::default();
     let (seen, scripts) = (asked.clone(), Mutex::new(VecDeque::from(scripts)));
     world.fake.upstream(name, move |request| {
@@ -65,6 +65,7 @@ fn path(front: Front) -> &'static str {
     match front {
         Front::OpenAi => "/v1/chat/completions",
         Front::Anthropic => "/v1/messages",
+        Front::Ask => "/ask",
     }
 }
 
@@ -78,6 +79,7 @@ fn heard(front: Front, got: &Got, stream: bool) -> Whole {
     let (own, kind) = match front {
         Front::OpenAi => (Dialect::OpenAi, ProviderKind::Openai),
         Front::Anthropic => (Dialect::Anthropic, ProviderKind::Anthropic),
+        Front::Ask => unreachable!("nobody but the gateway speaks it"),
     };
     if !stream {
         return Whole::of(whole("caller", kind, &got.json()))
@@ -89,7 +91,7 @@ fn heard(front: Front, got: &Got, stream: bool) -> Whole {
     Whole::of(events).unwrap_or_else(|_| panic!("{}", got.body))
 }
 
-fn words(whole: &Whole) -> String {
+pub(super) fn words(whole: &Whole) -> String {
     let text = |part: &Part| match part {
         Part::Text(text) => Some(text.clone()),
         _ => None,
@@ -98,7 +100,7 @@ fn words(whole: &Whole) -> String {
 }
 
 /// A stream of `kind` that says `texts`, each in a chunk of its own, without its end.
-fn saying(kind: ProviderKind, texts: &[&str]) -> Vec<Step> {
+pub(super) fn saying(kind: ProviderKind, texts: &[&str]) -> Vec<Step> {
     let all = answers();
     let (.., stream) = all.iter().find(|(_, own, case, ..)| *own == kind && case == "plain").unwrap();
     let hello = stream.iter().position(|piece| piece.to_string().contains("Hello")).unwrap();
@@ -115,7 +117,7 @@ fn bytes_of(kind: ProviderKind, stream: &[Value]) -> Bytes {
     bytes.strip_suffix(b"data: [DONE]\n\n").map_or_else(|| bytes.clone().into(), Bytes::copy_from_slice)
 }
 
-fn streaming(kind: ProviderKind, body: Vec<Step>) -> Script {
+pub(super) fn streaming(kind: ProviderKind, body: Vec<Step>) -> Script {
     Script { body, ..Script::new(200, stream_type(kind), "") }
 }
 
@@ -314,6 +316,7 @@ fn the_next_provider_answers_when_the_first_fails_before_its_first_word() {
                     let starts = match front {
                         Front::OpenAi => got.body.matches("\"role\":\"assistant\"").count(),
                         Front::Anthropic => got.body.matches("event: message_start").count(),
+                        Front::Ask => got.body.matches("event: start").count(),
                     };
                     assert_eq!(starts, 1, "{at}");
                     let line: Value = serde_json::from_str(&world.fake.logged()[0]).unwrap();
@@ -370,6 +373,7 @@ fn what_fails_after_its_first_word_ends_with_an_error_event_and_nothing_is_said_
                         assert!(got.body.contains("event: error\ndata: {\"type\":\"error\""), "{at}");
                         assert!(!got.body.contains("message_stop"), "{at}");
                     }
+                    Front::Ask => unreachable!(),
                 }
                 let line: Value = serde_json::from_str(&world.fake.logged()[0]).unwrap();
                 assert_eq!(line["outcome"], label, "{at}");

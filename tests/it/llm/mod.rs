@@ -1,5 +1,6 @@
 //! The model router: the grid of conversions, and whole calls on the fake platform.
 
+mod ask;
 mod calls;
 mod fixtures;
 mod grid;
