@@ -43,7 +43,7 @@ pub fn compile(config: &Config, secrets: &impl Secrets, abilities: Abilities) ->
             Err(reason) => plan.skipped.push(Skipped { name: name.to_owned(), reason }),
         }
     }
-    plan.llm = llm::llm(&config.llm, secrets, &mut plan.skipped);
+    plan.llm = llm::llm(&config.llm, secrets, abilities, &mut plan.skipped);
     plan.keys = keys(config, secrets, &mut problems);
     plan.origins = origins(config, secrets, &mut problems);
     if config.keys.is_empty() && !abilities.keyless {
@@ -65,10 +65,7 @@ fn server(
         return Err("disabled in the configuration".to_owned());
     }
     if let Some(link) = &entry.via {
-        if host.links == Links::No {
-            let host = host.host;
-            return Err(format!("it is behind the link `{link}`, and {host} has no links"));
-        }
+        has_links(link, host)?;
         return behind(name, entry, link);
     }
     let url = match (entry.kind, &entry.url) {
@@ -100,14 +97,21 @@ fn server(
     })
 }
 
+/// Whether a companion can dial in to `host` as `link`.
+fn has_links(link: &str, host: Abilities) -> Result<(), String> {
+    match host.links {
+        Links::No => Err(format!("it is behind the link `{link}`, and {} has no links", host.host)),
+        _ => Ok(()),
+    }
+}
+
 /// A server behind a link. How it is reached there, and with which credentials, is the other end's business.
 fn behind(name: &str, entry: &types::Server, link: &str) -> Result<Server, String> {
     let offline = match entry.offline {
         types::Offline::Keep => Offline::Keep,
         types::Offline::Hide => Offline::Hide,
     };
-    // Nobody asks for it by this name; an endpoint that the server names is told from other origins by it.
-    let url = Url::parse("http://link/").map_err(|error| error.to_string())?;
+    let url = Url::parse(plan::BEHIND).map_err(|error| error.to_string())?;
     Ok(Server { via: Some(Via { link: link.to_owned(), offline }), ..offered(name, entry, url) })
 }
 

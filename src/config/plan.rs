@@ -136,6 +136,9 @@ impl Server {
     }
 }
 
+/// The URL of whatever is behind a link. Nobody asks for it by this name; another origin is told from it.
+pub const BEHIND: &str = "http://link/";
+
 /// A link that a server is behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Via {

@@ -169,7 +169,7 @@ impl Reader {
         }
         self.check_prefixes(&config.servers);
         self.check_server_lists(&config.servers);
-        self.check_link_lists(&config.servers);
+        self.check_link_lists(&config.servers, &config.llm.providers);
         Some(config)
     }
 

@@ -48,8 +48,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// What concerns the companion that dials in as `link`: the servers that it may offer, as if they were not behind a
-    /// link, and nothing of who may call them.
+    /// What concerns the companion that dials in as `link`: the servers and providers of models that it may offer, as if
+    /// they were not behind a link, and nothing of who may call them.
     #[must_use]
     pub fn behind(&self, link: &str) -> Self {
         let mut own = self.clone();
@@ -58,7 +58,15 @@ impl Config {
             server.via = None;
         }
         own.keys = Named::default();
-        own.llm = Llm::default();
+        own.llm.models = Named::default();
+        // One that is nowhere near and has no `via` is the gateway's own, where one file serves both ends.
+        own.llm.providers.0.retain(|(_, provider)| match &provider.via {
+            Some(via) => via == link,
+            None => provider.kind.is_open(),
+        });
+        for (_, provider) in &mut own.llm.providers.0 {
+            provider.via = None;
+        }
         own
     }
 }

@@ -81,7 +81,7 @@ impl<P: Platform> Gateway<P> {
         }
         if !dock::is_known(plan, &name) {
             let message = format!(
-                "nothing is behind a link called {name:?}: give servers `via: {name}` in the gateway's configuration"
+                "nothing is behind a link called {name:?}: give servers or providers `via: {name}` in the gateway's configuration"
             );
             return Err(Fault::new(Kind::NotFound, message));
         }

@@ -27,9 +27,8 @@ use super::{gemini, tokens};
 use crate::config::Plan;
 use crate::config::types::ProviderKind;
 use crate::fault::{Fault, Kind};
-use crate::platform::{
-    Clock as _, Entropy as _, HttpClient as _, Platform, SeamError, Sent, Timestamp, UpstreamBody,
-};
+use crate::platform::{Clock as _, Entropy as _, Platform, SeamError, Sent, Timestamp, UpstreamBody};
+use crate::relay::through::begin_model;
 
 /// How much of an error's body is read.
 const ERROR_BODY: usize = 64 * 1024;
@@ -80,6 +79,8 @@ pub struct Asked {
     pub native: HeaderMap,
     /// The gateway's id of the request.
     pub request_id: String,
+    /// The name of the caller's key.
+    pub caller: String,
     /// Who may answer, in order.
     pub candidates: Vec<Candidate>,
 }
@@ -311,7 +312,9 @@ impl<P: Platform> Call<P> {
                 self.metered.attempts += 1;
                 let (provider, model) = (candidate.provider.name.clone(), candidate.model.clone());
                 self.metered.tried.push(Attempt { provider, model, outcome: "ok" });
-                self.state = State::Sending(self.platform.http().begin(request));
+                let (caller, id) = (&self.asked.caller, &self.asked.request_id);
+                let sent = begin_model(&self.platform, &candidate.provider, request, caller, id);
+                self.state = State::Sending(sent);
             }
             Err(refusal) => self.failed(refusal, None),
         }
@@ -788,7 +791,8 @@ impl<P: Platform> Call<P> {
 
     fn seam(&self, error: &SeamError) -> Refusal {
         let kind = match error {
-            SeamError::Connect(_) | SeamError::Denied(_) | SeamError::Offline(_) => Kind::UpstreamConnect,
+            SeamError::Connect(_) | SeamError::Denied(_) => Kind::UpstreamConnect,
+            SeamError::Offline(_) => Kind::LinkOffline,
             SeamError::Timeout(_) => Kind::UpstreamTimeout,
             SeamError::Cut(_) => Kind::UpstreamCut,
             SeamError::Host(_) => Kind::Host,

@@ -126,6 +126,7 @@ pub fn call<P: Platform>(
         passed: kept(headers, &PASSED),
         native: if task.front() == Front::Anthropic { kept(headers, &NATIVE) } else { HeaderMap::new() },
         request_id: request_id.to_owned(),
+        caller: caller.name.clone(),
         candidates,
     };
     Ok(Call::new(platform, plan, asked))

@@ -17,7 +17,8 @@ use super::refusal::Refusal;
 use super::route::candidates;
 use crate::config::Plan;
 use crate::config::plan::{Caller, Provider};
-use crate::platform::{Clock as _, HttpClient as _, Platform};
+use crate::platform::{Clock as _, Platform};
+use crate::relay::through::begin_model;
 
 /// How large a list may be.
 const MOST: usize = 8 * 1024 * 1024;
@@ -122,7 +123,7 @@ async fn asked<P: Platform>(platform: &P, provider: &Provider) -> Option<Vec<Str
     let now = platform.clock().now();
     let request =
         provider::request(provider, Place::Models, "", Bytes::new(), &HeaderMap::new(), now).ok()?;
-    let response = platform.http().send(request).await.ok()?;
+    let response = begin_model(platform, provider, request, "", "").await.ok()?;
     if !response.status().is_success() {
         return None;
     }

@@ -11,7 +11,7 @@ use super::convert::Dialect;
 use super::json::{list, owned};
 use super::{anthropic, azure, bedrock, compatible, dial, gemini, lmstudio, ollama, openai, openrouter};
 use crate::config::glob::Glob;
-use crate::config::plan::{Credential, Provider};
+use crate::config::plan::{BEHIND, Credential, Provider};
 use crate::config::types::ProviderKind;
 use crate::fault::Kind;
 use crate::llm::refusal::Refusal;
@@ -181,6 +181,19 @@ pub fn request(
     if provider.kind == ProviderKind::Anthropic && !headers.contains_key("anthropic-version") {
         headers.insert("anthropic-version", HeaderValue::from_static(anthropic::VERSION));
     }
+    identify(provider, headers);
+    if let Credential::Aws { id, secret, session } = &provider.credential {
+        let region = &provider.region;
+        Signer { id, secret, session: session.as_deref(), region, service: "bedrock" }
+            .sign(&mut request, now);
+    }
+    request.extensions_mut().insert(ConnectTimeout(provider.timeouts.connect));
+    Ok(request)
+}
+
+/// Puts what the configuration says of them into the headers of a request to `provider`, with the proof of who asks.
+/// AWS wants the whole request signed, which is not done here.
+pub fn identify(provider: &Provider, headers: &mut HeaderMap) {
     let put = |headers: &mut HeaderMap, name: HeaderName, text: &str| {
         if let Ok(mut value) = HeaderValue::from_str(text) {
             value.set_sensitive(true);
@@ -198,13 +211,18 @@ pub fn request(
         Credential::None | Credential::Aws { .. } => {}
     }
     headers.extend(provider.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
-    if let Credential::Aws { id, secret, session } = &provider.credential {
-        let region = &provider.region;
-        Signer { id, secret, session: session.as_deref(), region, service: "bedrock" }
-            .sign(&mut request, now);
-    }
-    request.extensions_mut().insert(ConnectTimeout(provider.timeouts.connect));
-    Ok(request)
+}
+
+/// Where a request goes that has come through a link for `provider`, which is in the file of this end; `None` where the
+/// router asks providers of this kind for no such thing.
+#[must_use]
+pub fn behind(provider: &Provider, method: &Method, path: &str) -> Option<String> {
+    let there = Provider::new(&provider.name, provider.kind, Url::parse(BEHIND).ok()?);
+    [Place::Chat { stream: true }, Place::Embeddings, Place::Models].into_iter().find_map(|place| {
+        let asked = Url::parse(&address(&there, place, "")?).ok()?;
+        let own = if place == Place::Models { Method::GET } else { Method::POST };
+        (asked.path() == path && *method == own).then(|| address(provider, place, ""))?
+    })
 }
 
 /// The names of the models that a provider's list holds.
@@ -222,5 +240,46 @@ pub fn models(kind: ProviderKind, body: &Value) -> Vec<String> {
             list(body, "modelSummaries").iter().filter_map(|model| owned(model, "modelId")).collect()
         }
         _ => list(body, "data").iter().filter_map(|model| owned(model, "id")).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(kind: ProviderKind, url: &str, method: Method, path: &str) -> Option<String> {
+        behind(&Provider::new("local", kind, Url::parse(url).unwrap()), &method, path)
+    }
+
+    #[test]
+    fn what_comes_through_a_link_is_asked_where_the_file_says() {
+        let compatible = |path: &str| {
+            asked(ProviderKind::OpenaiCompatible, "http://127.0.0.1:8000/base/v1/", Method::POST, path)
+        };
+        let base = "http://127.0.0.1:8000/base/v1";
+        assert_eq!(compatible("/chat/completions"), Some(format!("{base}/chat/completions")));
+        assert_eq!(compatible("/embeddings"), Some(format!("{base}/embeddings")));
+        let ollama = |method, path| asked(ProviderKind::Ollama, "http://127.0.0.1:11434/v1", method, path);
+        assert_eq!(ollama(Method::POST, "/api/chat").as_deref(), Some("http://127.0.0.1:11434/api/chat"));
+        assert_eq!(ollama(Method::GET, "/api/tags").as_deref(), Some("http://127.0.0.1:11434/api/tags"));
+        let studio = |method, path| asked(ProviderKind::Lmstudio, "http://127.0.0.1:1234/v1", method, path);
+        let list = studio(Method::GET, "/api/v0/models");
+        assert_eq!(list.as_deref(), Some("http://127.0.0.1:1234/api/v0/models"));
+        let chat = studio(Method::POST, "/chat/completions");
+        assert_eq!(chat.as_deref(), Some("http://127.0.0.1:1234/v1/chat/completions"));
+    }
+
+    #[test]
+    fn nothing_else_is_asked_through_a_link() {
+        for path in
+            ["", "/", "/api/chat/", "/api/chat?x=1", "/api/../api/chat", "//evil/api/chat", "/api/pull"]
+        {
+            let found = asked(ProviderKind::Ollama, "http://127.0.0.1:11434", Method::POST, path);
+            assert_eq!(found, None, "{path}");
+        }
+        for method in [Method::GET, Method::DELETE, Method::PUT] {
+            let found = asked(ProviderKind::Ollama, "http://127.0.0.1:11434", method, "/api/chat");
+            assert_eq!(found, None);
+        }
     }
 }

@@ -53,6 +53,7 @@ impl Refusal {
                 | Kind::RateLimited
                 | Kind::Overloaded
                 | Kind::UnknownModel
+                | Kind::LinkOffline
                 | Kind::UpstreamConnect
                 | Kind::UpstreamTimeout
                 | Kind::UpstreamCut

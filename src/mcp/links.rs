@@ -18,6 +18,7 @@ use crate::fault::{Fault, Kind as FaultKind};
 use crate::platform::{Clock as _, KeyValue as _, Links, Mailboxes as _, Platform, Timestamp, UpstreamBody};
 use crate::relay::through::{self, asking};
 use crate::tunnel::dock::Shown;
+use crate::tunnel::hello::{Offer, Verdict};
 
 /// How long what is known of a link holds where asking costs nothing, and where it wakes its owner.
 const LOOK: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
@@ -45,6 +46,9 @@ pub struct LinkStatus {
     pub opened_by: String,
     /// Servers that it offers and that are served.
     pub servers: Vec<String>,
+    /// Providers of models that it offers and that are asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
     /// What else it offers, and why that is not served.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<Refused>,
@@ -170,7 +174,7 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
-    /// Every link that `caller` sees a server behind, and how it is.
+    /// Every link that `caller` sees something behind, and how it is. Providers of models are seen by administrators.
     pub async fn links(&self, caller: &Caller) -> Vec<LinkStatus> {
         let mut names: Vec<&str> = Vec::new();
         for server in &self.plan.servers {
@@ -181,14 +185,28 @@ impl<P: Platform> Mcp<P> {
                 names.push(&via.link);
             }
         }
+        for provider in self.plan.llm.providers.iter().filter(|_| caller.admin) {
+            if let Some(link) = &provider.via
+                && !names.contains(&link.as_str())
+            {
+                names.push(link);
+            }
+        }
         let mut all = Vec::new();
         for name in names {
             let shown = self.link(name).await.unwrap_or_default();
             let facts = &shown.facts;
-            let seen = |name: &str| caller.admin || caller.servers.admits(name);
-            let offers = facts.verdicts.iter().filter(|verdict| seen(verdict.offer.name()));
+            let seen = |offer: &Offer| {
+                caller.admin || matches!(offer, Offer::Server(name) if caller.servers.admits(name))
+            };
+            let offers = facts.verdicts.iter().filter(|verdict| seen(&verdict.offer));
             let (taken, refused): (Vec<_>, Vec<_>) = offers.partition(|verdict| verdict.refused.is_none());
             let refused = refused.into_iter().filter(|_| caller.admin);
+            let (servers, models): (Vec<_>, Vec<_>) =
+                taken.into_iter().partition(|verdict| matches!(verdict.offer, Offer::Server(_)));
+            let names = |verdicts: Vec<&Verdict>| -> Vec<String> {
+                verdicts.into_iter().map(|verdict| verdict.offer.name().to_owned()).collect()
+            };
             all.push(LinkStatus {
                 name: name.to_owned(),
                 state: match (shown.connected, shown.resumable) {
@@ -200,7 +218,8 @@ impl<P: Platform> Mcp<P> {
                 last_seen: facts.seen.filter(|_| !shown.connected),
                 agent: facts.agent.clone(),
                 opened_by: if caller.admin { facts.caller.clone() } else { String::new() },
-                servers: taken.iter().map(|verdict| verdict.offer.name().to_owned()).collect(),
+                servers: names(servers),
+                models: names(models),
                 refused: refused
                     .map(|verdict| Refused {
                         name: verdict.offer.name().to_owned(),

@@ -88,11 +88,8 @@ impl<P: Platform> Mcp<P> {
     /// Says on `request` to a server behind a link on whose behalf it is.
     fn sign(&self, server: &Server, request: &mut http::Request<bytes::Bytes>) {
         let Some(asker) = self.asker.as_ref().filter(|_| server.via.is_some()) else { return };
-        for (name, value) in [(through::CALLER, &asker.caller), (through::REQUEST_ID, &asker.request_id)] {
-            if let Ok(value) = http::HeaderValue::from_str(value) {
-                request.headers_mut().insert(name, value);
-            }
-        }
+        through::label(request, through::CALLER, &asker.caller);
+        through::label(request, through::REQUEST_ID, &asker.request_id);
     }
 }
 

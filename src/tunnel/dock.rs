@@ -31,7 +31,7 @@ use super::pair::Message;
 use super::{Bye, ByeCode, Limits, Reset, ResetCode};
 use crate::config::Plan;
 use crate::platform::{Clock, SeamError, Timestamp};
-use crate::relay::through::{CALLER, OWN, REQUEST_ID, SERVER};
+use crate::relay::through::{CALLER, MODEL, OWN, REQUEST_ID, SERVER};
 
 /// How long after its connection was lost a call waits for a link to be back, rather than failing at once.
 const BLINK: Duration = Duration::from_secs(5);
@@ -120,24 +120,19 @@ pub struct Terms {
 pub fn verdicts<'a>(plan: &Plan, link: &str, offers: impl Iterator<Item = &'a Offer>) -> Vec<Verdict> {
     offers
         .map(|offer| {
-            let Offer::Server(name) = offer else {
-                return Verdict::refused(offer.clone(), "this gateway has no model router");
+            let via = match offer {
+                Offer::Server(name) => {
+                    plan.server(name).map(|server| server.via.as_ref().map(|via| via.link.as_str()))
+                }
+                Offer::Model(name) => plan.llm.provider(name).map(|provider| provider.via.as_deref()),
             };
-            match plan.server(name).map(|server| server.via.as_ref().map(|via| via.link.as_str())) {
-                Some(Some(via)) if via == link => Verdict::accepted(offer.clone()),
-                Some(Some(_)) => Verdict::refused(
-                    offer.clone(),
-                    format!("the gateway's configuration has server {name:?} behind another link"),
-                ),
-                Some(None) => Verdict::refused(
-                    offer.clone(),
-                    format!("the gateway's configuration has server {name:?}, but not with `via: {link}`"),
-                ),
-                None => Verdict::refused(
-                    offer.clone(),
-                    format!("the gateway's configuration has no server {name:?} with `via: {link}`"),
-                ),
-            }
+            let why = match via {
+                Some(Some(via)) if via == link => return Verdict::accepted(offer.clone()),
+                Some(Some(_)) => format!("has {offer} behind another link"),
+                Some(None) => format!("has {offer}, but not with `via: {link}`"),
+                None => format!("has no {offer} with `via: {link}`"),
+            };
+            Verdict::refused(offer.clone(), format!("the gateway's configuration {why}"))
         })
         .collect()
 }
@@ -146,6 +141,7 @@ pub fn verdicts<'a>(plan: &Plan, link: &str, offers: impl Iterator<Item = &'a Of
 #[must_use]
 pub fn is_known(plan: &Plan, name: &str) -> bool {
     plan.servers.iter().any(|server| server.via.as_ref().is_some_and(|via| via.link == name))
+        || plan.llm.providers.iter().any(|provider| provider.via.as_deref() == Some(name))
 }
 
 impl Dock {
@@ -285,7 +281,8 @@ impl Dock {
         self.with(|inner, wakers| inner.feed(now, Input::Close(bye), wakers));
     }
 
-    /// Sends `request` to the companion, unless `most` are on their way already; its header [`SERVER`] says whom it is for.
+    /// Sends `request` to the companion, unless `most` are on their way already; its header [`SERVER`] or [`MODEL`] says
+    /// whom it is for.
     /// Resolves with the head of the answer.
     ///
     /// # Errors
@@ -312,7 +309,10 @@ impl Dock {
         let mut headers = Headers::from_map(&head.headers);
         headers.0.retain(|(name, _)| !name.starts_with(OWN));
         let request = Request {
-            target: Offer::Server(text(SERVER)),
+            target: match text(MODEL) {
+                model if !model.is_empty() => Offer::Model(model),
+                _ => Offer::Server(text(SERVER)),
+            },
             method: head.method.as_str().to_owned(),
             // The endpoint itself, wherever it is there.
             path: if path == "/" { String::new() } else { path.to_owned() },
@@ -606,7 +606,7 @@ impl Inner {
         body: Bytes,
         wakers: &mut Vec<Waker>,
     ) -> Result<StreamId, SeamError> {
-        if !self.facts.offers(request.target.name()) {
+        if !self.facts.offers(&request.target) {
             return Err(SeamError::Offline(facts::not_offered(name)));
         }
         let offline = self.offline(now, name);

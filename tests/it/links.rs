@@ -125,7 +125,7 @@ fn a_link_is_opened_by_a_key_with_the_right_and_under_no_other_name() {
     assert!(status == 403 && why.contains("may not open a link called \"laptop\""), "{why}");
     assert_eq!(at("?name=other", &[ann]).0, 403);
     let (status, why) = at("?name=desk", &[ann]);
-    assert!(status == 404 && why.contains("give servers `via: desk`"), "{why}");
+    assert!(status == 404 && why.contains("give servers or providers `via: desk`"), "{why}");
     assert_eq!(at("", &[ann]).0, 422);
     assert_eq!(at("?name=a%2Fb", &[ann]).0, 422);
     assert_eq!(at("?name=laptop", &[ann, ("origin", "https://gw.example")]).0, 403);

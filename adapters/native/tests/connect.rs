@@ -17,6 +17,7 @@ use causeway::tunnel::frame::{Headers, Request};
 use causeway::tunnel::hello::{Hello, Offer, SessionId, Verdict};
 use causeway::tunnel::link::Greeting;
 use causeway::tunnel::{Bye, ByeCode, Effect, Input, Limits, Link, Reset, ResetCode, StreamId};
+use causeway_fixture::model::{KEY, Model};
 use causeway_fixture::{Fixture, Options};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -463,4 +464,114 @@ async fn a_call_that_is_cancelled_ends_at_the_server() {
     edge.link.as_mut().unwrap().on(now(), Input::Reset(id, gone), &mut out);
     edge.perform(out).await;
     assert!(fixture.until(|fixture| fixture.listeners() == 0).await);
+}
+
+/// A request for models behind the companion.
+fn model(name: &str, method: &str, path: &str) -> Request {
+    let mut request = Request::post(Offer::model(name), path);
+    request.method = method.to_owned();
+    request.headers = Headers(vec![("content-type".to_owned(), Bytes::from_static(b"application/json"))]);
+    request
+}
+
+#[tokio::test]
+async fn models_of_the_file_are_asked_with_its_own_credential_and_nothing_else_is() {
+    let provider = Model::start("ollama").await;
+    let config = json!({"llm": {"providers": {
+        "local": provider.entry(),
+        "elsewhere": {"kind": "ollama", "via": "desktop"},
+        "openai": {"api_key": "sk-of-the-gateway"},
+    }}});
+    let mut edge = Edge::new().await;
+    let _companion = Companion::start(&edge.url(), &config, &[]);
+    assert_eq!(edge.accept().await.offers, [Offer::model("local")]);
+    let question = json!({"model": "m-1", "messages": [{"role": "user", "content": "Hi"}], "stream": false});
+    let mut chat = model("local", "POST", "/api/chat");
+    for (name, value) in [("authorization", "Bearer of the edge"), ("cookie", "a=b"), ("traceparent", "00-1")]
+    {
+        chat.headers.0.push((name.to_owned(), Bytes::from(value)));
+    }
+    let answer = edge.ask(chat, &question).await;
+    assert_eq!((answer.status, answer.json()["message"]["content"].as_str()), (200, Some("You said: Hi")));
+    let seen = provider.seen();
+    assert_eq!(seen[0].headers["authorization"], format!("Bearer {KEY}"));
+    assert!(!seen[0].headers.contains_key("cookie") && seen[0].headers["traceparent"] == "00-1");
+    assert_eq!(edge.ask(model("local", "GET", "/api/tags"), &json!({})).await.status, 200);
+    let asked = provider.seen().len();
+    let others = [
+        ("POST", "/api/pull"),
+        ("DELETE", "/api/delete"),
+        ("GET", "/api/chat"),
+        ("POST", "/api/chat?x=1"),
+        ("POST", "/api/../api/chat"),
+        ("POST", "http://127.0.0.1:1/api/chat"),
+        ("POST", "//evil.example/api/chat"),
+        ("POST", ""),
+    ];
+    for (method, path) in others {
+        let reset = edge.ask(model("local", method, path), &question).await.reset.unwrap();
+        assert_eq!(reset.code, ResetCode::Refused, "{method} {path}");
+        assert!(
+            reset.words.contains("provider \"local\"") && reset.words.contains("`ollama`"),
+            "{}",
+            reset.words
+        );
+    }
+    for name in ["elsewhere", "openai", "other"] {
+        let reset = edge.ask(model(name, "POST", "/api/chat"), &question).await.reset.unwrap();
+        assert_eq!(reset.code, ResetCode::NotOffered, "{name}");
+    }
+    let server = edge.ask(request("local", "tools/list", None), &json!({})).await.reset.unwrap();
+    assert_eq!(server.code, ResetCode::NotOffered, "what is called so is no server");
+    assert_eq!(provider.seen().len(), asked);
+}
+
+#[tokio::test]
+async fn a_provider_that_sends_elsewhere_is_not_followed() {
+    let other = Model::start("ollama").await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap();
+    let to = format!("{}/api/chat", other.url());
+    let answering = tokio::spawn(async move {
+        for _ in 0..2 {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut asked = vec![0; 4096];
+            _ = socket.read(&mut asked).await.unwrap();
+            let answer = format!(
+                "HTTP/1.1 307 Go\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            );
+            socket.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let config = json!({"llm": {"providers": {"local": {"kind": "ollama", "url": format!("http://{own}")}}}});
+    let mut edge = Edge::new().await;
+    let _companion = Companion::start(&edge.url(), &config, &[]);
+    edge.accept().await;
+    assert_eq!(edge.ask(model("local", "POST", "/api/chat"), &json!({})).await.status, 307);
+    assert_eq!(edge.ask(model("local", "GET", "/api/tags"), &json!({})).await.status, 307);
+    answering.await.unwrap();
+    assert_eq!(other.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn once_asks_providers_for_their_models() {
+    let provider = Model::start("lmstudio").await;
+    let config = json!({"llm": {"providers": {
+        "local": provider.entry(),
+        "dead": {"kind": "ollama", "url": "http://127.0.0.1:1"},
+    }}});
+    let mut edge = Edge::new().await;
+    let companion = Companion::start(&edge.url(), &config, &["--once", "--json"]);
+    edge.accept().await;
+    while edge.step().await {}
+    let (status, out, _) = companion.end().await;
+    assert_eq!(status.code(), Some(1));
+    let report: Value = serde_json::from_str(&out).unwrap();
+    let row = |name: &str| {
+        let rows = report["offers"].as_array().unwrap();
+        rows.iter().find(|row| row["offer"]["model"] == name).unwrap().clone()
+    };
+    assert_eq!(row("local")["models"], 1, "{report}");
+    assert!(row("local")["error"].is_null() && row("local")["at"].as_str().unwrap().starts_with("lmstudio "));
+    assert!(row("dead")["error"].as_str().unwrap().contains("provider \"dead\": cannot connect"), "{report}");
 }

@@ -3,19 +3,25 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
+use url::Url;
 
 use super::super::fill::fill;
-use super::super::plan::{Credential, Llm, Model, Prices, Provider, Skipped, Target, Timeouts};
+use super::super::plan::{BEHIND, Credential, Llm, Model, Prices, Provider, Skipped, Target, Timeouts};
 use super::super::read::endpoint;
 use super::super::types::{self, ProviderKind};
-use super::{because, bytes, filter, headers, time};
-use crate::platform::Secrets;
+use super::{because, bytes, filter, has_links, headers, time};
+use crate::platform::{Abilities, Secrets};
 
 /// What the configuration says, with what this host cannot ask left out.
-pub(super) fn llm(given: &types::Llm, secrets: &impl Secrets, skipped: &mut Vec<Skipped>) -> Llm {
+pub(super) fn llm(
+    given: &types::Llm,
+    secrets: &impl Secrets,
+    host: Abilities,
+    skipped: &mut Vec<Skipped>,
+) -> Llm {
     let mut llm = Llm::default();
     for (name, entry) in given.providers.iter() {
-        match provider(name, entry, secrets) {
+        match provider(name, entry, secrets, host) {
             Ok(provider) => llm.providers.push(Arc::new(provider)),
             Err(reason) => skipped.push(Skipped { name: format!("llm.providers.{name}"), reason }),
         }
@@ -37,14 +43,22 @@ pub(super) fn llm(given: &types::Llm, secrets: &impl Secrets, skipped: &mut Vec<
 }
 
 /// The provider, or why it is left out.
-fn provider(name: &str, entry: &types::Provider, secrets: &impl Secrets) -> Result<Provider, String> {
+fn provider(
+    name: &str,
+    entry: &types::Provider,
+    secrets: &impl Secrets,
+    host: Abilities,
+) -> Result<Provider, String> {
     if entry.disabled {
         return Err("disabled in the configuration".to_owned());
     }
-    if let Some(link) = &entry.via {
-        return Err(format!("it is behind the link `{link}`, and models have no links yet: remove `via`"));
-    }
     let kind = entry.kind;
+    if let Some(link) = &entry.via {
+        has_links(link, host)?;
+        // How it is reached there, and with which credential, is the other end's business.
+        let url = endpoint(BEHIND).map_err(|(what, fix)| because("url", what, fix))?;
+        return Ok(Provider { via: Some(link.clone()), ..asked(name, entry, url) });
+    }
     let filled = |key: &str, text: &Option<String>| -> Result<Option<String>, String> {
         let Some(text) = text else { return Ok(None) };
         let text = fill(text, secrets).map_err(|(what, fix)| because(key, &what, &fix))?;
@@ -89,17 +103,24 @@ fn provider(name: &str, entry: &types::Provider, secrets: &impl Secrets) -> Resu
         }
         _ => return Err(because("api_key", "is missing", "add the gateway's key for the provider")),
     };
-    let plain = Provider::new(name, kind, url);
-    let chosen = entry.models != types::Choice::default();
-    let named = entry.models.allow.iter().filter(|name| !name.contains(['*', '?']));
-    let named: Vec<String> = named.cloned().collect();
     Ok(Provider {
         credential,
         headers: headers(&entry.headers, secrets)?,
-        models: chosen.then(|| filter(&entry.models)),
-        named: if named.len() == entry.models.allow.len() { named } else { Vec::new() },
         api_version: filled("api_version", &entry.api_version)?,
         region,
+        ..asked(name, entry, url)
+    })
+}
+
+/// What `entry` says besides how the provider is reached.
+fn asked(name: &str, entry: &types::Provider, url: Url) -> Provider {
+    let plain = Provider::new(name, entry.kind, url);
+    let chosen = entry.models != types::Choice::default();
+    let named = entry.models.allow.iter().filter(|name| !name.contains(['*', '?']));
+    let named: Vec<String> = named.cloned().collect();
+    Provider {
+        models: chosen.then(|| filter(&entry.models)),
+        named: if named.len() == entry.models.allow.len() { named } else { Vec::new() },
         timeouts: Timeouts {
             connect: time(entry.timeouts.connect, plain.timeouts.connect),
             first_byte: time(entry.timeouts.first_byte, plain.timeouts.first_byte),
@@ -109,5 +130,5 @@ fn provider(name: &str, entry: &types::Provider, secrets: &impl Secrets) -> Resu
         max_response: bytes(entry.max_response, plain.max_response),
         retries: entry.retries.unwrap_or(plain.retries),
         ..plain
-    })
+    }
 }

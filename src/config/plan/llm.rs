@@ -40,8 +40,10 @@ pub struct Provider {
     pub name: String,
     /// Whose API it speaks.
     pub kind: ProviderKind,
-    /// Where the API is, as the kind counts it.
+    /// Where the API is, as the kind counts it. Behind a link only what follows [`BEHIND`](super::BEHIND) is sent on.
     pub url: Url,
+    /// The name of the link behind which it is, if it is behind one.
+    pub via: Option<String>,
     /// What the gateway identifies itself with.
     pub credential: Credential,
     /// Further headers to send with each request. Values are marked sensitive.
@@ -70,6 +72,7 @@ impl Provider {
             name: name.to_owned(),
             kind,
             url,
+            via: None,
             credential: Credential::None,
             headers: HeaderMap::new(),
             models: None,

@@ -8,7 +8,7 @@ use super::super::fill;
 use super::super::keys::parse_hash;
 use super::super::node::{Node, Value};
 use super::super::problem::{Place, nearest};
-use super::super::types::{Choice, Key, Named, Server};
+use super::super::types::{Choice, Key, Named, Provider, Server};
 use super::{Reader, is_comment, join};
 
 const KNOWN: [&str; 7] = ["hash", "hashes", "servers", "tools", "models", "links", "admin"];
@@ -124,18 +124,21 @@ impl Reader {
         links
     }
 
-    pub(super) fn check_link_lists(&mut self, servers: &Named<Server>) {
-        let links = || servers.iter().filter_map(|(_, server)| server.via.as_deref());
+    pub(super) fn check_link_lists(&mut self, servers: &Named<Server>, providers: &Named<Provider>) {
+        let links = || {
+            let models = providers.iter().filter_map(|(_, provider)| provider.via.as_deref());
+            servers.iter().filter_map(|(_, server)| server.via.as_deref()).chain(models)
+        };
         for (path, place, name) in std::mem::take(&mut self.link_lists) {
             if !links().any(|link| link == name) {
                 let fix = match nearest(&name, links()) {
                     Some(known) => format!("did you mean `{known}`?"),
-                    None => format!("give the servers behind it `via: {name}`"),
+                    None => format!("give what is behind it `via: {name}`"),
                 };
                 self.warn(
                     place,
                     &path,
-                    format!("no server is behind a link called {}", super::shown(&name)),
+                    format!("nothing is behind a link called {}", super::shown(&name)),
                     fix,
                 );
             }

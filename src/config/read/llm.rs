@@ -116,7 +116,13 @@ impl Reader {
                 return None;
             }
         }
-        if provider.url.is_none() && provider.kind.usual_url().is_none() && !provider.disabled {
+        let via = provider.via.is_some();
+        if via && !provider.kind.is_open() {
+            let what = format!("is `{}`, which cannot be behind a link", provider.kind.name());
+            let fix = "only `ollama`, `lmstudio` and `openai-compatible` can: remove `via`";
+            self.error(place, &join(path, "kind"), what, fix);
+        }
+        if provider.url.is_none() && provider.kind.usual_url().is_none() && !provider.disabled && !via {
             let what = format!("has no `url`, and `{}` has no usual place", provider.kind.name());
             self.error(place, path, what, "add where the API is");
         }

@@ -480,6 +480,9 @@ pub(in super::super) fn endpoint(url: &str) -> Result<Url, (&'static str, &'stat
     let url = Url::parse(url.trim()).map_err(|error| match error {
         url::ParseError::RelativeUrlWithoutBase => ("is not a whole URL", "begin with https:// or http://"),
         url::ParseError::EmptyHost => ("is a URL without a host", example),
+        url::ParseError::IdnaError if !url.is_ascii() => {
+            ("is a URL with a host that is not in ASCII", "write the name as DNS has it (xn--…)")
+        }
         url::ParseError::InvalidPort => ("is a URL with a port that is none", "use a port from 1 to 65535"),
         _ => ("is not a URL", example),
     })?;

@@ -155,7 +155,8 @@ impl ProviderKind {
         })
     }
 
-    /// Whether it works without any credential.
+    /// Whether it works without any credential, as what people run on machines of their own does. Only such can be
+    /// behind a link.
     #[must_use]
     pub fn is_open(self) -> bool {
         matches!(self, Self::Ollama | Self::Lmstudio | Self::OpenaiCompatible)

@@ -73,6 +73,7 @@ pub fn ask<P: Platform>(
         chat: Some(chat),
         passed: kept(headers, &PASSED),
         native: HeaderMap::new(),
+        caller: caller.name.clone(),
         request_id: request_id.to_owned(),
         candidates,
     };

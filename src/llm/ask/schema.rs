@@ -89,7 +89,7 @@ fn fits(schema: &Value, value: &mut Value, at: &mut String) -> Result<(), Refusa
         _ => None,
     };
     if let Some((what, size, unit)) = size {
-        let limit = |side: &str| Some(usize::try_from(get(&format!("{side}{what}"))?.as_u64()?).ok()?);
+        let limit = |side: &str| usize::try_from(get(&format!("{side}{what}"))?.as_u64()?).ok();
         if limit("min").is_some_and(|least| size < least) {
             return Err(wrong(at, if size == 0 { "is empty" } else { "is too short" }));
         }

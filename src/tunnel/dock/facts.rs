@@ -54,22 +54,20 @@ impl Shown {
         if !self.connected && !self.resumable {
             return Some(self.facts.offline(now, name));
         }
-        (!self.facts.offers(server)).then(|| not_offered(name))
+        (!self.facts.offers(&Offer::server(server))).then(|| not_offered(name))
     }
 }
 
-/// A companion is there and has no such server.
+/// A companion is there and does not have it.
 pub(super) fn not_offered(name: &str) -> String {
     format!("link {name:?} is connected and does not offer it; add it to the companion's file")
 }
 
 impl Facts {
-    /// Whether the companion offers `server`, as far as that is known.
+    /// Whether the companion offers `wanted`, as far as that is known.
     #[must_use]
-    pub fn offers(&self, server: &str) -> bool {
-        let is = |verdict: &Verdict| {
-            matches!(&verdict.offer, Offer::Server(name) if name == server) && verdict.refused.is_none()
-        };
+    pub fn offers(&self, wanted: &Offer) -> bool {
+        let is = |verdict: &Verdict| verdict.offer == *wanted && verdict.refused.is_none();
         self.verdicts.is_empty() || self.verdicts.iter().any(is)
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use causeway::config::glob::Glob;
+use causeway::tunnel::hello::Offer;
 use serde_json::json;
 use url::Url;
 
@@ -18,8 +19,9 @@ use crate::log::{Level, Log};
 #[command(
     long_about = "Put this machine's servers and models behind a gateway.\n\n\
     Dials out to the gateway and serves the calls that come back, until it is stopped: no port is opened here. It \
-    offers every server of the file that has no `via` or whose `via` is this link's name; the gateway takes those that \
-    its own configuration has with `via: NAME`. Commands, addresses and credentials come from the file on this machine \
+    offers every server of the file that has no `via` or whose `via` is this link's name, and so for the providers of \
+    models under `llm.providers` that are of kind ollama, lmstudio or openai-compatible; the gateway takes those that its \
+    own configuration has with `via: NAME`. Commands, addresses and credentials come from the file on this machine \
     alone.\n\n\
     A lost connection is dialled again; calls in flight go on where they were if it is back in time. Where a newer \
     companion takes over the name, this one ends.",
@@ -38,7 +40,7 @@ pub(super) struct Connect {
     #[command(flatten)]
     key: Key,
 
-    /// The servers to offer: an mcp.json as it is, or a gateway's configuration
+    /// What to offer: an mcp.json as it is, or a gateway's configuration
     #[arg(short, long, value_name = "FILE", default_value = "mcp.json", env = "CAUSEWAY_CONFIG")]
     config: PathBuf,
 
@@ -46,7 +48,7 @@ pub(super) struct Connect {
     #[arg(short, long, value_name = "NAME", env = "CAUSEWAY_LINK")]
     name: Option<String>,
 
-    /// Connect, make sure that every server of the file is taken and answers, print a table, and end
+    /// Connect, make sure that all that the file offers is taken and answers, print a table, and end
     #[arg(long)]
     once: bool,
 
@@ -158,6 +160,14 @@ fn machine() -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
+/// What it has several of.
+fn noun(one: &Checked) -> &'static str {
+    match one.offer {
+        Offer::Server(_) => "tools",
+        Offer::Model(_) => "models",
+    }
+}
+
 fn report(checked: &[Checked], json: bool) -> Outcome {
     let fine = checked.iter().all(Checked::is_fine);
     let ms = |one: &Checked| one.took.as_secs_f64() * 1000.0;
@@ -170,8 +180,8 @@ fn report(checked: &[Checked], json: bool) -> Outcome {
                     "at": one.what,
                     "accepted": one.refused.is_none(),
                     "refused": one.refused,
-                    "tools": one.tools.as_ref().ok(),
-                    "error": one.tools.as_ref().err(),
+                    noun(one): one.has.as_ref().ok(),
+                    "error": one.has.as_ref().err(),
                     "ms": (ms(one) * 10.0).round() / 10.0,
                 })
             })
@@ -185,12 +195,12 @@ fn report(checked: &[Checked], json: bool) -> Outcome {
                     None => "taken".to_owned(),
                     Some(why) => why.clone(),
                 };
-                let tools = match &one.tools {
-                    Ok(Some(tools)) => format!("{tools} tools, {:.0} ms", ms(one)),
+                let here = match &one.has {
+                    Ok(Some(count)) => format!("{count} {}, {:.0} ms", noun(one), ms(one)),
                     Ok(None) => format!("answers, {:.0} ms", ms(one)),
                     Err(why) => why.clone(),
                 };
-                [one.offer.name().to_owned(), one.what.clone(), gateway, tools]
+                [one.offer.name().to_owned(), one.what.clone(), gateway, here]
             })
             .collect();
         print(&table(["NAME", "AT", "GATEWAY", "HERE"], &rows))?;

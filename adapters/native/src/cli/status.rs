@@ -98,13 +98,14 @@ fn shown(answer: &Value) -> String {
                 link.get(at).and_then(Value::as_u64).map_or_else(|| "-".to_owned(), ago),
                 cell(link.get("agent")),
                 cell(link.get("servers")),
+                cell(link.get("models")),
                 cell(link.get("calls")),
             ]
         })
         .collect();
     if !rows.is_empty() {
         lines.push(String::new());
-        lines.push(table(["LINK", "STATE", "FOR", "COMPANION", "SERVERS", "CALLS"], &rows));
+        lines.push(table(["LINK", "STATE", "FOR", "COMPANION", "SERVERS", "MODELS", "CALLS"], &rows));
     }
     for refused in links.into_iter().flatten().filter_map(|link| link.get("refused")?.as_array()).flatten() {
         lines.push(format!("not served: {}: {}", cell(refused.get("name")), cell(refused.get("reason"))));
@@ -177,7 +178,7 @@ mod tests {
                   "latency_ms": 1.26 },
                 { "name": "files", "state": "down", "eras": [], "latency_ms": 0.0, "last_error": "cannot connect\n\u{1b}[31m" },
             ],
-            "links": [{ "name": "laptop", "state": "offline", "agent": "causeway/1", "servers": ["wiki", "notes"], "calls": 7,
+            "links": [{ "name": "laptop", "state": "offline", "agent": "causeway/1", "servers": ["wiki", "notes"], "models": ["ollama"], "calls": 7,
                 "refused": [{ "name": "x", "reason": "no such server" }] }],
             "skipped": [{ "name": "local", "reason": "needs a process" }],
         });
@@ -188,8 +189,8 @@ mod tests {
              github  up     modern+legacy  2026-07-28  3      1.3 ms   -\n\
              files   down   -              -           -      -        cannot connect  [31m\n\
              \n\
-             LINK    STATE    FOR  COMPANION   SERVERS     CALLS\n\
-             laptop  offline  -    causeway/1  wiki+notes  7\n\
+             LINK    STATE    FOR  COMPANION   SERVERS     MODELS  CALLS\n\
+             laptop  offline  -    causeway/1  wiki+notes  ollama  7\n\
              not served: x: no such server\n\
              not served: local: needs a process"
         );

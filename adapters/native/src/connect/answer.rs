@@ -7,14 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use causeway::config::plan::Server;
+use causeway::config::plan::{Provider, Server};
+use causeway::llm::provider::{behind, identify};
 use causeway::platform::{ConnectTimeout, HttpClient as _, SeamError};
 use causeway::tunnel::frame::{self, Headers};
 use causeway::tunnel::hello::Offer;
 use causeway::tunnel::{Reset, ResetCode, StreamId};
 use causeway::wire::sse::Decoder;
 use futures_util::StreamExt as _;
-use http::header::{CONTENT_TYPE, LOCATION};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, LOCATION};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tokio::sync::{mpsc, oneshot};
 use url::Url;
@@ -139,6 +140,10 @@ pub(super) async fn answer(
                 let names = names_endpoints(&head, &response).then_some((&*kitchen, &*server));
                 pass(response, exposed.as_ref(), names, &outlet).await
             }
+            Target::Model(provider) => {
+                let response = ask_model(&kitchen, &provider, &head, body).await?;
+                pass(response, None, None, &outlet).await
+            }
         }
     };
     match answered.await {
@@ -213,6 +218,40 @@ pub(super) async fn ask(
         }
     }
     Err(failed(format!("server {:?}: redirects without end", server.name)))
+}
+
+/// Asks where models are for what the gateway's router asks such a provider for, and nothing else: its file says where
+/// that is and who asks. Redirects are not followed.
+pub(super) async fn ask_model(
+    kitchen: &Kitchen,
+    provider: &Provider,
+    head: &frame::Request,
+    body: Bytes,
+) -> Result<Response<Answer>, Reset> {
+    let failed =
+        |code: ResetCode, words: String| Reset::new(code, format!("provider {:?}: {words}", provider.name));
+    let method = Method::from_bytes(head.method.as_bytes()).unwrap_or_default();
+    let address = behind(provider, &method, &head.path).ok_or_else(|| {
+        let (kind, path) = (provider.kind.name(), super::view::plain(&head.path));
+        let words = format!(
+            "{method} {path} is none of what providers of kind `{kind}` are asked for; both ends must name the same kind"
+        );
+        failed(ResetCode::Refused, words)
+    })?;
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() =
+        address.parse().map_err(|_| failed(ResetCode::Failed, "no URL to ask".to_owned()))?;
+    let headers = request.headers_mut();
+    *headers = head.headers.to_map();
+    // Who asks is what the file on this machine says.
+    headers.remove(AUTHORIZATION);
+    headers.remove(COOKIE);
+    provider.headers.keys().for_each(|name| _ = headers.remove(name));
+    identify(provider, headers);
+    request.extensions_mut().insert(ConnectTimeout(provider.timeouts.connect));
+    let code = |error: &SeamError| reset(&provider.name, error).code;
+    kitchen.http.send(request).await.map_err(|error| failed(code(&error), error.to_string()))
 }
 
 /// Header names with their first value and no more: those of a file are unique.

@@ -1,11 +1,12 @@
-//! Whether every server of the file is there: taken by the gateway, and answering `tools/list`.
+//! Whether all that the file offers is there: taken by the gateway, and answering `tools/list` or listing its models.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use causeway::config::glob::Glob;
-use causeway::config::plan::Transport;
+use causeway::config::plan::{BEHIND, Provider, Server, Transport};
+use causeway::llm::provider::{self, Place, address};
 use causeway::mcp::revision::Revision;
 use causeway::mcp::{headers, meta};
 use causeway::tunnel::frame::{self, Headers};
@@ -16,8 +17,9 @@ use futures_util::future::join_all;
 use http::Response;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use serde_json::{Value, json};
+use url::Url;
 
-use super::answer::{Kitchen, PATIENCE, ask};
+use super::answer::{Kitchen, PATIENCE, ask, ask_model};
 use super::targets::{Target, Targets};
 use super::tools::Exposed;
 use crate::http::Answer;
@@ -29,7 +31,7 @@ const MAX_PAGES: usize = 100;
 /// What a server of sessions is asked for.
 const LEGACY: &str = "2025-11-25";
 
-/// What came of one server.
+/// What came of one of them.
 #[derive(Debug)]
 pub struct Checked {
     /// What is offered.
@@ -38,8 +40,8 @@ pub struct Checked {
     pub what: String,
     /// Why the gateway does not take it.
     pub refused: Option<String>,
-    /// How many tools it has that are exposed, where that can be asked; or why it does not answer.
-    pub tools: Result<Option<usize>, String>,
+    /// How many tools it has that are exposed, or models, where that can be asked; or why it does not answer.
+    pub has: Result<Option<usize>, String>,
     /// How long that took.
     pub took: Duration,
 }
@@ -48,7 +50,7 @@ impl Checked {
     /// Whether everything is as it should be.
     #[must_use]
     pub fn is_fine(&self) -> bool {
-        self.refused.is_none() && self.tools.is_ok()
+        self.refused.is_none() && self.has.is_ok()
     }
 }
 
@@ -61,9 +63,15 @@ pub(super) async fn all(
 ) -> Vec<Checked> {
     let one = |offer: Offer| async move {
         let began = Instant::now();
-        let tools = match targets.get(&offer) {
+        let has = match targets.get(&offer) {
             Some(target) => {
-                let patience = tokio::time::timeout(PATIENCE, tools(kitchen, target, &offer, allow));
+                let asked = async {
+                    match target {
+                        Target::Server(server) => tools(kitchen, server, &offer, allow).await,
+                        Target::Model(provider) => models(kitchen, provider, &offer).await.map(Some),
+                    }
+                };
+                let patience = tokio::time::timeout(PATIENCE, asked);
                 patience.await.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
             }
             None => Err("is not offered".to_owned()),
@@ -74,26 +82,47 @@ pub(super) async fn all(
             None => Some("the gateway says nothing about it".to_owned()),
         };
         let what = targets.get(&offer).map(Target::shown).unwrap_or_default();
-        Checked { offer, what, refused, tools, took: began.elapsed() }
+        Checked { offer, what, refused, has, took: began.elapsed() }
     };
     let mut checked = join_all(targets.offers().into_iter().map(one)).await;
-    checked.extend(targets.left_out.iter().map(|(name, reason)| Checked {
-        offer: Offer::server(name),
+    checked.extend(targets.left_out.iter().map(|(offer, reason)| Checked {
+        offer: offer.clone(),
         what: String::new(),
         refused: Some("is not offered".to_owned()),
-        tools: Err(reason.clone()),
+        has: Err(reason.clone()),
         took: Duration::ZERO,
     }));
     checked
 }
 
+/// How many models there are.
+async fn models(kitchen: &Kitchen, provider: &Provider, offer: &Offer) -> Result<usize, String> {
+    let there = Provider::new(&provider.name, provider.kind, Url::parse(BEHIND).map_err(|e| e.to_string())?);
+    let path = address(&there, Place::Models, "").and_then(|address| Url::parse(&address).ok());
+    let mut head = frame::Request::post(offer.clone(), path.as_ref().map_or("", Url::path));
+    head.method = "GET".to_owned();
+    let response = ask_model(kitchen, provider, &head, Bytes::new()).await.map_err(|reset| reset.words)?;
+    let status = response.status();
+    if !status.is_success() {
+        return Err(format!("it answers with status {status}"));
+    }
+    let (mut body, mut whole) = (response.into_body(), BytesMut::new());
+    while let Some(chunk) = body.next().await {
+        whole.extend_from_slice(&chunk.map_err(|error| error.to_string())?);
+        if whole.len() > MAX_LIST {
+            return Err(format!("its answer is larger than {MAX_LIST} bytes"));
+        }
+    }
+    let list = serde_json::from_slice(&whole).map_err(|_| "its answer is no list of models".to_owned())?;
+    Ok(provider::models(provider.kind, &list).len())
+}
+
 async fn tools(
     kitchen: &Kitchen,
-    target: &Target,
+    server: &Server,
     offer: &Offer,
     allow: &Arc<[Glob]>,
 ) -> Result<Option<usize>, String> {
-    let Target::Server(server) = target;
     if server.transport == Transport::HttpSse {
         // Answers come on another stream; that there is one is enough here.
         let mut head = frame::Request::post(offer.clone(), "");
@@ -106,7 +135,7 @@ async fn tools(
         };
     }
     let exposed = Exposed::new(offer.name(), allow);
-    let asking = Asking { kitchen, target, offer };
+    let asking = Asking { kitchen, server, offer };
     let modern = json!({
         meta::VERSION: Revision::MODERN.as_str(),
         meta::CLIENT_INFO: { "name": "causeway-connect", "version": env!("CARGO_PKG_VERSION") },
@@ -135,7 +164,7 @@ async fn tools(
 /// One server being asked.
 struct Asking<'a> {
     kitchen: &'a Kitchen,
-    target: &'a Target,
+    server: &'a Server,
     offer: &'a Offer,
 }
 
@@ -223,8 +252,7 @@ impl Asking<'_> {
         let owned =
             own.into_iter().map(|(name, value)| (name.to_owned(), Bytes::copy_from_slice(value.as_bytes())));
         head.headers = Headers(owned.collect());
-        let Target::Server(server) = self.target;
-        ask(self.kitchen, server, &head, body).await.map_err(|reset| reset.words)
+        ask(self.kitchen, self.server, &head, body).await.map_err(|reset| reset.words)
     }
 }
 

@@ -397,7 +397,7 @@ impl Desk {
         let offer = head.target.clone();
         let Some(target) = self.targets.get(&offer).cloned() else {
             let words = format!("companion {:?} does not offer {offer}", self.options.name);
-            let left_out = self.targets.left_out.iter().find(|(name, _)| name == offer.name());
+            let left_out = self.targets.left_out.iter().find(|(known, _)| *known == offer);
             let words = match left_out {
                 Some((_, reason)) => format!("{words}: {reason}"),
                 None => words,

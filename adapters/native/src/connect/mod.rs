@@ -1,4 +1,4 @@
-//! The companion: dials a gateway and answers what comes back through the link, from servers on this machine.
+//! The companion: dials a gateway and answers what comes back through the link, from servers and models on this machine.
 //!
 //! | file | what |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | `wire` | one connection: a WebSocket, or events down and `POST` up |
 //! | `answer` | one stream: the request is made here, the answer goes back as it comes |
 //! | `tools` | which tools are exposed, if not all |
-//! | `check` | whether every server answers, for `--once` |
+//! | `check` | whether all that is offered answers, for `--once` |
 //! | `view` | what is shown meanwhile |
 //!
 //! The gateway names what the file on this machine has; it **never** says which command to run, which address to ask, or

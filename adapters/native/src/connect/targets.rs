@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use causeway::config::Plan;
-use causeway::config::plan::Server;
+use causeway::config::plan::{Provider, Server};
 use causeway::platform::{Abilities, Links};
 use causeway::tunnel::hello::Offer;
 
@@ -18,7 +18,7 @@ use crate::source;
 pub struct Targets {
     by_offer: BTreeMap<String, (Offer, Target)>,
     /// Entries of the file that cannot be offered, with the reason.
-    pub left_out: Vec<(String, String)>,
+    pub left_out: Vec<(Offer, String)>,
     /// What is worth saying about the file.
     pub warnings: Vec<String>,
     /// The files that it was made from.
@@ -32,6 +32,8 @@ pub struct Targets {
 pub(super) enum Target {
     /// An MCP server, reached over HTTP or run here.
     Server(Arc<Server>),
+    /// Where models are, reached over HTTP.
+    Model(Arc<Provider>),
 }
 
 impl Targets {
@@ -65,6 +67,9 @@ impl Target {
                 Some(program) => format!("program {}", program.command),
                 None => server.url.origin().ascii_serialization(),
             },
+            Self::Model(provider) => {
+                format!("{} {}", provider.kind.name(), provider.url.origin().ascii_serialization())
+            }
         }
     }
 }
@@ -103,7 +108,16 @@ fn read_now(file: &Path, link: &str) -> Result<Targets, Vec<String>> {
     for server in &plan.servers {
         targets.insert(Offer::server(&server.name), Target::Server(server.clone()));
     }
-    let left_out = plan.skipped.iter().map(|skipped| (skipped.name.clone(), skipped.reason.clone()));
+    for provider in &plan.llm.providers {
+        targets.insert(Offer::model(&provider.name), Target::Model(provider.clone()));
+    }
+    let left_out = plan.skipped.iter().map(|skipped| {
+        let offer = match skipped.name.strip_prefix("llm.providers.") {
+            Some(name) => Offer::model(name),
+            None => Offer::server(&skipped.name),
+        };
+        (offer, skipped.reason.clone())
+    });
     targets.left_out = left_out.collect();
     targets.plan = Some(plan);
     Ok(targets)
@@ -119,7 +133,7 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let targets = read_now(&file, link).unwrap();
         let offers = targets.offers().iter().map(ToString::to_string).collect();
-        (offers, targets.left_out.into_iter().map(|(name, _)| name).collect())
+        (offers, targets.left_out.into_iter().map(|(offer, _)| offer.to_string()).collect())
     }
 
     #[test]
@@ -134,7 +148,18 @@ mod tests {
     fn what_cannot_be_offered_is_named() {
         let text =
             "mcpServers:\n  a: { url: 'http://${CAUSEWAY_NOT_SET_HERE}/mcp' }\n  b: { url: 'http://b' }\n";
-        assert_eq!(check(text, "x"), (vec![r#"server "b""#.to_owned()], vec!["a".to_owned()]));
+        assert_eq!(check(text, "x"), (vec![r#"server "b""#.to_owned()], vec![r#"server "a""#.to_owned()]));
+    }
+
+    #[test]
+    fn models_of_this_machine_are_offered_and_those_of_the_gateway_are_not() {
+        let text = "llm:\n  providers:\n    ollama: {}\n    there: { kind: lmstudio, via: desktop }\n    \
+            openai: { api_key: sk-x }\n    vllm: { kind: openai-compatible, via: laptop }\n  \
+            models: { fast: openai/gpt-5-mini }\n";
+        let (offers, left_out) = check(text, "laptop");
+        assert_eq!(offers, [r#"model "ollama""#]);
+        assert_eq!(left_out, [r#"model "vllm""#], "it has no `url`");
+        assert_eq!(check(text, "desktop").0, [r#"model "ollama""#, r#"model "there""#]);
     }
 
     #[test]

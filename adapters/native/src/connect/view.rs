@@ -92,9 +92,9 @@ impl View {
         for line in &targets.warnings {
             self.event("warning", line, json!({}));
         }
-        for (name, reason) in &targets.left_out {
-            let line = format!("server {name:?} is not offered: {reason}");
-            self.event("left_out", &line, json!({ "server": name, "reason": reason }));
+        for (offer, reason) in &targets.left_out {
+            let line = format!("{offer} is not offered: {reason}");
+            self.event("left_out", &line, json!({ "offer": offer.to_string(), "reason": reason }));
         }
         self.stale = true;
     }

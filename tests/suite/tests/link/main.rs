@@ -11,6 +11,7 @@
 
 mod broken;
 mod crowd;
+mod models;
 mod offline;
 mod proxy;
 mod rights;
