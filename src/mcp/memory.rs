@@ -342,6 +342,9 @@ pub struct UpstreamSession {
     /// Where its messages go, if not to the server's URL: the endpoint of an HTTP+SSE session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<Box<url::Url>>,
+    /// The client's mailbox keeps its stream, and tells the server of calls that nobody waits for any more.
+    #[serde(skip)]
+    pub kept: bool,
 }
 
 impl ServerMemory {

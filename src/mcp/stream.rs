@@ -473,7 +473,7 @@ impl<P: Platform> Stream<P> {
 
 /// An event for each message of `event`: 2025-03-26 has batches on streams, too. What a stream can be gone on with
 /// behind stands at the last of them.
-fn singles(event: Event) -> Vec<Event> {
+pub(super) fn singles(event: Event) -> Vec<Event> {
     let parts = match jsonrpc::decode_batch(&event.data) {
         Ok(Some(parts)) if !parts.is_empty() => parts,
         _ => return vec![event],

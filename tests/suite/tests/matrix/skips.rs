@@ -24,8 +24,6 @@ enum To {
     Sse,
     /// server-everything.
     Everything,
-    /// The same, of any make.
-    AnySse,
 }
 
 use To as T;
@@ -34,7 +32,6 @@ const NO_FORMS: &str = "elicitation came with 2025-06-18";
 const NO_URLS: &str = "URL mode came with 2025-11-25";
 const NO_STRUCTURE: &str = "structured content came with 2025-06-18";
 const NO_POLLING: &str = "closing a stream to make the client poll came with 2025-11-25";
-const ONE_CALL: &str = "a session on HTTP+SSE lasts for one call";
 const NO_RESUMPTION: &str = "streams of a modern server cannot be taken up again";
 
 /// Rows that ask with a form.
@@ -94,15 +91,12 @@ const SKIPS: &[(&[&str], From, To, &str)] = &[
 ];
 
 /// What the gateway does not do.
-const KNOWN: &[(&[&str], From, To, &str)] = &[
-    (&["roots_that_change"], From::Legacy, T::AnySse, ONE_CALL),
-    (
-        &["a_resource_updated"],
-        From::Modern,
-        T::Everything,
-        "it updates what the session has subscribed to that calls the tool; a subscription has a session of its own",
-    ),
-];
+const KNOWN: &[(&[&str], From, To, &str)] = &[(
+    &["a_resource_updated"],
+    From::Modern,
+    T::Everything,
+    "it updates what the session has subscribed to that calls the tool; a subscription has a session of its own",
+)];
 
 /// What a client without a gateway cannot have, since the server speaks its revision.
 const DIRECT: &[(&str, &str, &str)] =
@@ -137,9 +131,6 @@ fn find(table: &[(&[&str], From, To, &'static str)], row: &str, cell: &Cell) -> 
             To::Everything => {
                 matches!(cell.server, Server::Everything | Server::EverythingSse)
                     && cell.place != Where::Direct
-            }
-            To::AnySse => {
-                matches!(cell.server, Server::Sse | Server::EverythingSse) && cell.place != Where::Direct
             }
         };
         names.contains(&row) && from && to
