@@ -38,6 +38,8 @@ pub enum Endpoint {
     Models(Option<String>),
     /// `/ask`
     Ask,
+    /// `/context`, or `/context/{user_id}`
+    Context(Option<String>),
     /// `/openapi.json`
     OpenApi,
     /// `/schema/{name}`
@@ -67,6 +69,7 @@ impl Endpoint {
             "/v1/embeddings" => Self::Embeddings,
             "/v1/models" => Self::Models(None),
             "/ask" => Self::Ask,
+            "/context" => Self::Context(None),
             "/openapi.json" => Self::OpenApi,
             "/admin/v1/config" => Self::Config,
             "/admin/v1/config/rollback" => Self::Rollback,
@@ -82,6 +85,8 @@ impl Endpoint {
                 };
                 if let Some(server) = server("/mcp/") {
                     Self::Mcp(Some(server))
+                } else if let Some(user) = server("/context/") {
+                    Self::Context(Some(decoded(&user)))
                 } else if let Some(name) = server("/schema/") {
                     Self::Schema(name)
                 } else {
@@ -110,6 +115,8 @@ impl Endpoint {
             Self::Embeddings => "/v1/embeddings",
             Self::Models(_) => "/v1/models",
             Self::Ask => "/ask",
+            Self::Context(None) => "/context",
+            Self::Context(Some(_)) => "/context/{user_id}",
             Self::OpenApi => "/openapi.json",
             Self::Schema(_) => "/schema/{name}",
             Self::Config => "/admin/v1/config",
@@ -119,7 +126,8 @@ impl Endpoint {
 }
 
 /// A part of a path with its `%XX` decoded; what is no such sequence stays.
-fn decoded(text: &str) -> String {
+#[must_use]
+pub fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, more)) = rest.split_first() {

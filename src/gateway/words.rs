@@ -16,6 +16,7 @@ use crate::config::Plan;
 use crate::config::plan::Caller;
 use crate::fault::Fault;
 use crate::inbound::{self, Endpoint};
+use crate::llm::ask::Shelf;
 use crate::llm::{self, Front, Opening, Refusal, Task, Words};
 use crate::platform::{Clock as _, Platform, SeamError};
 
@@ -24,7 +25,7 @@ pub(super) fn front(endpoint: &Endpoint, headers: &HeaderMap) -> Option<Front> {
     match endpoint {
         Endpoint::Completions | Endpoint::Embeddings => Some(Front::OpenAi),
         Endpoint::ModelMessages | Endpoint::CountTokens => Some(Front::Anthropic),
-        Endpoint::Ask => Some(Front::Ask),
+        Endpoint::Ask | Endpoint::Context(_) => Some(Front::Ask),
         Endpoint::Models(_) if llm::is_anthropic(headers) => Some(Front::Anthropic),
         Endpoint::Models(_) => Some(Front::OpenAi),
         _ => None,
@@ -57,21 +58,54 @@ impl<P: Platform> Gateway<P> {
     where
         B: Stream<Item = Result<Bytes, SeamError>> + Unpin,
     {
+        let (memory, now) = (self.instance.models(), self.platform.clock().now());
         let task = match endpoint {
             Endpoint::Embeddings => Task::Embeddings,
             Endpoint::CountTokens => Task::Count,
             Endpoint::Models(name) => {
                 only(&head.method, &[Method::GET, Method::HEAD])?;
                 let body = match name {
-                    Some(name) => match llm::one_model(plan, caller, front, &name) {
+                    Some(name) => match llm::one_model(plan, memory, caller, front, &name, now) {
                         Ok(body) => body,
                         Err(unknown) => return Ok(refusal(front, unknown, &asked.request_id)),
                     },
                     None => {
-                        llm::models(&self.platform, plan, caller, front, plan.limits.merge_deadline).await
+                        let deadline = plan.limits.merge_deadline;
+                        llm::models(&self.platform, plan, memory, caller, front, deadline).await
                     }
                 };
                 return Ok(Head::full(StatusCode::OK, "application/json", body));
+            }
+            Endpoint::Context(user) => {
+                let one = [Method::GET, Method::HEAD, Method::PUT, Method::POST, Method::DELETE];
+                only(&head.method, if user.is_some() { &one } else { one.get(..2).unwrap_or_default() })?;
+                let writes = matches!(head.method, Method::PUT | Method::POST);
+                let body = if writes {
+                    inbound::check_json(&head.headers)?;
+                    inbound::body(&head.headers, body, plan.limits.body).await?
+                } else {
+                    Bytes::new()
+                };
+                let query = |name: &str| {
+                    let mut pairs = head.uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
+                    pairs.find(|(key, _)| *key == name).map(|(_, value)| inbound::decoded(value))
+                };
+                let shelf = Shelf::new(&self.platform, &plan.llm.contexts, caller);
+                let answered = match &user {
+                    Some(user) => shelf.answer(user, &head.method, &head.headers, &body).await,
+                    None => shelf.names(query("cursor"), query("limit")).await,
+                };
+                return Ok(match answered {
+                    Ok((status, headers, body)) => {
+                        let mut head = Head::full(status, "application/json", body);
+                        head.headers.extend(headers);
+                        head
+                    }
+                    Err(refused) => {
+                        asked.note.fault = Some(refused.fault.clone());
+                        refusal(front, refused, &asked.request_id)
+                    }
+                });
             }
             _ => Task::Chat(front),
         };
@@ -81,8 +115,10 @@ impl<P: Platform> Gateway<P> {
         let (platform, id) = (self.platform.clone(), &asked.request_id);
         let headers = &head.headers;
         let call = match front {
-            Front::Ask => llm::ask::ask(platform, plan.clone(), caller, headers, &body, id).map(Words::Ask),
-            _ => llm::call(platform, plan.clone(), caller, task, headers, body, id).map(Words::Call),
+            Front::Ask => llm::ask::ask(platform, plan.clone(), memory, caller, headers, &body, id)
+                .await
+                .map(Words::Ask),
+            _ => llm::call(platform, plan.clone(), memory, caller, task, headers, body, id).map(Words::Call),
         };
         let call = match call {
             Ok(call) => call,

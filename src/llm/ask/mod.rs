@@ -5,6 +5,7 @@
 //! besides the words, who gave it, what it cost and who was asked before.
 
 mod front;
+mod kept;
 #[cfg(feature = "schema")]
 mod openapi;
 mod prompt;
@@ -14,20 +15,23 @@ pub mod types;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 pub use self::front::Writer;
 pub(in crate::llm) use self::front::whole;
+pub use self::kept::{Keep, Kept, Listed, Shelf};
 #[cfg(feature = "schema")]
 pub use self::openapi::openapi;
-use self::types::{Ask, Attempt, FormatKind};
+use self::types::{Ask, Attempt, Context, FormatKind};
 use super::call::{Asked, Call, Opening, Task};
 use super::convert::Front;
-use super::{PASSED, Refusal, kept, route};
+use super::policy::Needs;
+use super::{PASSED, Refusal, chosen, kept, openai};
 use crate::config::Plan;
 use crate::config::plan::Caller;
+use crate::config::types::ProviderKind;
 use crate::fault::Kind;
 use crate::platform::{Clock as _, Platform};
 
@@ -47,22 +51,38 @@ pub fn read<T: DeserializeOwned>(name: &str, body: &[u8]) -> Result<T, Refusal> 
 ///
 /// # Errors
 /// When the body is no question, or there is no such model for this caller.
-pub fn ask<P: Platform>(
+pub async fn ask<P: Platform>(
     platform: P,
     plan: Arc<Plan>,
+    memory: &Arc<super::memory::Memory>,
     caller: &Caller,
     headers: &HeaderMap,
     body: &[u8],
     request_id: &str,
 ) -> Result<Asking<P>, Refusal> {
     let asked: Ask = read("Ask", body)?;
-    let context = asked.context.clone().unwrap_or_default();
+    let mut context = Context::default();
+    let mut found = None;
+    if let Some(user) = &asked.user_id {
+        kept::checked(user, "/user_id")?;
+        found = Shelf::new(&platform, &plan.llm.contexts, caller).load(user).await?;
+        context = found.as_ref().map(|(kept, _)| kept.context.clone()).unwrap_or_default();
+        if let Some(memory) = context.memory.as_mut().filter(|_| asked.messages.len() > 1) {
+            // Whoever brings the conversation does not want another before it.
+            memory.turns.clear();
+        }
+    }
+    kept::add(&mut context, &asked.context.clone().unwrap_or_default());
     let mut chat = prompt::chat(&asked, &context)?;
+    let question = prompt::question(&asked);
+    let remembers = asked.user_id.clone().filter(|_| asked.remember.unwrap_or(true));
     let model = model(&plan, &asked)?;
-    let candidates = route::candidates(&plan.llm, caller, &model).map_err(|mut unknown| {
+    let needs = || Needs::of(&openai::encode(&chat, ProviderKind::Openai));
+    let choice = chosen(&platform, &plan, memory, caller, &model, request_id, needs);
+    let choice = choice.map_err(|mut refusal| {
         let place = if asked.policy.is_some() { "/policy" } else { "/model" };
-        unknown.param = Some(place.to_owned());
-        unknown
+        refusal.param = refusal.param.map(|_| place.to_owned());
+        refusal
     })?;
     chat.model.clone_from(&model);
     let call = Asked {
@@ -75,17 +95,31 @@ pub fn ask<P: Platform>(
         native: HeaderMap::new(),
         caller: caller.name.clone(),
         request_id: request_id.to_owned(),
-        candidates,
+        candidates: choice.candidates,
+        why: choice.why,
     };
     let ticks = platform.clock().ticks();
     let json = asked.format.as_ref().is_some_and(|format| format.kind == FormatKind::Json);
     Ok(Asking {
-        call: Call::new(platform.clone(), plan, call),
+        call: Call::new(platform.clone(), plan.clone(), memory.clone(), call),
         platform,
         ticks,
         json,
         began: false,
         held: BytesMut::new(),
+        whole: None,
+        memory: asked.user_id.map(|user| {
+            let remembers = remembers.is_some();
+            Exchange {
+                plan,
+                caller: caller.clone(),
+                user,
+                found,
+                question,
+                id: request_id.to_owned(),
+                remembers,
+            }
+        }),
     })
 }
 
@@ -93,9 +127,14 @@ pub fn ask<P: Platform>(
 fn model(plan: &Plan, asked: &Ask) -> Result<String, Refusal> {
     match (&asked.model, &asked.policy) {
         (Some(_), Some(_)) => Err(Refusal::wrong("/policy", "give either model or policy")),
-        (Some(name), None) | (None, Some(name)) => Ok(name.clone()),
+        (Some(name), None) => Ok(name.clone()),
+        (None, Some(name)) if plan.llm.policy(name).is_some() => Ok(name.clone()),
+        (None, Some(name)) => {
+            let what = format!("no policy {:?} here", super::route::brief(name));
+            Err(Refusal { param: Some("/policy".to_owned()), ..Refusal::new(Kind::UnknownModel, what) })
+        }
         (None, None) => {
-            let known = plan.llm.model(DEFAULT).is_some();
+            let known = plan.llm.model(DEFAULT).is_some() || plan.llm.policy(DEFAULT).is_some();
             let what = "is missing, and nothing is called \"default\" here: name one of GET /v1/models, or give \
                         llm.models.default, or LLM_MODEL, in the gateway's configuration";
             if known { Ok(DEFAULT.to_owned()) } else { Err(Refusal::wrong("/model", what)) }
@@ -116,6 +155,21 @@ pub struct Asking<P: Platform> {
     began: bool,
     /// The last event of the stream, while it is being completed.
     held: BytesMut,
+    /// The answer that is not a stream, while it is being completed.
+    whole: Option<(StatusCode, HeaderMap, Bytes)>,
+    /// Whose memory it belongs to.
+    memory: Option<Exchange>,
+}
+
+/// A question that belongs to a user's memory.
+struct Exchange {
+    plan: Arc<Plan>,
+    caller: Caller,
+    user: String,
+    found: kept::Found,
+    question: String,
+    id: String,
+    remembers: bool,
 }
 
 /// How the last event of a stream begins.
@@ -134,19 +188,24 @@ impl<P: Platform> Asking<P> {
 
     /// Waits until it is known how the answer begins. Dropping the future loses nothing.
     pub async fn open(&mut self) -> Opening {
-        match self.call.open().await {
-            Opening::Whole(status, headers, body) if status.is_success() => {
-                let body = self.completed(&body);
-                Opening::Whole(status, headers, body)
+        if self.whole.is_none() {
+            match self.call.open().await {
+                Opening::Whole(status, headers, body) if status.is_success() => {
+                    self.whole = Some((status, headers, body));
+                }
+                opening => return opening,
             }
-            opening => opening,
         }
+        let body = self.whole.as_ref().map(|(.., body)| body.clone()).unwrap_or_default();
+        let body = self.completed(&body).await;
+        let (status, headers, _) = self.whole.take().unwrap_or_default();
+        Opening::Whole(status, headers, body)
     }
 
     /// The next bytes of a stream; `None` at its end. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Bytes> {
         if !self.held.is_empty() {
-            return Some(self.done());
+            return Some(self.done().await);
         }
         let chunk = self.call.next().await?;
         let mut out = BytesMut::new();
@@ -165,19 +224,19 @@ impl<P: Platform> Asking<P> {
             }
             None => out.extend_from_slice(&chunk),
         }
-        if out.is_empty() { Some(self.done()) } else { Some(out.freeze()) }
+        if out.is_empty() { Some(self.done().await) } else { Some(out.freeze()) }
     }
 
-    fn done(&mut self) -> Bytes {
-        let held = std::mem::take(&mut self.held);
+    async fn done(&mut self) -> Bytes {
         let mut out = BytesMut::from(DONE);
-        out.extend_from_slice(&self.completed(&held));
+        out.extend_from_slice(&self.completed(&self.held).await);
+        self.held.clear();
         out.extend_from_slice(b"\n\n");
         out.freeze()
     }
 
     /// An answer, with all that is known of how it came about.
-    fn completed(&self, body: &[u8]) -> Bytes {
+    async fn completed(&self, body: &[u8]) -> Bytes {
         let Ok(Value::Object(mut answer)) = serde_json::from_slice(body) else {
             return Bytes::copy_from_slice(body);
         };
@@ -198,6 +257,20 @@ impl<P: Platform> Asking<P> {
             && let Some(data) = answer.get("text").and_then(|text| serde_json::from_str(text.as_str()?).ok())
         {
             answer.insert("data".to_owned(), data);
+        }
+        if let Some(exchange) = &self.memory {
+            let text = answer.get("text").and_then(Value::as_str).unwrap_or_default();
+            // What only leads on to tools is no answer yet.
+            let said = exchange.remembers
+                && !text.is_empty()
+                && !exchange.question.is_empty()
+                && !answer.contains_key("tool_calls");
+            let remembered = said && {
+                let Exchange { plan, caller, user, found, question, id, .. } = exchange;
+                let shelf = Shelf::new(&self.platform, &plan.llm.contexts, caller);
+                shelf.remember(user, found, id, question, text).await
+            };
+            answer.insert("remembered".to_owned(), remembered.into());
         }
         Value::Object(answer).to_string().into()
     }

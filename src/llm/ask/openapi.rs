@@ -4,6 +4,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
 use super::types::{Answer, Ask, Context};
+use super::{Keep, Kept, Listed};
 use crate::config::schema::tidy;
 
 /// The OpenAPI document of the gateway's own endpoints, with all schemas.
@@ -15,6 +16,9 @@ pub fn openapi() -> Value {
     generator.subschema_for::<Ask>();
     generator.subschema_for::<Answer>();
     generator.subschema_for::<Context>();
+    generator.subschema_for::<Keep>();
+    generator.subschema_for::<Kept>();
+    generator.subschema_for::<Listed>();
     let mut schemas = Value::Object(generator.take_definitions(true));
     tidy(&mut schemas);
     tidier(&mut schemas);
@@ -107,6 +111,8 @@ fn answer(what: &str, content: Value) -> Value {
 
 fn paths() -> Value {
     let any = |what: &str| answer(what, json!({"application/json": {"schema": {"type": "object"}}}));
+    let kept = |what: &str| answer(what, json!({"application/json": {"schema": schema("Kept")}}));
+    let keep = || json!({"required": true, "content": {"application/json": {"schema": schema("Keep")}}});
     let passed = |summary: &str, where_: &str| {
         json!({"post": {
             "summary": summary,
@@ -127,6 +133,27 @@ fn paths() -> Value {
                 "text/event-stream": {"schema": {"type": "string"}}
             }))
         }},
+        "/context": {"get": {
+            "summary": "Lists whose contexts are kept",
+            "parameters": [
+                {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}},
+                {"name": "cursor", "in": "query", "schema": {"type": "string"}}
+            ],
+            "responses": answer("The users.", json!({"application/json": {"schema": schema("Listed")}}))
+        }},
+        "/context/{user_id}": {
+            "parameters": [
+                {"name": "user_id", "in": "path", "required": true, "schema": {"type": "string", "minLength": 1, "maxLength": 128}},
+                {"name": "If-Match", "in": "header", "schema": {"type": "string"}},
+                {"name": "If-None-Match", "in": "header", "schema": {"type": "string"}}
+            ],
+            "get": {"summary": "What is kept of a user", "responses": kept("It.")},
+            "put": {"summary": "Replaces what is kept of a user", "requestBody": keep(), "responses": kept("It, as it is now; 201 if it is new.")},
+            "post": {"summary": "Adds to what is kept of a user", "requestBody": keep(), "responses": kept("It, as it is now; 201 if it is new.")},
+            "delete": {"summary": "Forgets a user", "responses": {
+                "204": {"description": "Nothing is kept any more."}, "default": {"$ref": "#/components/responses/Problem"}
+            }}
+        },
         "/v1/chat/completions": passed("Asks a model in OpenAI's dialect", "https://platform.openai.com/docs/api-reference/chat"),
         "/v1/embeddings": passed("Makes vectors of texts, in OpenAI's dialect", "https://platform.openai.com/docs/api-reference/embeddings"),
         "/v1/messages": passed("Asks a model in Anthropic's dialect", "https://platform.claude.com/docs/en/api/messages"),

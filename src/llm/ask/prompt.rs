@@ -56,6 +56,20 @@ pub(super) fn chat(ask: &Ask, context: &Context) -> Result<Chat, Refusal> {
     Ok(chat)
 }
 
+/// The words of what is asked, as they are remembered.
+pub(super) fn question(ask: &Ask) -> String {
+    let last = ask.messages.iter().rfind(|message| message.role == Who::User);
+    let content = ask.message.as_ref().or_else(|| last?.content.as_ref());
+    match content {
+        None => String::new(),
+        Some(Content::Text(text)) => text.clone(),
+        Some(Content::Parts(parts)) => {
+            let texts: Vec<&str> = parts.iter().filter_map(|part| part.text.as_deref()).collect();
+            texts.join("\n")
+        }
+    }
+}
+
 fn say(turns: &mut Vec<Turn>, role: Role, parts: Vec<Part>) {
     match turns.last_mut() {
         Some(last) if last.role == role => last.parts.extend(parts),

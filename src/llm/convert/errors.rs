@@ -64,7 +64,8 @@ fn problem(refusal: &Refusal, request_id: &str) -> Value {
         "title": title, "status": row.status, "detail": refusal.fault.message, "code": row.label,
         "request_id": request_id,
     });
-    if let (Some(param), Some(body)) = (&refusal.param, body.as_object_mut()) {
+    let param = refusal.param.as_ref().filter(|param| param.is_empty() || param.starts_with('/'));
+    if let (Some(param), Some(body)) = (param, body.as_object_mut()) {
         body.insert(
             "errors".into(),
             json!([{"pointer": format!("#{param}"), "detail": refusal.fault.message}]),

@@ -16,16 +16,17 @@ use super::fixtures::{answers, stream_type, wire};
 use crate::world::{Got, World, key};
 
 /// A gateway with one provider, whose model `m` is `default`.
-fn lone(kind: ProviderKind) -> World {
+pub(super) fn lone(kind: ProviderKind) -> World {
     let world = world_of(vec![provider("up", kind)]);
     change(&world, |plan| {
         let target = Target { provider: "up".into(), model: "m".into() };
         let prices = Some(Prices { input: 1.0, output: 2.0, ..Prices::default() });
-        plan.llm.models = vec![Model { name: "default".into(), targets: vec![target], prices }];
+        plan.llm.models =
+            vec![Model { name: "default".into(), targets: vec![target], prices, ..Model::default() }];
     })
 }
 
-fn whole_of(kind: ProviderKind) -> Value {
+pub(super) fn whole_of(kind: ProviderKind) -> Value {
     answers().into_iter().find(|(_, own, case, ..)| *own == kind && case == "plain").unwrap().3
 }
 
@@ -33,20 +34,20 @@ fn get(world: &World, path: &str) -> Got {
     world.send(Request::get(path).header("host", "localhost").body(Bytes::new()).unwrap())
 }
 
-fn validator(world: &World, name: &str) -> Validator {
+pub(super) fn validator(world: &World, name: &str) -> Validator {
     let schema = get(world, &format!("/schema/{name}"));
     assert_eq!((schema.status, schema.header("content-type")), (200, "application/schema+json"));
     jsonschema::draft202012::new(&schema.json()).unwrap()
 }
 
-fn fits(validator: &Validator, value: &Value, at: &str) {
+pub(super) fn fits(validator: &Validator, value: &Value, at: &str) {
     let errors: Vec<String> =
         validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
     assert_eq!(errors, [""; 0], "{at}: {value}");
 }
 
 /// The events of a stream.
-fn events(body: &str) -> Vec<(String, Value)> {
+pub(super) fn events(body: &str) -> Vec<(String, Value)> {
     let event = |text: &str| {
         let (name, data) = text.strip_prefix("event: ")?.split_once("\ndata: ")?;
         Some((name.to_owned(), serde_json::from_str(data).unwrap()))
@@ -346,7 +347,7 @@ fn all_who_were_asked_are_named() {
         let world = change(&world, |plan| {
             let target = |name: &str| Target { provider: name.into(), model: format!("m-{name}") };
             let targets = vec![target("one"), target("two")];
-            plan.llm.models = vec![Model { name: "default".into(), targets, prices: None }];
+            plan.llm.models = vec![Model { name: "default".into(), targets, ..Model::default() }];
         });
         let answer = validator(&world, "answer");
         let error = "{\"error\":{\"message\":\"later\"}}";

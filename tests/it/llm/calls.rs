@@ -36,7 +36,7 @@ pub(super) fn provider(name: &str, kind: ProviderKind) -> Provider {
 /// A gateway in front of these providers.
 pub(super) fn world_of(providers: Vec<Provider>) -> World {
     let mut plan: Plan = plan(vec![]);
-    plan.llm = Llm { providers: providers.into_iter().map(Arc::new).collect(), models: vec![] };
+    plan.llm = Llm { providers: providers.into_iter().map(Arc::new).collect(), ..Llm::default() };
     World::new(Fake::default(), plan)
 }
 
@@ -61,7 +61,7 @@ pub(super) fn answering(world: &World, name: &str, scripts: Vec<Result<Script, S
     asked
 }
 
-fn path(front: Front) -> &'static str {
+pub(super) fn path(front: Front) -> &'static str {
     match front {
         Front::OpenAi => "/v1/chat/completions",
         Front::Anthropic => "/v1/messages",
@@ -69,13 +69,13 @@ fn path(front: Front) -> &'static str {
     }
 }
 
-fn question(stream: bool) -> Value {
+pub(super) fn question(stream: bool) -> Value {
     let messages = json!([{"role": "user", "content": "a secret question"}]);
     json!({"model": "some-model", "max_tokens": 50, "messages": messages, "stream": stream})
 }
 
 /// What was heard, as the caller of `front` hears it.
-fn heard(front: Front, got: &Got, stream: bool) -> Whole {
+pub(super) fn heard(front: Front, got: &Got, stream: bool) -> Whole {
     let (own, kind) = match front {
         Front::OpenAi => (Dialect::OpenAi, ProviderKind::Openai),
         Front::Anthropic => (Dialect::Anthropic, ProviderKind::Anthropic),
@@ -216,7 +216,7 @@ fn the_same_dialect_passes_through_untouched() {
         let world = world_of(vec![provider("up", kind)]);
         let world = change(&world, |plan| {
             let target = Target { provider: "up".into(), model: "real-1".into() };
-            plan.llm.models = vec![Model { name: "fast".into(), targets: vec![target], prices: None }];
+            plan.llm.models = vec![Model { name: "fast".into(), targets: vec![target], ..Model::default() }];
         });
         let asked = answering(
             &world,
@@ -332,14 +332,14 @@ fn the_next_provider_answers_when_the_first_fails_before_its_first_word() {
 }
 
 /// Two providers of `some-model`, asked in this order.
-fn two(first: ProviderKind, second: ProviderKind) -> World {
+pub(super) fn two(first: ProviderKind, second: ProviderKind) -> World {
     let target = |provider: &str| Target { provider: provider.into(), model: "some-model".into() };
     let mut first = provider("one", first);
     first.timeouts.first_byte = Duration::from_secs(10);
     let world = world_of(vec![first, provider("two", second)]);
     change(&world, |plan| {
         let targets = vec![target("one"), target("two")];
-        plan.llm.models = vec![Model { name: "some-model".into(), targets, prices: None }];
+        plan.llm.models = vec![Model { name: "some-model".into(), targets, ..Model::default() }];
     })
 }
 
@@ -627,7 +627,7 @@ fn models_of_all_providers_are_listed_and_a_dead_one_is_left_out() {
     ]);
     let world = change(&world, |plan| {
         let target = Target { provider: "claude".into(), model: "claude-x".into() };
-        plan.llm.models = vec![Model { name: "smart".into(), targets: vec![target], prices: None }];
+        plan.llm.models = vec![Model { name: "smart".into(), targets: vec![target], ..Model::default() }];
     });
     answering(&world, "claude", vec![Ok(Script::json("{\"data\":[{\"id\":\"claude-x\"}]}"))]);
     answering(
@@ -723,7 +723,8 @@ fn what_a_call_cost_stands_in_the_log() {
     let world = world_of(vec![provider("up", ProviderKind::Openai)]);
     let world = change(&world, |plan| {
         let prices = Some(Prices { input: 2.0, output: 10.0, cached: Some(0.5), cache_write: None });
-        plan.llm.models = vec![Model { name: "some-model".into(), targets: vec![], prices }];
+        plan.llm.models =
+            vec![Model { name: "some-model".into(), targets: vec![], prices, ..Model::default() }];
     });
     let body =
         answers().into_iter().find(|(name, _, case, ..)| *name == "openai" && case == "plain").unwrap().3;

@@ -2,6 +2,8 @@
 
 mod ask;
 mod calls;
+mod choice;
+mod contexts;
 mod fixtures;
 mod grid;
 mod hostile;
