@@ -7,3 +7,4 @@ mod contexts;
 mod fixtures;
 mod grid;
 mod hostile;
+mod resume;

@@ -10,10 +10,16 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::host::{eventually, program};
+use crate::host::{Host, eventually, program};
 
 /// How often a companion asks and how long it waits is set short here, so that no case takes long.
 const SHORT: [&str; 4] = ["--heartbeat", "3", "--resume", "60"];
+
+/// The ways in which companions may dial in to the host.
+#[must_use]
+pub fn transports() -> &'static [&'static str] {
+    if Host::chosen() == Host::Spin { &["http"] } else { &["websocket", "http"] }
+}
 
 /// A companion. Dropping it ends it.
 #[derive(Debug)]
