@@ -12,8 +12,9 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`ask`] | the gateway's own front |
 //! | [`chat`] | a conversation in no provider's words: what dialects are read into and written from |
-//! | [`convert`] | the grid of two fronts and all dialects |
+//! | [`convert`] | the grid of the fronts and all dialects |
 //! | [`route`] | model names, rights and candidates |
 //! | [`policy`] | which of the candidates, in which order, and why |
 //! | [`registry`] | what is known of models |
@@ -33,6 +34,7 @@
 //! ```
 
 pub mod anthropic;
+pub mod ask;
 pub mod azure;
 pub mod bedrock;
 pub mod call;
@@ -128,28 +130,39 @@ pub fn call<P: Platform>(
         _ => return Err(Refusal::wrong("stream", "must be true or false")),
     };
     let needs = || Needs::of(&serde_json::from_slice(&body).unwrap_or_default());
-    let now = platform.clock().now();
-    let choice = policy::choose(&plan.llm, caller, model, memory, now, needs)?;
-    if choice.candidates.len() > 1 || !choice.considered.is_empty() {
-        memory.decided(decision(&choice, caller, model, request_id, now));
-    }
-    let kept = |names: &[HeaderName]| -> HeaderMap {
-        let found = names.iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone())));
-        found.collect()
-    };
+    let choice = chosen(&platform, &plan, memory, caller, model, request_id, needs)?;
     let asked = call::Asked {
         task,
         model: model.to_owned(),
         stream,
         body,
-        passed: kept(&PASSED),
-        native: if task.front() == Front::Anthropic { kept(&NATIVE) } else { HeaderMap::new() },
+        chat: None,
+        passed: kept(headers, &PASSED),
+        native: if task.front() == Front::Anthropic { kept(headers, &NATIVE) } else { HeaderMap::new() },
         request_id: request_id.to_owned(),
         caller: caller.name.clone(),
         candidates: choice.candidates,
         why: choice.why,
     };
     Ok(Call::new(platform, plan, memory.clone(), asked))
+}
+
+/// Whom `caller` is answered by who asks for `model`; remembered where there was something to decide.
+fn chosen<P: Platform>(
+    platform: &P,
+    plan: &Plan,
+    memory: &Memory,
+    caller: &Caller,
+    model: &str,
+    request_id: &str,
+    needs: impl FnOnce() -> Needs,
+) -> Result<Choice, Refusal> {
+    let now = platform.clock().now();
+    let choice = policy::choose(&plan.llm, caller, model, memory, now, needs)?;
+    if choice.candidates.len() > 1 || !choice.considered.is_empty() {
+        memory.decided(decision(&choice, caller, model, request_id, now));
+    }
+    Ok(choice)
 }
 
 fn decision(choice: &Choice, caller: &Caller, asked: &str, request_id: &str, now: Timestamp) -> Decision {
@@ -167,5 +180,61 @@ fn decision(choice: &Choice, caller: &Caller, asked: &str, request_id: &str, now
         why: choice.why.clone(),
         outcome: None,
         attempts: 0,
+    }
+}
+
+/// Those of `headers` that have one of these names.
+fn kept(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
+    names.iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect()
+}
+
+/// A model's words on their way, whoever asked for them in whatever way.
+pub enum Words<P: Platform> {
+    /// In the dialect of a provider.
+    Call(Call<P>),
+    /// As `/ask` tells them.
+    Ask(ask::Asking<P>),
+}
+
+impl<P: Platform> Words<P> {
+    fn call(&mut self) -> &mut Call<P> {
+        match self {
+            Self::Call(call) => call,
+            Self::Ask(asking) => asking.call(),
+        }
+    }
+
+    /// Whether they are wanted as they come.
+    pub fn streams(&mut self) -> bool {
+        self.call().streams()
+    }
+
+    /// Waits until it is known how they begin. Dropping the future loses nothing.
+    pub async fn open(&mut self) -> Opening {
+        match self {
+            Self::Call(call) => call.open().await,
+            Self::Ask(asking) => asking.open().await,
+        }
+    }
+
+    /// Makes them a stream, whatever comes: see [`Call::promise`].
+    pub fn promise(&mut self) -> Opening {
+        self.call().promise()
+    }
+
+    /// The next bytes of a stream; `None` at its end. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        match self {
+            Self::Call(call) => call.next().await,
+            Self::Ask(asking) => asking.next().await,
+        }
+    }
+
+    /// What is known of them.
+    pub fn metered(&self) -> &Metered {
+        match self {
+            Self::Call(call) => &call.metered,
+            Self::Ask(asking) => asking.metered(),
+        }
     }
 }

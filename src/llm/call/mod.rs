@@ -68,6 +68,8 @@ pub struct Asked {
     pub stream: bool,
     /// The request, as it came.
     pub body: Bytes,
+    /// The request as a conversation, where it came in no provider's dialect.
+    pub chat: Option<Chat>,
     /// Headers of the caller's that go on to any provider.
     pub passed: HeaderMap,
     /// Headers of the caller's that go on to a provider of their own dialect.
@@ -150,7 +152,7 @@ pub struct Call<P: Platform> {
 
 impl<P: Platform> Call<P> {
     /// A call that has not begun.
-    pub fn new(platform: P, plan: Arc<Plan>, memory: Arc<Memory>, asked: Asked) -> Self {
+    pub fn new(platform: P, plan: Arc<Plan>, memory: Arc<Memory>, mut asked: Asked) -> Self {
         let (now, ticks) = (platform.clock().now(), platform.clock().ticks());
         let metered = Metered { asked: asked.model.clone(), ..Metered::default() };
         Self {
@@ -158,10 +160,10 @@ impl<P: Platform> Call<P> {
             platform,
             plan,
             memory,
-            asked,
             current: None,
             state: State::Next,
-            chat: None,
+            chat: asked.chat.take(),
+            asked,
             rounds: 0,
             refusal: None,
             missed: Vec::new(),
