@@ -189,6 +189,7 @@ fn kept(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
 }
 
 /// A model's words on their way, whoever asked for them in whatever way.
+#[allow(clippy::large_enum_variant, reason = "whoever keeps them boxes the whole")]
 pub enum Words<P: Platform> {
     /// In the dialect of a provider.
     Call(Call<P>),

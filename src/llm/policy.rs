@@ -334,6 +334,7 @@ mod tests {
                 ..Model::default()
             }],
             policies: vec![made],
+            ..Llm::default()
         }
     }
 

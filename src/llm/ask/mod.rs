@@ -229,14 +229,15 @@ impl<P: Platform> Asking<P> {
 
     async fn done(&mut self) -> Bytes {
         let mut out = BytesMut::from(DONE);
-        out.extend_from_slice(&self.completed(&self.held).await);
+        let held = self.held.clone();
+        out.extend_from_slice(&self.completed(&held).await);
         self.held.clear();
         out.extend_from_slice(b"\n\n");
         out.freeze()
     }
 
     /// An answer, with all that is known of how it came about.
-    async fn completed(&self, body: &[u8]) -> Bytes {
+    async fn completed(&mut self, body: &[u8]) -> Bytes {
         let Ok(Value::Object(mut answer)) = serde_json::from_slice(body) else {
             return Bytes::copy_from_slice(body);
         };
