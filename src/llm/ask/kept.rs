@@ -143,7 +143,7 @@ impl<'a, P: Platform> Shelf<'a, P> {
         if value.len() > self.rules.max_size {
             let limit = self.rules.max_size;
             let what = format!(
-                "the context would be larger than {limit} bytes (llm.context.max_size): take something out"
+                "the context would be larger than {limit} bytes (llm.contexts.max_size): take something out"
             );
             return Err(Refusal::new(Kind::BodyTooLarge, what));
         }
