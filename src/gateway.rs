@@ -447,6 +447,8 @@ impl<P: Platform> Gateway<P> {
             servers: Vec<crate::mcp::local::ServerStatus>,
             #[serde(skip_serializing_if = "<[_]>::is_empty")]
             links: &'a [LinkStatus],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            models: Option<llm::status::Status>,
             #[serde(skip_serializing_if = "Vec::is_empty")]
             skipped: Vec<Skipped<'a>>,
         }
@@ -462,6 +464,12 @@ impl<P: Platform> Gateway<P> {
             config: &mcp.plan.digest,
             servers: mcp.statuses(caller),
             links,
+            models: llm::status::status(
+                &mcp.plan.llm,
+                self.instance.models(),
+                caller,
+                self.platform.clock().now(),
+            ),
             skipped: skipped.map(|s| Skipped { name: &s.name, reason: &s.reason }).collect(),
         };
         serde_json::to_vec(&status).unwrap_or_default().into()

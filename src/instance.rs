@@ -10,6 +10,7 @@ use futures_util::future::{Shared, pending};
 
 use crate::config::Plan;
 use crate::config::stored::Stamp;
+use crate::llm;
 use crate::mcp::memory::{Memory, lock};
 use crate::platform::Timestamp;
 
@@ -22,6 +23,7 @@ pub struct Instance {
     plan: RwLock<Result<Arc<Plan>, String>>,
     stamp: RwLock<Option<Stamp>>,
     memory: Arc<Memory>,
+    models: Arc<llm::Memory>,
     looked: AtomicU64,
     trouble: Mutex<String>,
     close: Mutex<Option<oneshot::Sender<()>>>,
@@ -47,6 +49,7 @@ impl Instance {
             plan: RwLock::new(plan),
             stamp: RwLock::default(),
             memory: Arc::default(),
+            models: Arc::default(),
             looked: AtomicU64::default(),
             trouble: Mutex::default(),
             close: Mutex::new(Some(close)),
@@ -71,6 +74,7 @@ impl Instance {
     /// not change is kept.
     pub fn install(&self, plan: Arc<Plan>) {
         self.memory.keep(&plan);
+        self.models.keep(&plan);
         *self.plan.write().unwrap_or_else(PoisonError::into_inner) = Ok(plan);
     }
 
@@ -128,6 +132,12 @@ impl Instance {
                 pending().await
             }
         }
+    }
+
+    /// What has been learned of models and their providers.
+    #[must_use]
+    pub fn models(&self) -> &Arc<llm::Memory> {
+        &self.models
     }
 
     /// What has been learned.

@@ -54,6 +54,11 @@ impl<P: Platform> Reader<P> {
         self.idle == OPEN_ENDED
     }
 
+    /// When something came last.
+    pub fn heard_at(&self) -> Timestamp {
+        self.heard_at
+    }
+
     /// How much time the answer has left.
     pub fn left(&self) -> Duration {
         self.deadline.since(self.platform.clock().now())

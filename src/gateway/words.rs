@@ -56,18 +56,20 @@ impl<P: Platform> Gateway<P> {
     where
         B: Stream<Item = Result<Bytes, SeamError>> + Unpin,
     {
+        let (memory, now) = (self.instance.models(), self.platform.clock().now());
         let task = match endpoint {
             Endpoint::Embeddings => Task::Embeddings,
             Endpoint::CountTokens => Task::Count,
             Endpoint::Models(name) => {
                 only(&head.method, &[Method::GET, Method::HEAD])?;
                 let body = match name {
-                    Some(name) => match llm::one_model(plan, caller, front, &name) {
+                    Some(name) => match llm::one_model(plan, memory, caller, front, &name, now) {
                         Ok(body) => body,
                         Err(unknown) => return Ok(refusal(front, unknown, &asked.request_id)),
                     },
                     None => {
-                        llm::models(&self.platform, plan, caller, front, plan.limits.merge_deadline).await
+                        let deadline = plan.limits.merge_deadline;
+                        llm::models(&self.platform, plan, memory, caller, front, deadline).await
                     }
                 };
                 return Ok(Head::full(StatusCode::OK, "application/json", body));
@@ -78,7 +80,7 @@ impl<P: Platform> Gateway<P> {
         inbound::check_json(&head.headers)?;
         let body = inbound::body(&head.headers, body, plan.limits.body).await?;
         let (platform, id) = (self.platform.clone(), &asked.request_id);
-        let call = match llm::call(platform, plan.clone(), caller, task, &head.headers, body, id) {
+        let call = match llm::call(platform, plan.clone(), memory, caller, task, &head.headers, body, id) {
             Ok(call) => call,
             Err(refused) => {
                 asked.note.fault = Some(refused.fault.clone());

@@ -1,6 +1,8 @@
 //! What a call used and cost.
 
 use super::chat::Usage;
+use super::memory::Memory;
+use super::registry::facts;
 use super::route::Candidate;
 use crate::config::plan::{Llm, Prices};
 use crate::fault::Kind;
@@ -30,11 +32,14 @@ pub struct Metered {
 
 /// What `usage` costs at `candidate`, whom a caller asked for as `asked`.
 #[must_use]
-pub fn cost(llm: &Llm, asked: &str, candidate: &Candidate, usage: &Usage) -> Option<f64> {
-    let full = candidate.name();
-    let names = [full.as_str(), candidate.model.as_str(), asked];
-    let prices = names.iter().find_map(|name| llm.model(name)?.prices)?;
-    Some(priced(&prices, usage)).filter(|_| !usage.is_empty())
+pub fn cost(llm: &Llm, memory: &Memory, asked: &str, candidate: &Candidate, usage: &Usage) -> Option<f64> {
+    if usage.is_empty() {
+        return None;
+    }
+    let (provider, model) = (&candidate.provider, &candidate.model);
+    let live = memory.listed(&provider.name, model);
+    let prices = facts(llm, provider, model, asked, live.as_ref()).prices?;
+    Some(priced(&prices, usage))
 }
 
 fn priced(prices: &Prices, usage: &Usage) -> f64 {

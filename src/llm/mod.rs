@@ -1,7 +1,8 @@
 //! The model router: any provider's models behind OpenAI's and Anthropic's own endpoints.
 //!
 //! ```text
-//! body -> route      the model's name to whom it is asked of, in order
+//! body -> route      the model's name to whom it may be asked of
+//!      -> policy     in which order, by what is known of each and how it is doing
 //!      -> convert    the caller's dialect to the provider's, where they differ; else the bytes as they are
 //!      -> call       one request; the next candidate only before the first word of an answer
 //!      -> convert    the provider's answer, whole or piece by piece, to the caller's dialect
@@ -14,6 +15,9 @@
 //! | [`chat`] | a conversation in no provider's words: what dialects are read into and written from |
 //! | [`convert`] | the grid of two fronts and all dialects |
 //! | [`route`] | model names, rights and candidates |
+//! | [`policy`] | which of the candidates, in which order, and why |
+//! | [`registry`] | what is known of models |
+//! | [`memory`] | how providers have been doing, and what was decided |
 //! | [`provider`] | where a provider is asked, and how it knows who asks |
 //! | [`refusal`] | what a provider's error means |
 //! | [`call`](mod@call) | one call: candidates, times, retries |
@@ -39,14 +43,18 @@ pub mod dial;
 pub mod gemini;
 mod json;
 pub mod lmstudio;
+pub mod memory;
 pub mod meter;
 mod models;
 pub mod ollama;
 pub mod openai;
 pub mod openrouter;
+pub mod policy;
 pub mod provider;
 pub mod refusal;
+pub mod registry;
 pub mod route;
+pub mod status;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -57,14 +65,17 @@ use serde::Deserialize;
 
 pub use call::{Call, Opening, Task};
 pub use convert::Front;
+pub use memory::Memory;
 pub use meter::Metered;
-pub use models::{is_anthropic, models, one_model};
+pub use models::{context, is_anthropic, models, names, one_model};
 pub use refusal::Refusal;
 
+use self::memory::Decision;
+use self::policy::{Choice, Needs};
 use crate::config::Plan;
 use crate::config::plan::Caller;
 use crate::fault::Kind;
-use crate::platform::Platform;
+use crate::platform::{Clock as _, Platform, Timestamp};
 
 /// Headers of a caller that go on to any provider: tracing and nothing else.
 const PASSED: [HeaderName; 3] = [
@@ -80,9 +91,11 @@ const NATIVE: [HeaderName; 2] =
 ///
 /// # Errors
 /// When the body is no request, or there is no such model for this caller.
+#[allow(clippy::too_many_arguments, reason = "what one request brings, and where it is answered")]
 pub fn call<P: Platform>(
     platform: P,
     plan: Arc<Plan>,
+    memory: &Arc<Memory>,
     caller: &Caller,
     task: Task,
     headers: &HeaderMap,
@@ -114,7 +127,12 @@ pub fn call<P: Platform>(
         (serde_json::Value::Null, _) | (_, Task::Embeddings | Task::Count) => false,
         _ => return Err(Refusal::wrong("stream", "must be true or false")),
     };
-    let candidates = route::candidates(&plan.llm, caller, model)?;
+    let needs = || Needs::of(&serde_json::from_slice(&body).unwrap_or_default());
+    let now = platform.clock().now();
+    let choice = policy::choose(&plan.llm, caller, model, memory, now, needs)?;
+    if choice.candidates.len() > 1 || !choice.considered.is_empty() {
+        memory.decided(decision(&choice, caller, model, request_id, now));
+    }
     let kept = |names: &[HeaderName]| -> HeaderMap {
         let found = names.iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone())));
         found.collect()
@@ -128,7 +146,26 @@ pub fn call<P: Platform>(
         native: if task.front() == Front::Anthropic { kept(&NATIVE) } else { HeaderMap::new() },
         request_id: request_id.to_owned(),
         caller: caller.name.clone(),
-        candidates,
+        candidates: choice.candidates,
+        why: choice.why,
     };
-    Ok(Call::new(platform, plan, asked))
+    Ok(Call::new(platform, plan, memory.clone(), asked))
+}
+
+fn decision(choice: &Choice, caller: &Caller, asked: &str, request_id: &str, now: Timestamp) -> Decision {
+    let mut considered = choice.considered.clone();
+    if considered.is_empty() {
+        considered.extend(choice.candidates.iter().map(|candidate| route::brief(&candidate.name())));
+    }
+    Decision {
+        ts: now.0,
+        request_id: request_id.to_owned(),
+        caller: caller.name.clone(),
+        asked: route::brief(asked),
+        considered,
+        chosen: None,
+        why: choice.why.clone(),
+        outcome: None,
+        attempts: 0,
+    }
 }

@@ -3,13 +3,11 @@
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
-use serde_json::Value;
 use url::Url;
 
 use super::bedrock::sign::{Signer, encoded};
 use super::convert::Dialect;
-use super::json::{list, owned};
-use super::{anthropic, azure, bedrock, compatible, dial, gemini, lmstudio, ollama, openai, openrouter};
+use super::{anthropic, azure, bedrock, compatible, dial, gemini, lmstudio, openai, openrouter};
 use crate::config::glob::Glob;
 use crate::config::plan::{BEHIND, Credential, Provider};
 use crate::config::types::ProviderKind;
@@ -31,6 +29,8 @@ pub enum Place {
     Models,
     /// How many tokens a request has.
     Count,
+    /// What there is to know of a model (Ollama).
+    Show,
 }
 
 /// `base` with `path` behind it.
@@ -99,7 +99,7 @@ pub fn address(provider: &Provider, place: Place, model: &str) -> Option<String>
                 Place::Chat { .. } => join(&root, "v1/messages"),
                 Place::Count => join(&root, "v1/messages/count_tokens"),
                 Place::Models => join(&root, "v1/models?limit=1000"),
-                Place::Embeddings => return None,
+                Place::Embeddings | Place::Show => return None,
             })
         }
         ProviderKind::Gemini => {
@@ -115,6 +115,7 @@ pub fn address(provider: &Provider, place: Place, model: &str) -> Option<String>
                 Place::Embeddings => path(&format!("models/{model}:batchEmbedContents")),
                 Place::Count => path(&format!("models/{model}:countTokens")),
                 Place::Models => path("models?pageSize=1000"),
+                Place::Show => return None,
             })
         }
         ProviderKind::Bedrock => {
@@ -127,7 +128,7 @@ pub fn address(provider: &Provider, place: Place, model: &str) -> Option<String>
                     let list = base.as_str().replace("bedrock-runtime.", "bedrock.");
                     format!("{}/foundation-models", list.trim_end_matches('/'))
                 }
-                Place::Embeddings | Place::Count => return None,
+                Place::Embeddings | Place::Count | Place::Show => return None,
             })
         }
         ProviderKind::Ollama => {
@@ -136,6 +137,7 @@ pub fn address(provider: &Provider, place: Place, model: &str) -> Option<String>
                 Place::Chat { .. } => join(&root, "api/chat"),
                 Place::Embeddings => join(&root, "api/embed"),
                 Place::Models => join(&root, "api/tags"),
+                Place::Show => join(&root, "api/show"),
                 Place::Count => return None,
             })
         }
@@ -218,29 +220,13 @@ pub fn identify(provider: &Provider, headers: &mut HeaderMap) {
 #[must_use]
 pub fn behind(provider: &Provider, method: &Method, path: &str) -> Option<String> {
     let there = Provider::new(&provider.name, provider.kind, Url::parse(BEHIND).ok()?);
-    [Place::Chat { stream: true }, Place::Embeddings, Place::Models].into_iter().find_map(|place| {
-        let asked = Url::parse(&address(&there, place, "")?).ok()?;
-        let own = if place == Place::Models { Method::GET } else { Method::POST };
-        (asked.path() == path && *method == own).then(|| address(provider, place, ""))?
-    })
-}
-
-/// The names of the models that a provider's list holds.
-#[must_use]
-pub fn models(kind: ProviderKind, body: &Value) -> Vec<String> {
-    match kind {
-        ProviderKind::Ollama => ollama::models(body),
-        ProviderKind::Lmstudio => lmstudio::models(body),
-        ProviderKind::Gemini => list(body, "models")
-            .iter()
-            .filter_map(|model| owned(model, "name"))
-            .map(|name| name.strip_prefix("models/").map(str::to_owned).unwrap_or(name))
-            .collect(),
-        ProviderKind::Bedrock => {
-            list(body, "modelSummaries").iter().filter_map(|model| owned(model, "modelId")).collect()
-        }
-        _ => list(body, "data").iter().filter_map(|model| owned(model, "id")).collect(),
-    }
+    [Place::Chat { stream: true }, Place::Embeddings, Place::Models, Place::Show].into_iter().find_map(
+        |place| {
+            let asked = Url::parse(&address(&there, place, "")?).ok()?;
+            let own = if place == Place::Models { Method::GET } else { Method::POST };
+            (asked.path() == path && *method == own).then(|| address(provider, place, ""))?
+        },
+    )
 }
 
 #[cfg(test)]

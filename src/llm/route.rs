@@ -56,6 +56,13 @@ fn found(llm: &Llm, name: &str) -> Vec<Candidate> {
         });
         return targets.collect();
     }
+    if let Some(policy) = llm.policy(name) {
+        let targets = policy.targets.iter().filter_map(|(target, _)| {
+            let provider = llm.provider(&target.provider)?.clone();
+            Some(Candidate { provider, model: target.model.clone() })
+        });
+        return targets.collect();
+    }
     if let Some((provider, model)) = name.split_once('/')
         && let Some(provider) = llm.provider(provider)
         && !model.is_empty()
@@ -135,10 +142,11 @@ mod tests {
                         target("gone", "x"),
                         target("groq", "llama-3"),
                     ],
-                    prices: None,
+                    ..Model::default()
                 },
-                Model { name: "gpt-5".into(), targets: vec![], prices: None },
+                Model { name: "gpt-5".into(), targets: vec![], ..Model::default() },
             ],
+            ..Llm::default()
         }
     }
 

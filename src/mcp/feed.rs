@@ -27,6 +27,8 @@ use serde_json::value::RawValue;
 use self::line::step;
 pub use self::line::{Line, Stepped};
 use super::catalog::Kind as ListKind;
+use super::client::Client;
+use super::lines::Held;
 use super::memory::{UpstreamSession, lock};
 use super::{Mcp, extensions};
 use crate::config::plan::Server;
@@ -218,6 +220,9 @@ pub enum Over {
     /// The GET stream of a session that is there already. Everything comes through. Subscriptions are the session's
     /// own affair.
     Own(UpstreamSession),
+    /// The session with an HTTP+SSE server that this client's mailbox keeps: what belongs to no call comes through.
+    /// Subscriptions are made anew where another session had to be opened.
+    Line(Arc<Client>),
 }
 
 /// News of one server.
@@ -227,6 +232,8 @@ pub struct Notice {
     pub server: Arc<Server>,
     /// The news.
     pub what: What,
+    /// The session that it came over, if the client's mailbox keeps that.
+    pub held: Option<Arc<Held>>,
 }
 
 /// What is new.

@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 use self::deliver::{End, Refusal, Tried};
 use super::client::Client;
 use super::extensions::{self, told_across};
+use super::lines::{Held, Lasting, Made};
 use super::mailbox::Letter;
 use super::memory::{Profile, Running, UpstreamSession, lock};
 use super::meta::{Declared, Params, erase};
@@ -72,6 +73,8 @@ struct Way {
     asks: Option<String>,
     /// Which of the server's messages name tasks that its client knows by other names.
     tasks: Names,
+    /// The session was there before the call, and may turn out to be over.
+    used: bool,
 }
 
 impl<P: Platform> Mcp<P> {
@@ -89,6 +92,7 @@ impl<P: Platform> Mcp<P> {
         let server = &route.server;
         let mut profile = self.profile(server).await?;
         let mut tried = Tried::default();
+        let mut over = None;
         loop {
             if client.era() == Era::Modern
                 && profile.revision_for(Era::Modern).era() == Era::Legacy
@@ -99,7 +103,7 @@ impl<P: Platform> Mcp<P> {
                     return Ok(answer);
                 }
             }
-            let (way, line) = match self.way(inbound, server, client, call, &profile).await {
+            let (way, line) = match self.way(inbound, server, client, call, &profile, over.as_ref()).await {
                 Err(fault) if !tried.era && is_otherwise(server, &profile, &fault) => {
                     // It does not open sessions (any more): perhaps it has become a modern server.
                     tried.era = true;
@@ -126,8 +130,16 @@ impl<P: Platform> Mcp<P> {
             let mut watch = client.session.as_ref().map(|session| Box::new(Watch::new(session, call.id)));
             let answered = match (line, &way.session, &running) {
                 // Hanging up ends the session, and with it the call.
-                (Some(line), Some(session), _) => {
-                    Box::pin(self.send_old(*line, session, outgoing, call.id.get())).await
+                (Some(mut line), Some(session), _) => {
+                    let id = way.id.as_deref().unwrap_or(call.id.get());
+                    match Box::pin(self.send_old(&mut line, session, outgoing, id)).await {
+                        // The server does not have the call: the session had ended before.
+                        Err(_) if way.used && over.is_none() && line.reader.is_forgotten() => {
+                            over = way.session;
+                            continue;
+                        }
+                        sent => sent.map(|()| *line),
+                    }
                 }
                 (_, None, Some(running)) => {
                     let given_up = pin!(self.given_up(running, watch.as_deref_mut()));
@@ -181,6 +193,7 @@ impl<P: Platform> Mcp<P> {
         client: &Client,
         call: &Call<'_>,
         profile: &Profile,
+        over: Option<&UpstreamSession>,
     ) -> Result<(Way, Option<Box<Answered<P>>>), Fault> {
         let revision = profile.revision_for(client.era());
         let tasks = match inbound.target {
@@ -188,16 +201,17 @@ impl<P: Platform> Mcp<P> {
             Some(_) => Names::None,
         };
         if revision.era() == Era::Modern {
-            let way = Way { revision, session: None, holder: None, id: None, asks: None, tasks };
+            let way = Way { revision, session: None, holder: None, id: None, asks: None, tasks, used: false };
             return Ok((way, None));
         }
         if profile.http_sse {
             // Boxed: only the oldest servers need it, and every call would have to make room for it.
-            let (line, session) = Box::pin(self.session_of_call(server, client, call, profile)).await?;
-            let asks = self.seal_asks(server, client, &session).await?;
-            let revision = session.revision;
-            let way = Way { revision, session: Some(session), holder: None, id: None, asks, tasks };
-            return Ok((way, Some(line)));
+            return Box::pin(self.old_way(inbound, server, client, call, profile, over)).await.map(
+                |(mut way, line)| {
+                    way.tasks = tasks;
+                    (way, Some(line))
+                },
+            );
         }
         let holder = self.holder(server, client, profile.sessions);
         let session = self.held(server, &holder).await?;
@@ -206,7 +220,37 @@ impl<P: Platform> Mcp<P> {
         let id = shared.then(|| self.memory.server(server).next_id().to_string());
         let revision = session.revision;
         let (session, holder) = (Some(session), Some(holder));
-        Ok((Way { revision, session, holder, id, asks: None, tasks }, None))
+        Ok((Way { revision, session, holder, id, asks: None, tasks, used: false }, None))
+    }
+
+    /// The same, to a server of HTTP+SSE: over the session that its client's mailbox keeps, if it does, or one for this
+    /// call alone.
+    async fn old_way(
+        &self,
+        inbound: &Inbound,
+        server: &Arc<Server>,
+        client: &Client,
+        call: &Call<'_>,
+        profile: &Profile,
+        over: Option<&UpstreamSession>,
+    ) -> Result<(Way, Box<Answered<P>>), Fault> {
+        let (holder, tasks) = (None, Names::None);
+        let caller = &client.caller.name;
+        if let Some(session) = self.lasting(client) {
+            let made = Made { token: park::progress_token(call.read.meta), asked: inbound.accepts.events };
+            let lasting = self.attach(server, caller, session, Some(made), over).await?;
+            let Lasting { stream, held: Held { session, asks }, id, used } = lasting;
+            let (revision, id, asks) = (session.revision, Some(id), Some(asks));
+            let way = Way { revision, session: Some(session), holder, id, asks, tasks, used };
+            return Ok((way, Box::new(stream)));
+        }
+        let (line, session) = self.session_of_call(server, client, call, profile).await?;
+        let asks = match client.session {
+            Some(_) => Some(self.seal_asks(server, caller, &session, server.timeouts.total).await?),
+            None => None,
+        };
+        let revision = session.revision;
+        Ok((Way { revision, session: Some(session), holder, id: None, asks, tasks, used: false }, line))
     }
 
     /// The request as it goes upstream.

@@ -2,8 +2,9 @@
 //! first event names the endpoint that takes messages, and all that the server says comes on the stream.
 //!
 //! Such a server's session lives as long as its stream, and no connection may outlive the request that it was made
-//! for. So each call has a session of its own: opened, introduced, used once, and dropped. It is **never** kept or
-//! shared, and its messages **never** go to another origin than the one that the configuration names.
+//! for. Only mailboxes keep one: a legacy client's ([`super::lines`]) and those of parked calls. Any other call has a
+//! session of its own: opened, introduced, used once, and dropped. It is **never** shared by clients, and its messages
+//! **never** go to another origin than the one that the configuration names.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -21,7 +22,7 @@ use url::Url;
 use super::client::Client;
 use super::extensions::told_across;
 use super::forward::Call;
-use super::memory::{Profile, Running, UpstreamSession, lock};
+use super::memory::{Profile, Running, ServerMemory, UpstreamSession, lock};
 use super::revision::Revision;
 use super::serve::Cancel;
 use super::upstream::{
@@ -171,22 +172,20 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// What a legacy client is to know the questions of `session` by, so that any instance can take its answers there.
-    /// A modern client is asked otherwise.
+    /// A modern client is asked otherwise. It holds for as long as the session `lasts`.
     pub(super) async fn seal_asks(
         &self,
         server: &Server,
-        client: &Client,
+        caller: &str,
         session: &UpstreamSession,
-    ) -> Result<Option<String>, Fault> {
-        let Some(endpoint) = session.endpoint.as_ref().filter(|_| client.session.is_some()) else {
-            return Ok(None);
-        };
+        lasts: Duration,
+    ) -> Result<String, Fault> {
         // Readable by the client: the server's host is none of its business.
-        let endpoint = &endpoint[url::Position::BeforePath..];
+        let endpoint = session.endpoint.as_ref().map_or("", |url| &url[url::Position::BeforePath..]);
         let asks = Asks { server: Cow::Borrowed(&server.name), endpoint: Cow::Borrowed(endpoint) };
         let payload = serde_json::to_vec(&asks).unwrap_or_default();
-        let expires = self.platform.clock().now().after(server.timeouts.total);
-        Ok(Some(self.sealer().await?.seal(ASKS, &client.caller.name, expires, &payload)))
+        let expires = self.platform.clock().now().after(lasts);
+        Ok(self.sealer().await?.seal(ASKS, caller, expires, &payload))
     }
 
     /// The session that [`Mcp::seal_asks`] sealed for this caller.
@@ -197,8 +196,8 @@ impl<P: Platform> Mcp<P> {
         let server = self.plan.server(&asks.server)?.clone();
         let endpoint = server.url.join(&asks.endpoint).ok()?;
         let at_home = endpoint.origin() == server.url.origin();
-        let session =
-            UpstreamSession { id: None, revision: Revision::LEGACY, endpoint: Some(Box::new(endpoint)) };
+        let endpoint = Some(Box::new(endpoint));
+        let session = UpstreamSession { id: None, revision: Revision::LEGACY, endpoint, kept: false };
         at_home.then_some((server, session))
     }
 
@@ -209,19 +208,19 @@ impl<P: Platform> Mcp<P> {
     /// When the server refuses it or is too slow to accept it.
     pub async fn send_old(
         &self,
-        mut answered: Answered<P>,
+        answered: &mut Answered<P>,
         session: &UpstreamSession,
         mut outgoing: Outgoing,
         id: &str,
-    ) -> Result<Answered<P>, Fault> {
+    ) -> Result<(), Fault> {
         let server = answered.reader.server.clone();
         let url = session.endpoint.as_deref().unwrap_or(&server.url);
         outgoing.to = session.endpoint.clone();
         answered.reader.post(Some(id), http_request(&server, url, &outgoing)?);
-        match self.taken(&server, &mut answered).await {
+        match self.taken(&server, answered).await {
             Ok(()) => {
                 answered.reader.session_opened();
-                Ok(answered)
+                Ok(())
             }
             Err(fault) => {
                 self.memory.server(&server).failed(self.platform.clock().now(), &fault);
@@ -290,9 +289,7 @@ impl<P: Platform> Mcp<P> {
         headers: HeaderMap,
     ) -> Result<String, Fault> {
         let server = answered.reader.server.clone();
-        // Not what other requests of ours are called: this one shares its session with a client's, who may be a
-        // gateway as well.
-        let id = format!("causeway-sse-{}", self.memory.server(&server).next_id());
+        let id = own_id(&self.memory.server(&server));
         let outgoing = Outgoing {
             http: Method::POST,
             to: session.endpoint.clone(),
@@ -370,11 +367,7 @@ impl<P: Platform> Mcp<P> {
                     kept.push(data);
                 }
                 Ok(Message::Request { id, method, .. }) => {
-                    let reply = match method.as_ref() {
-                        "ping" => jsonrpc::result(id, &serde_json::Map::new()),
-                        _ => jsonrpc::error(Some(id), -32601, "the client cannot be asked now", None),
-                    };
-                    self.tell(&server, reply, session).await;
+                    self.tell(&server, declined(id, &method), session).await;
                 }
                 _ => {}
             }
@@ -427,7 +420,8 @@ impl<P: Platform> Mcp<P> {
         client_info: &str,
         revision: Revision,
     ) -> Result<Opened<P>, Fault> {
-        let mut session = UpstreamSession { id: None, revision, endpoint: Some(Box::new(endpoint)) };
+        let endpoint = Some(Box::new(endpoint));
+        let mut session = UpstreamSession { id: None, revision, endpoint, kept: false };
         let params = introduction(capabilities, client_info, revision);
         // No version header: the version is not agreed yet.
         let id = self.post_over(&mut answered, &session, "initialize", &params, HeaderMap::new())?;
@@ -481,8 +475,22 @@ impl<P: Platform> Mcp<P> {
     }
 }
 
+/// The id of a request of our own. Not what other requests of ours are called: this one shares its session with a
+/// client's, who may be a gateway as well.
+pub(super) fn own_id(memory: &ServerMemory) -> String {
+    format!("causeway-sse-{}", memory.next_id())
+}
+
+/// What a server is told that asks when there is nobody to be asked.
+pub(super) fn declined(id: &RawValue, method: &str) -> Bytes {
+    match method {
+        "ping" => jsonrpc::result(id, &serde_json::Map::new()),
+        _ => jsonrpc::error(Some(id), -32601, "the client cannot be asked now", None),
+    }
+}
+
 /// Where messages go: the endpoint event's URI, which is mostly a path.
-fn endpoint(server: &Server, data: &[u8]) -> Result<Url, Fault> {
+pub(super) fn endpoint(server: &Server, data: &[u8]) -> Result<Url, Fault> {
     let refused = |what: &str| {
         let message = format!("server {:?}: its `endpoint` event {what}", server.name);
         Fault::new(Kind::UpstreamRefused, message)
@@ -527,7 +535,7 @@ fn unopened<P: Platform>(server: &Server, answered: &Answered<P>) -> Fault {
 }
 
 /// The stream was over too soon.
-fn ended(server: &Server, before: &str) -> Fault {
+pub(super) fn ended(server: &Server, before: &str) -> Fault {
     let message = format!("server {:?}: ended its stream of events (HTTP+SSE) before {before}", server.name);
     Fault::new(Kind::UpstreamCut, message)
 }

@@ -383,7 +383,7 @@ impl<P: Platform, W: Future<Output = Stepped<P>>> Listening<P, W> {
     }
 
     fn take(&mut self, notice: Notice) {
-        let Notice { server, what } = notice;
+        let Notice { server, what, .. } = notice;
         let Some((_, standing)) = self.standings.get_mut(&server.name) else { return };
         match what {
             What::Message(message) => self.pass(&server, &message),

@@ -286,6 +286,10 @@ impl<P: Platform> Mcp<P> {
         }
         if let Some(session) = &client.session {
             self.record(session, |record| record.level = Some(level.clone().into_owned())).await?;
+            let body = format!(
+                "{{\"jsonrpc\":\"2.0\",\"id\":\"causeway-sse-level\",\"method\":\"logging/setLevel\",\"params\":{{\"level\":\"{level}\"}}}}"
+            );
+            self.tell_lines(session, body.as_bytes()).await;
             if session.facts.server.is_none() {
                 let upstreams = lock(&session.memory.record).0.upstreams.clone();
                 for (name, upstream) in upstreams.iter() {

@@ -2,7 +2,7 @@
 //!
 //! Two things need one. A call of a modern client to a legacy server that asks back waits here, with the server's
 //! answer half read, until the client comes back ([`park`]). And a legacy client's session has its
-//! streams and the questions that are open with it here ([`rounds`]).
+//! streams, the questions that are open with it ([`rounds`]) and its sessions with HTTP+SSE servers ([`lines`]) here.
 //!
 //! A mailbox **never** acts by itself: [`deliver`] takes a letter and gives what is said to it, and the work that it
 //! sets going. The host runs the work.
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::tail::Tail;
-use super::{Mcp, front, park, rounds, standing, watch};
+use super::{Mcp, front, lines, park, rounds, standing, watch};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::platform::{Mailboxes as _, Platform, SeamError, Timestamp, UpstreamBody};
@@ -52,6 +52,10 @@ pub enum Letter {
     /// A call of a legacy client, by its id, is to be watched. The answer is a comment, and another when the client gives
     /// the call up.
     Watch(Box<RawValue>),
+    /// Somebody wants to use the client's session with an HTTP+SSE server. The answer is like that server's stream.
+    Line(lines::Attach),
+    /// A message of the client's for every such server that it has a session with. Nothing is answered.
+    Say(Box<RawValue>),
     /// The session is over. Nothing is answered.
     End,
 }
@@ -68,6 +72,8 @@ pub struct Mailbox<P: Platform> {
     pub front: front::Desk,
     /// Calls that run elsewhere.
     pub watched: watch::Desk,
+    /// Sessions with HTTP+SSE servers.
+    pub lines: lines::Desk,
 }
 
 impl<P: Platform> Default for Mailbox<P> {
@@ -78,6 +84,7 @@ impl<P: Platform> Default for Mailbox<P> {
             standing: standing::Desk::default(),
             front: front::Desk::default(),
             watched: watch::Desk::default(),
+            lines: lines::Desk::default(),
         }
     }
 }
@@ -90,6 +97,7 @@ impl<P: Platform> Mailbox<P> {
             && self.standing.is_idle()
             && self.front.is_idle()
             && self.watched.is_idle()
+            && self.lines.is_idle()
     }
 }
 
@@ -159,7 +167,13 @@ pub fn deliver<P: Platform>(
         Ok(Letter::Posted(posted)) => front::posted(&mailbox, posted),
         Ok(Letter::Subscribed) => (mailbox.standing.subscribed(), Work::None),
         Ok(Letter::Watch(id)) => watch::begin(&mailbox, &id),
+        Ok(Letter::Line(attach)) => lines::begin(&mcp, &mailbox, attach),
+        Ok(Letter::Say(body)) => {
+            mailbox.lines.say(&body);
+            (Said::nothing(), Work::None)
+        }
         Ok(Letter::End) => {
+            mailbox.lines.end();
             mailbox.watched.end();
             mailbox.rounds.end();
             mailbox.standing.end();
@@ -174,6 +188,7 @@ pub fn deliver<P: Platform>(
             Work::Park(work) => Box::pin(park::run(mcp, mailbox, *work)).await,
             Work::Rounds(work) => Box::pin(rounds::run(mcp, mailbox, *work)).await,
             Work::Front(work) => Box::pin(front::run(mcp, mailbox, *work)).await,
+            Work::Line(work) => Box::pin(lines::run(mcp, mailbox, *work)).await,
             Work::Watch(work) => watch::run(&mailbox, work).await,
             Work::Stand(work) => Box::pin(standing::run(mcp, mailbox, work)).await,
         }
@@ -183,7 +198,7 @@ pub fn deliver<P: Platform>(
 /// Whether a mailbox that knows nothing can do anything with `letter`: it begins something.
 #[must_use]
 pub fn founds(letter: &[u8]) -> bool {
-    ["Call", "Rounds", "Stand", "Front"].iter().any(|kind| {
+    ["Call", "Rounds", "Stand", "Front", "Line"].iter().any(|kind| {
         let name = letter.strip_prefix(b"{\"").and_then(|rest| rest.strip_prefix(kind.as_bytes()));
         name.is_some_and(|rest| rest.starts_with(b"\""))
     })
@@ -215,6 +230,8 @@ pub enum Work {
     Rounds(Box<rounds::Started>),
     /// The streams of a session.
     Stand(Box<standing::Started>),
+    /// A session with an HTTP+SSE server.
+    Line(Box<lines::Started>),
     /// Nothing but waiting until a call is over.
     Watch(watch::Started),
     /// What a client of HTTP+SSE wants.

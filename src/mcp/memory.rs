@@ -342,6 +342,9 @@ pub struct UpstreamSession {
     /// Where its messages go, if not to the server's URL: the endpoint of an HTTP+SSE session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<Box<url::Url>>,
+    /// The client's mailbox keeps its stream, and tells the server of calls that nobody waits for any more.
+    #[serde(skip)]
+    pub kept: bool,
 }
 
 impl ServerMemory {
@@ -628,11 +631,14 @@ impl SessionMemory {
         lock(&self.running).values().for_each(|cancelled| cancelled.store(true, Ordering::Relaxed));
     }
 
-    /// The client has given up the call with this id.
-    pub fn cancel(&self, id: &RawValue) {
-        if let Some(cancelled) = lock(&self.running).get(id.get()) {
+    /// The client has given up the call with this id; says whether it runs here.
+    pub fn cancel(&self, id: &RawValue) -> bool {
+        let running = lock(&self.running);
+        let cancelled = running.get(id.get());
+        cancelled.is_some_and(|cancelled| {
             cancelled.store(true, Ordering::Relaxed);
-        }
+            true
+        })
     }
 }
 

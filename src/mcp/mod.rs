@@ -15,6 +15,7 @@ pub mod front;
 pub mod headers;
 pub mod http_sse;
 pub mod lenient;
+pub mod lines;
 pub mod links;
 pub mod listen;
 pub mod local;

@@ -31,6 +31,7 @@ use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform, Timestamp};
 use crate::relay::Reader;
+use crate::wire::accept::Accepts;
 use crate::wire::jsonrpc;
 
 /// Resources that one session may be subscribed to.
@@ -198,9 +199,16 @@ impl<P: Platform> Mcp<P> {
         let profile = self.profile(&server).await?;
         let mut answer = Answer::Json(StatusCode::OK, jsonrpc::result(call.id, &Map::new()));
         let held = matches!(self.holder(&server, client, profile.sessions), Holder::Client(_));
-        if profile.revision_for(Era::Legacy).era() == Era::Legacy && held && !profile.http_sse {
+        if profile.revision_for(Era::Legacy).era() == Era::Legacy && (held || profile.http_sse) {
             // It goes over the session whose stream brings the updates.
-            answer = self.forward(inbound, client, call, &route).await?;
+            answer = match profile.http_sse {
+                false => self.forward(inbound, client, call, &route).await?,
+                // All of its answers come as events; this one is to be seen first.
+                true => {
+                    let whole = inbound.with_accepts(Accepts { json: true, events: false });
+                    self.forward(&whole, client, call, &route).await?
+                }
+            };
             if let Answer::Json(_, body) = &answer
                 && error_of(body).is_some()
             {

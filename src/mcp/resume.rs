@@ -148,8 +148,12 @@ mod tests {
     use crate::mcp::revision::Revision;
 
     fn seen(events: &[Event]) -> Resume {
-        let mut resume =
-            Resume::new(UpstreamSession { id: None, revision: Revision::LEGACY, endpoint: None });
+        let mut resume = Resume::new(UpstreamSession {
+            id: None,
+            revision: Revision::LEGACY,
+            endpoint: None,
+            kept: false,
+        });
         events.iter().for_each(|event| resume.saw(event));
         resume
     }

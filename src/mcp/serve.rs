@@ -6,6 +6,8 @@
 mod one_server;
 mod told;
 
+pub(super) use self::told::cancelled;
+
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::Mcp;
 use super::client::Client;
 use super::feed::{Leases, Notice, Over, Source, Topic, UPDATED, Wanted, What, feed};
+use super::lines::Held;
 use super::listen::{Subscribed, given, renamed, uri_of};
 use super::mailbox::{Mailbox, Said, Work};
 use super::memory::lock;
@@ -234,6 +235,16 @@ pub fn caller_of<P: Platform>(mcp: &Mcp<P>, name: &str) -> Option<Arc<Caller>> {
     known.cloned().or_else(|| anyone.then(|| Arc::new(Caller::anyone(false))))
 }
 
+/// What the client of `session` has subscribed to at `server`, by the server's own URIs.
+pub(super) fn subscribed_at(session: &Session, server: &Server) -> Vec<String> {
+    let record = lock(&session.memory.record);
+    let own = record.0.subscriptions.iter().filter(|subscribed| subscribed.server == server.name);
+    let mut uris: Vec<String> = own.map(|subscribed| subscribed.own.clone()).collect();
+    uris.sort();
+    uris.dedup();
+    uris
+}
+
 struct Keeper<'a, P: Platform> {
     mcp: &'a Mcp<P>,
     desk: &'a Desk,
@@ -269,10 +280,7 @@ impl<'a, P: Platform> Keeper<'a, P> {
     }
 
     fn wanted(&self, server: &Server) -> Wanted {
-        let own = self.subscriptions().into_iter().filter(|subscribed| subscribed.server == server.name);
-        let mut uris: Vec<String> = own.map(|subscribed| subscribed.own).collect();
-        uris.sort();
-        uris.dedup();
+        let uris = subscribed_at(&self.session, server);
         Wanted { lists: Topic::ALL.into(), uris, tasks: Vec::new() }
     }
 
@@ -357,11 +365,11 @@ impl<'a, P: Platform> Keeper<'a, P> {
                 }
                 Next::Prepared((server, None)) => heard(&mut unheard, &mut waiting, &server),
                 Next::News(None) => hush = true,
-                Next::News(Some(Notice { server, what })) => match what {
+                Next::News(Some(Notice { server, what, held })) => match what {
                     What::Agreed(told) => {
                         if self.announce && unheard.contains(&server.name) {
                             for message in told.changes() {
-                                let _ = self.tell(&server, message);
+                                let _ = self.tell(&server, message, None);
                             }
                         }
                         heard(&mut unheard, &mut waiting, &server);
@@ -370,9 +378,11 @@ impl<'a, P: Platform> Keeper<'a, P> {
                         let heard = over.iter().find(|heard| heard.server.name == server.name);
                         let own = heard.and_then(|heard| match &heard.over {
                             Over::Own(session) => Some(session.clone()),
+                            Over::Line(_) => held.as_ref().map(|held| held.session.clone()),
                             Over::Dedicated => None,
                         });
-                        if let (Some(reply), Some(session)) = (self.tell(&server, data), own) {
+                        let reply = self.tell(&server, data, held.as_deref());
+                        if let (Some(reply), Some(session)) = (reply, own) {
                             self.mcp.tell(&server, reply, &session).await;
                         }
                     }
@@ -417,8 +427,11 @@ impl<'a, P: Platform> Keeper<'a, P> {
     /// `None` if the server cannot be asked now.
     async fn over(&self, server: &Arc<Server>) -> Option<Option<Over>> {
         let profile = self.mcp.profile(server).await.ok()?;
-        if profile.revision_for(Era::Legacy).era() == Era::Modern || profile.http_sse {
+        if profile.revision_for(Era::Legacy).era() == Era::Modern {
             return Some(Some(Over::Dedicated));
+        }
+        if profile.http_sse {
+            return Some(Some(Over::Line(Arc::new(self.client.clone()))));
         }
         match self.mcp.holder(server, &self.client, profile.sessions) {
             Holder::Pool(..) if profile.sessions => Some(Some(Over::Dedicated)),
@@ -432,7 +445,7 @@ impl<'a, P: Platform> Keeper<'a, P> {
 
     /// Passes on what a server says, if it is for this client. Gives what is to be said to it in return, if that is
     /// not for the client to say.
-    fn tell(&self, server: &Server, data: Bytes) -> Option<Bytes> {
+    fn tell(&self, server: &Server, data: Bytes, held: Option<&Held>) -> Option<Bytes> {
         match Message::decode(&data) {
             Ok(Message::Notification { method, params }) if method == UPDATED => {
                 let uri = params.and_then(uri_of).filter(|uri| server.resources.admits(uri))?;
@@ -447,15 +460,18 @@ impl<'a, P: Platform> Keeper<'a, P> {
                 if Topic::of(&method).is_some() {
                     self.mcp.outdated(server, &method);
                 }
-                self.pass(server, data)
+                self.pass(server, data, held)
             }
-            Ok(Message::Request { .. }) => self.pass(server, data),
+            Ok(Message::Request { .. }) => self.pass(server, data, held),
             _ => None,
         }
     }
 
-    fn pass(&self, server: &Server, data: Bytes) -> Option<Bytes> {
-        let rewrite = Rewrite::routed_from(self.merged.then_some(server));
+    fn pass(&self, server: &Server, data: Bytes, held: Option<&Held>) -> Option<Bytes> {
+        let mut rewrite = Rewrite::routed_from(self.merged.then_some(server));
+        if let Some(held) = held {
+            (rewrite.route, rewrite.direct) = (Some(held.asks.clone()), false);
+        }
         match rewrite.apply(data, server) {
             Rewritten::Pass(message) => {
                 self.desk.say(&message);

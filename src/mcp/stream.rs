@@ -281,6 +281,14 @@ impl<P: Platform> Stream<P> {
                 return None;
             }
             if let Some(why) = self.broken.clone() {
+                // A server that was told of it by another instance says no more.
+                if let (Some(running), Some(watch)) = (&self.running, &self.watch)
+                    && Box::pin(watch.is_marked(&self.mcp)).await
+                {
+                    running.give_up();
+                    self.broken = None;
+                    continue;
+                }
                 let Some(resume) = &mut self.resume else { return self.fail(&why) };
                 // Boxed, for the same reason.
                 if let Err(fault) = Box::pin(self.mcp.resume(&mut self.reader, resume, why)).await {
@@ -473,7 +481,7 @@ impl<P: Platform> Stream<P> {
 
 /// An event for each message of `event`: 2025-03-26 has batches on streams, too. What a stream can be gone on with
 /// behind stands at the last of them.
-fn singles(event: Event) -> Vec<Event> {
+pub(super) fn singles(event: Event) -> Vec<Event> {
     let parts = match jsonrpc::decode_batch(&event.data) {
         Ok(Some(parts)) if !parts.is_empty() => parts,
         _ => return vec![event],

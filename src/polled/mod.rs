@@ -314,13 +314,17 @@ impl<P: Platform> Polled<P> {
     /// Finds the owner of `key`; or becomes it, if the letter `founds` something.
     async fn way(&self, platform: &P, key: &str, letter: &Bytes, founds: bool) -> Result<Way<P>, SeamError> {
         let record = owner_key(key);
+        let mut known = false;
         for _ in 0..TRIES {
             if let Some(kept) = self.held(platform, key) {
                 return Ok(Way::Here(kept));
             }
             let own = key.ends_with(self.place(platform));
             // Nobody else takes a key that ends in this instance's name.
-            let held = if own && !self.has(key) { None } else { platform.store().load(&record).await? };
+            let held =
+                if own && !known && !self.has(key) { None } else { platform.store().load(&record).await? };
+            // Unless this instance has given up the seat that it took the key for.
+            known = true;
             let seat = held.as_ref().and_then(|held| Owner::read(&held.value));
             if let Some(seat) = seat.filter(|seat| !self.is_own(seat))
                 && let Some(following) = self.hand_over(platform, &seat, key, letter).await?

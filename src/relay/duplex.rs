@@ -29,6 +29,8 @@ const REDIRECTS: usize = 3;
 const ANSWERED: usize = 128;
 /// Between two messages of ours the stream may bring so many times the bytes of one answer.
 const STREAM: usize = 16;
+/// Messages that may be on their way at a time; of more, nobody waits for the oldest.
+const POSTS: usize = 256;
 /// The body under an HTTP error is read no further than this.
 const ERROR_BODY: usize = 64 * 1024;
 
@@ -47,6 +49,8 @@ pub(super) struct Duplex<P: Platform> {
     ended: bool,
     /// Silence is for somebody else to judge.
     opening: bool,
+    /// The server may not know the session any more.
+    forgotten: bool,
 }
 
 /// A message that was sent and whose exchange is not over.
@@ -84,8 +88,18 @@ enum Outcome {
     Nothing,
     /// The server answered where it was asked, as later revisions do.
     Message(Bytes),
-    /// The server does not have it. It may have nevertheless if something in between gave up waiting.
-    Failed(Fault, bool),
+    /// The server does not have it.
+    Failed(Fault, But),
+}
+
+/// What there is to say about a failure.
+#[derive(PartialEq)]
+enum But {
+    Nothing,
+    /// The server may have it nevertheless: something in between gave up waiting.
+    Between,
+    /// It may not know the session any more.
+    Forgotten,
 }
 
 impl<P: Platform> Reader<P> {
@@ -102,6 +116,7 @@ impl<P: Platform> Reader<P> {
             heard: false,
             ended: false,
             opening: true,
+            forgotten: false,
         }));
     }
 
@@ -119,14 +134,25 @@ impl<P: Platform> Reader<P> {
         self.duplex.is_some()
     }
 
-    /// Sends a message of the session; `id` is that of the request that it is, as JSON.
+    /// Whether a message was refused as one is whose session there is none of.
+    pub fn is_forgotten(&self) -> bool {
+        self.duplex.as_ref().is_some_and(|duplex| duplex.forgotten)
+    }
+
+    /// Sends a message of the session; `id` is that of the request that it is, as JSON. Without one nobody waits for what
+    /// comes of it, and it is only an error if the session is over.
     ///
     /// It is on its way while the stream is read, or [`Reader::taken`] waits.
     pub fn post(&mut self, id: Option<&str>, request: Request<Bytes>) {
         let sent = begin(&self.platform, &self.server, request.clone());
-        self.heard_at = self.platform.clock().now();
+        let now = self.platform.clock().now();
         if let Some(duplex) = &mut self.duplex {
-            (duplex.bytes, duplex.heard) = (0, false);
+            if id.is_some() {
+                (duplex.bytes, duplex.heard, self.heard_at) = (0, false, now);
+            }
+            if duplex.posts.len() >= POSTS {
+                duplex.posts.remove(0);
+            }
             let id = id.map(str::to_owned);
             duplex.posts.push(Post { id, request, redirects: 0, state: State::Sent(Mutex::new(sent)) });
         }
@@ -202,8 +228,9 @@ impl<P: Platform> Reader<P> {
             }
             Step::Taken | Step::Posted(Outcome::Nothing) => {}
             Step::Posted(Outcome::Message(message)) => duplex.hear(Event::message(message)),
-            Step::Posted(Outcome::Failed(fault, between)) => {
-                if !(between && duplex.heard) {
+            Step::Posted(Outcome::Failed(fault, but)) => {
+                duplex.forgotten |= but == But::Forgotten;
+                if !(but == But::Between && duplex.heard) {
                     return Err(fault);
                 }
             }
@@ -300,13 +327,20 @@ impl<P: Platform> Post<P> {
                 State::Sent(sent) => {
                     match ready!(sent.get_mut().unwrap_or_else(PoisonError::into_inner).poll_unpin(context)) {
                         Err(error) => {
-                            let between = matches!(error, SeamError::Cut(_));
+                            let but = match error {
+                                SeamError::Cut(_) => But::Between,
+                                SeamError::Connect(_) => But::Forgotten,
+                                _ => But::Nothing,
+                            };
+                            if self.id.is_none() && but != But::Forgotten {
+                                return Poll::Ready(Some(Outcome::Nothing));
+                            }
                             let fault = seam(&server.name, &error);
-                            return Poll::Ready(Some(Outcome::Failed(fault, between)));
+                            return Poll::Ready(Some(Outcome::Failed(fault, but)));
                         }
                         Ok(response) if matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) => {
                             if let Err(fault) = self.follow(platform, server, &response) {
-                                return Poll::Ready(Some(Outcome::Failed(fault, false)));
+                                return Poll::Ready(Some(Outcome::Failed(fault, But::Nothing)));
                             }
                         }
                         Ok(response) => {
@@ -368,8 +402,17 @@ impl<P: Platform> Post<P> {
                 Outcome::Message(text)
             }
             _ => {
-                let between = matches!(status.as_u16(), 502 | 504 | 524);
-                Outcome::Failed(refused(server, status), between)
+                let but = match status.as_u16() {
+                    502 | 504 | 524 => But::Between,
+                    404 | 410 => But::Forgotten,
+                    // Whoever waits for nothing may have said something that is not liked.
+                    400 if self.id.is_some() => But::Forgotten,
+                    _ => But::Nothing,
+                };
+                if self.id.is_none() && but != But::Forgotten {
+                    return Outcome::Nothing;
+                }
+                Outcome::Failed(refused(server, status), but)
             }
         }
     }

@@ -26,6 +26,7 @@ mod extensions;
 mod fitted;
 mod http_sse;
 mod http_sse_asks;
+mod lasting;
 mod lenient;
 mod links;
 mod listen;

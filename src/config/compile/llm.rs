@@ -6,7 +6,9 @@ use http::HeaderValue;
 use url::Url;
 
 use super::super::fill::fill;
-use super::super::plan::{BEHIND, Credential, Llm, Model, Prices, Provider, Skipped, Target, Timeouts};
+use super::super::plan::{
+    BEHIND, Credential, Llm, Model, Policy, Prices, Provider, Skipped, Target, Timeouts,
+};
 use super::super::read::endpoint;
 use super::super::types::{self, ProviderKind};
 use super::{because, bytes, filter, has_links, headers, time};
@@ -27,19 +29,50 @@ pub(super) fn llm(
         }
     }
     for (name, entry) in given.models.iter() {
-        let targets = entry.targets.iter().filter_map(|target| {
-            let (provider, model) = target.split_once('/')?;
-            Some(Target { provider: provider.to_owned(), model: model.to_owned() })
-        });
         let prices = entry.prices.map(|prices| Prices {
             input: prices.input,
             output: prices.output,
             cached: prices.cached,
             cache_write: prices.cache_write,
         });
-        llm.models.push(Model { name: name.to_owned(), targets: targets.collect(), prices });
+        llm.models.push(Model {
+            name: name.to_owned(),
+            targets: entry.targets.iter().filter_map(|text| target(text)).collect(),
+            prices,
+            context: entry.context.map(u64::from),
+            max_output: entry.max_output.map(u64::from),
+            features: entry.features.as_ref().map(|features| features.iter().copied().collect()),
+        });
+    }
+    for (name, entry) in given.policies.iter() {
+        let mut targets = Vec::new();
+        for text in &entry.targets {
+            let weight = entry.weights.named(text).copied().unwrap_or_default();
+            match llm.model(text).filter(|model| !model.targets.is_empty()) {
+                Some(alias) => targets.extend(alias.targets.iter().map(|target| (target.clone(), weight))),
+                None => targets.extend(target(text).map(|target| (target, weight))),
+            }
+        }
+        llm.policies.push(Policy {
+            name: name.to_owned(),
+            targets,
+            needs: entry.needs.iter().copied().collect(),
+            context: entry.context.unwrap_or_default().into(),
+            local_only: entry.local_only,
+            local_first: entry.local_first,
+            rank: (entry.rank.cost, entry.rank.latency, entry.rank.speed),
+        });
     }
     llm
+}
+
+fn target(text: &str) -> Option<Target> {
+    let (provider, model) = text.split_once('/')?;
+    Some(Target { provider: provider.to_owned(), model: model.to_owned() })
+}
+
+fn of_key(kind: ProviderKind, key: String) -> Credential {
+    if kind == ProviderKind::Bedrock { Credential::Bearer(key) } else { Credential::Key(key) }
 }
 
 /// The provider, or why it is left out.
@@ -82,7 +115,12 @@ fn provider(
         return Err(because("region", "is missing", "add the AWS region, such as us-east-1"));
     }
     let url = endpoint(&url).map_err(|(what, fix)| because("url", what, fix))?;
-    let key = filled("api_key", &entry.api_key)?;
+    let mut keys = Vec::new();
+    for key in entry.api_key.iter().chain(&entry.api_keys) {
+        keys.extend(filled("api_key", &Some(key.clone()))?);
+    }
+    let mut keys = keys.into_iter();
+    let key = keys.next();
     let bearer = filled("bearer", &entry.bearer)?;
     let aws = (
         filled("access_key_id", &entry.access_key_id)?,
@@ -91,8 +129,7 @@ fn provider(
     let credential = match (key, bearer, aws) {
         // Bedrock's keys are bearer tokens.
         (_, Some(token), _) => Credential::Bearer(token),
-        (Some(key), _, _) if kind == ProviderKind::Bedrock => Credential::Bearer(key),
-        (Some(key), _, _) => Credential::Key(key),
+        (Some(key), _, _) => of_key(kind, key),
         (None, None, (Some(id), Some(secret))) => {
             Credential::Aws { id, secret, session: filled("session_token", &entry.session_token)? }
         }
@@ -103,13 +140,19 @@ fn provider(
         }
         _ => return Err(because("api_key", "is missing", "add the gateway's key for the provider")),
     };
-    Ok(Provider {
+    let provider = Provider {
         credential,
         headers: headers(&entry.headers, secrets)?,
         api_version: filled("api_version", &entry.api_version)?,
         region,
         ..asked(name, entry, url)
-    })
+    };
+    let twin = |(i, key)| {
+        let credential = of_key(kind, key);
+        Arc::new(Provider { credential, slot: i + 1, twins: Vec::new(), ..provider.clone() })
+    };
+    let twins = keys.enumerate().map(twin).collect();
+    Ok(Provider { twins, ..provider })
 }
 
 /// What `entry` says besides how the provider is reached.
@@ -129,6 +172,11 @@ fn asked(name: &str, entry: &types::Provider, url: Url) -> Provider {
         },
         max_response: bytes(entry.max_response, plain.max_response),
         retries: entry.retries.unwrap_or(plain.retries),
+        local: entry.local.unwrap_or(plain.local || entry.via.is_some()),
+        breaker: (
+            entry.breaker.failures.unwrap_or(plain.breaker.0),
+            time(entry.breaker.pause, plain.breaker.1),
+        ),
         ..plain
     }
 }

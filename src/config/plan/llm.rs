@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
-use url::Url;
+use url::{Host, Url};
 
 use super::Timeouts;
 use crate::config::glob::Filter;
-use crate::config::types::ProviderKind;
+use crate::config::types::{Feature, ProviderKind};
 
 /// Whom the gateway asks for a model's words, and what models are called.
 #[derive(Debug, Default)]
@@ -17,6 +17,8 @@ pub struct Llm {
     pub providers: Vec<Arc<Provider>>,
     /// Names that the configuration gives, and what is known of single models.
     pub models: Vec<Model>,
+    /// Names for a choice among several.
+    pub policies: Vec<Policy>,
 }
 
 impl Llm {
@@ -24,6 +26,12 @@ impl Llm {
     #[must_use]
     pub fn provider(&self, name: &str) -> Option<&Arc<Provider>> {
         self.providers.iter().find(|provider| provider.name == name)
+    }
+
+    /// The policy called `name`.
+    #[must_use]
+    pub fn policy(&self, name: &str) -> Option<&Policy> {
+        self.policies.iter().find(|policy| policy.name == name)
     }
 
     /// What the configuration says of the model called `name`.
@@ -34,7 +42,7 @@ impl Llm {
 }
 
 /// One provider of models.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Provider {
     /// Its name in the configuration.
     pub name: String,
@@ -62,6 +70,14 @@ pub struct Provider {
     pub max_response: usize,
     /// How often a call is tried again at this provider when that may help.
     pub retries: u32,
+    /// Whether what is asked stays on machines of one's own.
+    pub local: bool,
+    /// After how many failures in a row it is left alone, and for how long at first; 0 never.
+    pub breaker: (u32, Duration),
+    /// Which of its keys this is.
+    pub slot: usize,
+    /// The same with its other keys.
+    pub twins: Vec<Arc<Provider>>,
 }
 
 impl Provider {
@@ -71,6 +87,7 @@ impl Provider {
         Self {
             name: name.to_owned(),
             kind,
+            local: is_local(&url),
             url,
             via: None,
             credential: Credential::None,
@@ -82,7 +99,22 @@ impl Provider {
             timeouts: Timeouts { first_byte: Duration::from_secs(120), ..Timeouts::default() },
             max_response: 32 * 1024 * 1024,
             retries: 2,
+            breaker: (5, Duration::from_secs(10)),
+            slot: 0,
+            twins: Vec::new(),
         }
+    }
+}
+
+/// Whether `url` is on this machine or in a private network.
+fn is_local(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+        Some(Host::Domain(name)) => {
+            name == "localhost" || [".localhost", ".local", ".internal"].iter().any(|end| name.ends_with(end))
+        }
+        None => false,
     }
 }
 
@@ -113,7 +145,7 @@ impl std::fmt::Debug for Credential {
 }
 
 /// A name for one or more models, or what is known of one.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Model {
     /// The name that callers use.
     pub name: String,
@@ -121,6 +153,68 @@ pub struct Model {
     pub targets: Vec<Target>,
     /// What it costs.
     pub prices: Option<Prices>,
+    /// How many tokens it takes.
+    pub context: Option<u64>,
+    /// How many tokens it answers with at most.
+    pub max_output: Option<u64>,
+    /// What it can do.
+    pub features: Option<Features>,
+}
+
+/// Things that models can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Features(u16);
+
+impl Features {
+    /// With `feature`.
+    #[must_use]
+    pub const fn with(self, feature: Feature) -> Self {
+        Self(self.0 | 1 << feature as u16)
+    }
+
+    /// Whether `feature` is among them.
+    #[must_use]
+    pub const fn has(self, feature: Feature) -> bool {
+        self.0 & 1 << feature as u16 != 0
+    }
+
+    /// These and those.
+    #[must_use]
+    pub const fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
+    /// The first of these that is not among `others`.
+    #[must_use]
+    pub fn missing(self, others: Self) -> Option<&'static str> {
+        let missing = |(_, feature): &&(&str, Feature)| self.has(*feature) && !others.has(*feature);
+        Feature::ALL.iter().find(missing).map(|(name, _)| *name)
+    }
+}
+
+impl FromIterator<Feature> for Features {
+    fn from_iter<I: IntoIterator<Item = Feature>>(features: I) -> Self {
+        features.into_iter().fold(Self::default(), Self::with)
+    }
+}
+
+/// A name for a choice among several models.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Policy {
+    /// The name that callers use.
+    pub name: String,
+    /// The models to choose among, with how often each is to be the first.
+    pub targets: Vec<(Target, u32)>,
+    /// What a model must be able to do.
+    pub needs: Features,
+    /// How many tokens it must take.
+    pub context: u64,
+    /// Whether only local ones are asked.
+    pub local_only: bool,
+    /// Whether local ones are asked first.
+    pub local_first: bool,
+    /// How much cost, the time to the first word, and the time for each token count.
+    pub rank: (f64, f64, f64),
 }
 
 /// A model of a provider.

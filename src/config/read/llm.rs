@@ -1,15 +1,18 @@
 //! `llm`: providers of models, and model names.
 
 use super::super::fill;
-use super::super::node::{Node, Value};
+use super::super::node::{Entry, Node, Value};
 use super::super::problem::{Place, nearest};
-use super::super::types::{Llm, Model, Named, Prices, Provider, ProviderKind, Size};
+use super::super::types::{
+    Breaker, Feature, Llm, Model, Named, Policy, Prices, Provider, ProviderKind, Rank, Size,
+};
 use super::{Reader, is_comment, join};
 
-const KNOWN: [&str; 16] = [
+const KNOWN: [&str; 19] = [
     "kind",
     "url",
     "api_key",
+    "api_keys",
     "bearer",
     "access_key_id",
     "secret_access_key",
@@ -19,30 +22,41 @@ const KNOWN: [&str; 16] = [
     "headers",
     "models",
     "via",
+    "local",
+    "breaker",
     "disabled",
     "timeouts",
     "max_response",
     "retries",
 ];
-const MODEL: [&str; 2] = ["targets", "prices"];
+const MODEL: [&str; 5] = ["targets", "prices", "context", "max_output", "features"];
+const POLICY: [&str; 7] = ["targets", "needs", "context", "local_only", "local_first", "rank", "weights"];
+const RANK: [&str; 3] = ["cost", "latency", "speed"];
+/// More tokens than any model takes.
+const MOST_TOKENS: u32 = 100_000_000;
 const PRICES: [&str; 4] = ["input", "output", "cached", "cache_write"];
+const MOST_KEYS: usize = 16;
 /// More providers than anybody has, and more names.
 const MOST_PROVIDERS: usize = 64;
 const MOST_MODELS: usize = 1024;
 
 impl Reader {
     pub(super) fn llm(&mut self, node: &Node, into: &mut Llm) {
-        let mut models = None;
+        let (mut models, mut policies) = (None, None);
         for entry in self.map(node, "llm").unwrap_or_default() {
             match entry.key.as_str() {
                 "providers" => self.providers(&entry.node, &mut into.providers),
                 // Names stand for models of providers, which must be known first.
                 "models" => models = Some(&entry.node),
-                _ => self.unknown(entry, "llm", &["providers", "models"]),
+                "policies" => policies = Some(&entry.node),
+                _ => self.unknown(entry, "llm", &["providers", "models", "policies"]),
             }
         }
         if let Some(models) = models {
             self.models(models, &into.providers, &mut into.models);
+        }
+        if let Some(policies) = policies {
+            self.policies(policies, into);
         }
     }
 
@@ -84,6 +98,15 @@ impl Reader {
                     url_place = Some(node.place);
                 }
                 "api_key" => provider.api_key = self.credential(node, &own),
+                "api_keys" => {
+                    for (i, item) in self.list(node, &own).unwrap_or_default().iter().enumerate() {
+                        provider.api_keys.extend(self.credential(item, &format!("{own}[{i}]")));
+                    }
+                    if provider.api_keys.len() > MOST_KEYS {
+                        let what = format!("more than {MOST_KEYS} keys");
+                        self.error(node.place, &own, what, "remove those that are not needed");
+                    }
+                }
                 "bearer" => provider.bearer = self.credential(node, &own),
                 "access_key_id" => provider.access_key_id = self.credential(node, &own),
                 "secret_access_key" => provider.secret_access_key = self.credential(node, &own),
@@ -93,6 +116,8 @@ impl Reader {
                 "headers" => provider.headers = self.headers(node, &own),
                 "models" => provider.models = self.choice(node, &own),
                 "via" => provider.via = self.via(node, &own),
+                "local" => provider.local = self.flag(node, &own),
+                "breaker" => provider.breaker = self.breaker(node, &own),
                 "disabled" => provider.disabled = self.flag(node, &own).unwrap_or_default(),
                 "timeouts" => self.timeouts(node, &own, &mut provider.timeouts),
                 "max_response" => {
@@ -147,9 +172,7 @@ impl Reader {
             if is_comment(&entry.key) && !matches!(entry.node.value, Value::Map(_)) {
                 continue;
             }
-            if entry.key.is_empty() || entry.key.len() > 200 || entry.key.chars().any(char::is_control) {
-                self.error(entry.place, &path, "is not a name for a model", "use up to 200 characters");
-            }
+            self.model_name(entry, &path);
             let model = self.model(&entry.node, &path, providers);
             if model == Model::default() {
                 let fix = "write what it stands for, as in `targets: [openai/gpt-5-mini]`, or its `prices`";
@@ -174,10 +197,120 @@ impl Reader {
             match entry.key.as_str() {
                 "targets" => model.targets = self.targets(&entry.node, &own, providers),
                 "prices" => model.prices = self.prices(&entry.node, &own),
+                "context" => model.context = self.count(&entry.node, &own, 1, MOST_TOKENS),
+                "max_output" => model.max_output = self.count(&entry.node, &own, 1, MOST_TOKENS),
+                "features" => model.features = Some(self.features(&entry.node, &own)),
                 _ => self.unknown(entry, path, &MODEL),
             }
         }
         model
+    }
+
+    fn features(&mut self, node: &Node, path: &str) -> Vec<Feature> {
+        let items = self.list(node, path).unwrap_or_default().iter().enumerate();
+        items.filter_map(|(i, item)| self.one_of(item, &format!("{path}[{i}]"), &Feature::ALL)).collect()
+    }
+
+    fn breaker(&mut self, node: &Node, path: &str) -> Breaker {
+        let mut breaker = Breaker::default();
+        for entry in self.map(node, path).unwrap_or_default() {
+            let own = join(path, &entry.key);
+            match entry.key.as_str() {
+                "failures" => breaker.failures = self.count(&entry.node, &own, 0, 1000),
+                "pause" => breaker.pause = self.span(&entry.node, &own, 100, 3_600_000),
+                _ => self.unknown(entry, path, &["failures", "pause"]),
+            }
+        }
+        breaker
+    }
+
+    fn policies(&mut self, node: &Node, into: &mut Llm) {
+        for entry in self.map(node, "llm.policies").unwrap_or_default() {
+            let path = join("llm.policies", &entry.key);
+            if is_comment(&entry.key) && !matches!(entry.node.value, Value::Map(_)) {
+                continue;
+            }
+            self.model_name(entry, &path);
+            if into.models.named(&entry.key).is_some() {
+                let fix = "give one of the two another name";
+                self.error(entry.place, &path, "is the name of a model, too (`llm.models`)", fix);
+            }
+            let policy = self.policy(&entry.node, &path, into);
+            into.policies.0.push((entry.key.clone(), policy));
+        }
+        if into.policies.len() > MOST_PROVIDERS {
+            let what = format!("more than {MOST_PROVIDERS} policies");
+            self.error(node.place, "llm.policies", what, "remove those that nobody uses");
+        }
+    }
+
+    fn policy(&mut self, node: &Node, path: &str, llm: &Llm) -> Policy {
+        let mut policy = Policy::default();
+        let mut weights = None;
+        for entry in self.map(node, path).unwrap_or_default() {
+            let (own, node) = (join(path, &entry.key), &entry.node);
+            match entry.key.as_str() {
+                "targets" => policy.targets = self.named_targets(node, &own, llm),
+                "needs" => policy.needs = self.features(node, &own),
+                "context" => policy.context = self.count(node, &own, 1, MOST_TOKENS),
+                "local_only" => policy.local_only = self.flag(node, &own).unwrap_or_default(),
+                "local_first" => policy.local_first = self.flag(node, &own).unwrap_or_default(),
+                "rank" => policy.rank = self.rank(node, &own),
+                "weights" => weights = Some(entry),
+                _ => self.unknown(entry, path, &POLICY),
+            }
+        }
+        if policy.targets.is_empty() {
+            self.error(node.place, path, "has no `targets`", "list the models to choose among");
+        }
+        for weight in
+            weights.and_then(|entry| self.map(&entry.node, &join(path, "weights"))).unwrap_or_default()
+        {
+            let own = join(&join(path, "weights"), &weight.key);
+            if !policy.targets.contains(&weight.key) {
+                let fix = "write one of the `targets`, as it stands there";
+                self.error(weight.place, &own, "is none of the targets", fix);
+            }
+            let count = self.count(&weight.node, &own, 0, 1_000_000).unwrap_or_default();
+            policy.weights.0.push((weight.key.clone(), count));
+        }
+        policy
+    }
+
+    fn rank(&mut self, node: &Node, path: &str) -> Rank {
+        let mut rank = Rank::default();
+        for entry in self.map(node, path).unwrap_or_default() {
+            let own = join(path, &entry.key);
+            let into = match entry.key.as_str() {
+                "cost" => &mut rank.cost,
+                "latency" => &mut rank.latency,
+                "speed" => &mut rank.speed,
+                _ => {
+                    self.unknown(entry, path, &RANK);
+                    continue;
+                }
+            };
+            *into = self.decimal(&entry.node, &own, "a number from 0 to 1000", 1000.0).unwrap_or_default();
+        }
+        rank
+    }
+
+    /// Targets that may also be names that have targets themselves.
+    fn named_targets(&mut self, node: &Node, path: &str, llm: &Llm) -> Vec<String> {
+        let alias = |text: &str| llm.models.named(text).is_some_and(|model| !model.targets.is_empty());
+        let is_alias = |node: &Node| matches!(&node.value, Value::Text(text) if alias(text));
+        let alone = matches!(node.value, Value::Text(_));
+        let items =
+            if alone { std::slice::from_ref(node) } else { self.list(node, path).unwrap_or_default() };
+        let mut targets = Vec::new();
+        for (i, item) in items.iter().enumerate() {
+            let path = if alone { path.to_owned() } else { format!("{path}[{i}]") };
+            match &item.value {
+                Value::Text(text) if is_alias(item) => targets.push(text.clone()),
+                _ => targets.extend(self.target(item, &path, &llm.providers)),
+            }
+        }
+        targets
     }
 
     fn targets(&mut self, node: &Node, path: &str, providers: &Named<Provider>) -> Vec<String> {
@@ -187,26 +320,31 @@ impl Reader {
         let mut targets = Vec::new();
         for (i, item) in items.iter().enumerate() {
             let path = if alone { path.to_owned() } else { format!("{path}[{i}]") };
-            let Some(text) = self.text(item, &path) else { continue };
-            match text.split_once('/') {
-                Some((provider, model)) if !model.is_empty() => {
-                    if providers.named(provider).is_none() {
-                        let fix = match nearest(provider, providers.iter().map(|(name, _)| name)) {
-                            Some(known) => format!("did you mean `{known}/{model}`?"),
-                            None => "use a name under `llm.providers`".to_owned(),
-                        };
-                        let what = format!("there is no provider called {}", super::shown(provider));
-                        self.error(item.place, &path, what, fix);
-                    }
-                    targets.push(text);
-                }
-                _ => {
-                    let fix = "write it as `provider/model`";
-                    self.error(item.place, &path, format!("is {}", super::shown(&text)), fix);
-                }
-            }
+            targets.extend(self.target(item, &path, providers));
         }
         targets
+    }
+
+    fn target(&mut self, node: &Node, path: &str, providers: &Named<Provider>) -> Option<String> {
+        let text = self.text(node, path)?;
+        match text.split_once('/') {
+            Some((provider, model)) if !model.is_empty() => {
+                if providers.named(provider).is_none() {
+                    let fix = match nearest(provider, providers.iter().map(|(name, _)| name)) {
+                        Some(known) => format!("did you mean `{known}/{model}`?"),
+                        None => "use a name under `llm.providers`".to_owned(),
+                    };
+                    let what = format!("there is no provider called {}", super::shown(provider));
+                    self.error(node.place, path, what, fix);
+                }
+                Some(text)
+            }
+            _ => {
+                let fix = "write it as `provider/model`";
+                self.error(node.place, path, format!("is {}", super::shown(&text)), fix);
+                None
+            }
+        }
     }
 
     fn prices(&mut self, node: &Node, path: &str) -> Option<Prices> {
@@ -231,17 +369,27 @@ impl Reader {
     }
 
     fn price(&mut self, node: &Node, path: &str) -> Option<f64> {
-        let want = "dollars for a million tokens, as in 0.25";
+        self.decimal(node, path, "dollars for a million tokens, as in 0.25", 1e6)
+    }
+
+    /// A number that may have a fraction, from 0 to `most`.
+    fn decimal(&mut self, node: &Node, path: &str, want: &str, most: f64) -> Option<f64> {
         let Value::Number(text) = &node.value else {
             if node.value != Value::Null {
                 self.wrong(node, path, want);
             }
             return None;
         };
-        let found = text.parse().ok().filter(|price: &f64| (0.0..=1e6).contains(price));
+        let found = text.parse().ok().filter(|number: &f64| (0.0..=most).contains(number));
         if found.is_none() {
             self.error(node.place, path, format!("is {}", super::shown(text)), format!("write {want}"));
         }
         found
+    }
+
+    fn model_name(&mut self, entry: &Entry, path: &str) {
+        if entry.key.is_empty() || entry.key.len() > 200 || entry.key.chars().any(char::is_control) {
+            self.error(entry.place, path, "is not a name for a model", "use up to 200 characters");
+        }
     }
 }

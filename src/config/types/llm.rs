@@ -2,7 +2,7 @@
 
 #[cfg(feature = "schema")]
 use super::describe;
-use super::{Choice, Named, Size, Timeouts, is_default};
+use super::{Choice, Named, Size, Span, Timeouts, is_default};
 
 /// Whom the gateway asks for a model's words, and what models are called.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
@@ -17,6 +17,10 @@ pub struct Llm {
     #[serde(skip_serializing_if = "Named::is_empty")]
     #[cfg_attr(feature = "schema", schemars(default))]
     pub models: Named<Model>,
+    /// Names for a choice among several models, made anew for each call.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub policies: Named<Policy>,
 }
 
 /// One provider of models.
@@ -34,6 +38,10 @@ pub struct Provider {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(extend("examples" = ["${OPENAI_API_KEY}"])))]
     pub api_key: Option<String>,
+    /// Further keys, used in turn with `api_key`: each has its own limits and its own breaker.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(default, extend("examples" = [["${OPENAI_API_KEY_2}"]])))]
+    pub api_keys: Vec<String>,
     /// A token to send as `Authorization: Bearer`, for providers that also take a key in another way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bearer: Option<String>,
@@ -65,6 +73,14 @@ pub struct Provider {
     /// The link behind which the provider is: the name of a machine that dials in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub via: Option<String>,
+    /// Whether what is asked stays on machines of one's own. Default: whether `url` is on this machine or in a private
+    /// network, or the provider behind a link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<bool>,
+    /// When it is left alone for a while.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub breaker: Breaker,
     /// Leave the provider out.
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
@@ -163,6 +179,110 @@ impl ProviderKind {
     }
 }
 
+/// When a provider that fails is left alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Breaker {
+    /// After so many failures in a row; 0 never: 0 to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 1000), extend("default" = 5)))]
+    pub failures: Option<u32>,
+    /// For so long at first, and longer each time that it still fails, up to eight times: 100 milliseconds to 1 hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "10s")))]
+    pub pause: Option<Span>,
+}
+
+/// Something that a model can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Feature {
+    /// It calls tools.
+    Tools,
+    /// It looks at images.
+    Images,
+    /// It answers in JSON that fits a schema.
+    Json,
+    /// It thinks before it answers.
+    Reasoning,
+    /// It reads documents.
+    Documents,
+    /// It listens to sound.
+    Audio,
+    /// It makes vectors of texts.
+    Embeddings,
+    /// It goes on with an answer that it is given the beginning of.
+    Prefill,
+}
+
+impl Feature {
+    /// Every feature, with its name in the configuration.
+    pub const ALL: [(&'static str, Self); 8] = [
+        ("tools", Self::Tools),
+        ("images", Self::Images),
+        ("json", Self::Json),
+        ("reasoning", Self::Reasoning),
+        ("documents", Self::Documents),
+        ("audio", Self::Audio),
+        ("embeddings", Self::Embeddings),
+        ("prefill", Self::Prefill),
+    ];
+}
+
+/// A name for a choice among several models.
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Policy {
+    /// The models to choose among, each as `provider/model` or a name under `models` that has targets. The order counts
+    /// where nothing else decides.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1), extend("examples" = [["local/qwen3", "openai/gpt-5-mini"]])))]
+    pub targets: Vec<String>,
+    /// What a model must be able to do, beyond what a request needs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub needs: Vec<Feature>,
+    /// How many tokens a model must take: 1 to 100000000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 100_000_000)))]
+    pub context: Option<u32>,
+    /// Ask nobody but local providers.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub local_only: bool,
+    /// Ask local providers before others.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub local_first: bool,
+    /// What makes a model better than another. Without it their order does.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub rank: Rank,
+    /// How often each target is to be the first, in proportion: 0 to 1000000. A target that is not named has 0, and is
+    /// asked only when others fail.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub weights: Named<u32>,
+}
+
+/// What makes a model better than another: how much each counts, from 0 to 1000.
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Rank {
+    /// What a call costs.
+    #[cfg_attr(feature = "schema", schemars(default, range(min = 0, max = 1000)))]
+    pub cost: f64,
+    /// The time to the first word, as measured.
+    #[cfg_attr(feature = "schema", schemars(default, range(min = 0, max = 1000)))]
+    pub latency: f64,
+    /// The time from there for each token, as measured.
+    #[cfg_attr(feature = "schema", schemars(default, range(min = 0, max = 1000)))]
+    pub speed: f64,
+}
+
 /// A name for models, or what is known of one.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
 #[cfg_attr(
@@ -180,6 +300,17 @@ pub struct Model {
     /// What it costs, in US dollars for a million tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prices: Option<Prices>,
+    /// How many tokens it takes in all: 1 to 100000000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 100_000_000)))]
+    pub context: Option<u32>,
+    /// How many tokens it answers with at most: 1 to 100000000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 100_000_000)))]
+    pub max_output: Option<u32>,
+    /// What it can do; what is left out it cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub features: Option<Vec<Feature>>,
 }
 
 /// Prices in US dollars for a million tokens.

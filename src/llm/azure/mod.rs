@@ -19,7 +19,7 @@ pub fn address(base: &Url, version: Option<&str>, place: Place, deployment: &str
         Place::Chat { .. } => "chat/completions",
         Place::Embeddings => "embeddings",
         Place::Models => "models",
-        Place::Count => return None,
+        Place::Count | Place::Show => return None,
     };
     Some(match version {
         _ if models => {

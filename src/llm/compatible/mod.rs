@@ -12,6 +12,6 @@ pub fn address(base: &Url, place: Place) -> Option<String> {
         Place::Chat { .. } => join(base, "chat/completions"),
         Place::Embeddings => join(base, "embeddings"),
         Place::Models => join(base, "models"),
-        Place::Count => return None,
+        Place::Count | Place::Show => return None,
     })
 }

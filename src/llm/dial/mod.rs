@@ -18,7 +18,7 @@ pub fn address(base: &Url, version: Option<&str>, place: Place, deployment: &str
         Place::Chat { .. } => "chat/completions",
         Place::Embeddings => "embeddings",
         Place::Models => return Some(join(&root, "openai/models")),
-        Place::Count => return None,
+        Place::Count | Place::Show => return None,
     };
     let path = format!("openai/deployments/{}/{tail}", encoded(deployment, false));
     Some(format!("{}?api-version={}", join(&root, &path), encoded(version.unwrap_or(VERSION), false)))

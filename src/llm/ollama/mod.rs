@@ -250,11 +250,3 @@ pub fn whole_from(provider: &str, body: &Value) -> Vec<Event> {
     }
     events
 }
-
-/// The models of an answer of `/api/tags`.
-pub fn models(body: &Value) -> Vec<String> {
-    list(body, "models")
-        .iter()
-        .filter_map(|model| owned(model, "model").or_else(|| owned(model, "name")))
-        .collect()
-}

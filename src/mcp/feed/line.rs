@@ -12,8 +12,11 @@ use http::{HeaderValue, Method, StatusCode};
 use super::{Leases, Notice, Over, Source, Wanted, What};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
+use crate::mcp::client::Client;
+use crate::mcp::lines::{Held, Lasting};
 use crate::mcp::memory::{Profile, UpstreamSession};
 use crate::mcp::revision::{Era, Revision};
+use crate::mcp::standing::subscribed_at;
 use crate::mcp::upstream::{
     Answered, Asked, Content, ERROR_BODY, IMPLEMENTATION, LISTEN, Outgoing, content, error_of, no_answer,
     refused, standard_headers, with_meta,
@@ -83,6 +86,8 @@ struct Open<P: Platform> {
     since: Timestamp,
     /// The session for answers to the server's own requests, if they are answered here.
     session: Option<UpstreamSession>,
+    /// The session, if a mailbox keeps it for its client.
+    held: Option<Arc<Held>>,
     modern: bool,
     /// The server named a pause on this connection: it closes it as a matter of course.
     polled: bool,
@@ -218,7 +223,11 @@ impl<P: Platform> Line<P> {
 
     fn tells(self, what: What) -> Stepped<P> {
         let server = self.source.server.clone();
-        (Some(self), Some(Notice { server, what }))
+        let held = match &self.state {
+            State::Open(open) => open.held.clone(),
+            _ => None,
+        };
+        (Some(self), Some(Notice { server, what, held }))
     }
 
     /// Waits before the next attempt, if this is not the first.
@@ -283,6 +292,10 @@ impl<P: Platform> Line<P> {
             return self.attend_own(&session).await;
         }
         let profile = self.mcp.profile(&self.source.server).await?;
+        if let (Over::Line(client), true) = (&self.source.over, profile.http_sse) {
+            let client = client.clone();
+            return self.attend_kept(&profile, &client).await;
+        }
         let mut wanted = self.source.wanted.within(&profile.capabilities);
         if profile.modern.is_none() {
             wanted.tasks.clear();
@@ -417,18 +430,43 @@ impl<P: Platform> Line<P> {
         let server = self.source.server.clone();
         let revision = profile.legacy.unwrap_or(Revision::LEGACY);
         let (mut answered, session, _) = self.mcp.open_old(&server, "{}", IMPLEMENTATION, revision).await?;
-        let mut uris = Vec::new();
-        for uri in &wanted.uris {
+        let uris = self.subscribe_old(&mut answered, &session, &wanted.uris).await?;
+        let open = self.opened(answered, Some(session), false)?;
+        Ok(Connected::Heard(open, Wanted { uris, ..wanted }, false))
+    }
+
+    /// Hears the session with such a server that the mailbox of `client` keeps.
+    async fn attend_kept(&mut self, profile: &Profile, client: &Client) -> Result<Connected<P>, Fault> {
+        let server = self.source.server.clone();
+        let Some(session) = &client.session else { return Ok(Connected::Nothing) };
+        let attached = self.mcp.attach(&server, &client.caller.name, session, None, None).await?;
+        let Lasting { mut stream, held, .. } = attached;
+        let wanted = Wanted { uris: subscribed_at(session, &server), ..self.source.wanted.clone() };
+        let wanted = wanted.within(&profile.capabilities);
+        let uris = self.subscribe_old(&mut stream, &held.session, &wanted.uris).await?;
+        let mut open = self.opened(stream, None, false)?;
+        open.held = Some(Arc::new(held));
+        Ok(Connected::Heard(open, Wanted { uris, ..wanted }, false))
+    }
+
+    /// Subscribes to `uris` over a session with such a server, and gives those that it has taken.
+    async fn subscribe_old(
+        &self,
+        answered: &mut Answered<P>,
+        session: &UpstreamSession,
+        uris: &[String],
+    ) -> Result<Vec<String>, Fault> {
+        let mut taken = Vec::new();
+        for uri in uris {
             let params = format!("{{\"uri\":{}}}", String::from_utf8_lossy(&jsonrpc::quote(uri)));
-            match self.mcp.ask_old_aside(&mut answered, &session, "resources/subscribe", &params).await {
-                Ok(_) => uris.push(uri.clone()),
+            match self.mcp.ask_old_aside(answered, session, "resources/subscribe", &params).await {
+                Ok(_) => taken.push(uri.clone()),
                 Err(Asked::Refused { .. }) => {}
-                Err(asked) => return Err(asked.fault(&server.name, "resources/subscribe")),
+                Err(asked) => return Err(asked.fault(&self.source.server.name, "resources/subscribe")),
             }
         }
         answered.reader.session_opened();
-        let open = self.opened(answered, Some(session), false)?;
-        Ok(Connected::Heard(open, Wanted { uris, ..wanted }, false))
+        Ok(taken)
     }
 
     /// Forgets a session that the server has ended.
@@ -504,11 +542,21 @@ impl<P: Platform> Line<P> {
         }
         let limit = match self.source.over {
             Over::Dedicated => server.max_response.min(NOTICE),
-            Over::Own(_) => server.max_response,
+            Over::Own(_) | Over::Line(_) => server.max_response,
         };
         let since = self.mcp.platform.clock().now();
         let (decoder, ready) = (Decoder::new(limit), VecDeque::new());
-        Ok(Box::new(Open { reader, decoder, limit, ready, since, session, modern, polled: false }))
+        Ok(Box::new(Open {
+            reader,
+            decoder,
+            limit,
+            ready,
+            since,
+            session,
+            held: None,
+            modern,
+            polled: false,
+        }))
     }
 
     /// Makes sense of an event.
@@ -533,7 +581,7 @@ impl<P: Platform> Line<P> {
             batch.into_iter().rev().for_each(|raw| open.ready.push_front(single(raw)));
             return Taken::Nothing;
         }
-        let own = matches!(self.source.over, Over::Own(_)) && !open.modern;
+        let own = (matches!(self.source.over, Over::Own(_)) || open.held.is_some()) && !open.modern;
         match Message::decode(&event.data) {
             Ok(Message::Notification { method, .. }) => {
                 self.mcp.outdated(&self.source.server, &method);

@@ -75,7 +75,7 @@ mod tests {
     use crate::mcp::revision::Revision;
 
     fn session(id: &str) -> UpstreamSession {
-        UpstreamSession { id: Some(id.to_owned()), revision: Revision::LEGACY, endpoint: None }
+        UpstreamSession { id: Some(id.to_owned()), revision: Revision::LEGACY, endpoint: None, kept: false }
     }
 
     #[test]

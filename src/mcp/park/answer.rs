@@ -147,9 +147,9 @@ async fn first<P: Platform>(
 ) -> Result<First<P>, Fault> {
     let in_session = outgoing.headers.contains_key(crate::mcp::headers::SESSION);
     let (mut answered, back) = match line {
-        Some(Line { stream, id, used, back }) => {
-            match mcp.send_old(*stream, session, outgoing, &id).await {
-                Ok(answered) => (answered, Some(back)),
+        Some(Line { mut stream, id, used, back }) => {
+            match mcp.send_old(&mut stream, session, outgoing, &id).await {
+                Ok(()) => (*stream, Some(back)),
                 // The server does not have the call: the session may have ended since the last one.
                 Err(fault) if used && matches!(fault.kind, Kind::UpstreamRefused | Kind::UpstreamConnect) => {
                     return Ok(First::Heard(Heard::Forgotten));

@@ -48,15 +48,23 @@ impl<P: Platform> Mcp<P> {
         if method == "notifications/cancelled"
             && let Some(id) = params.and_then(|params| field(params, "requestId"))
         {
-            session.memory.cancel(&id);
+            if !session.memory.cancel(&id) {
+                self.mark_given_up(&session.mailbox(), &id).await?;
+            }
             self.tell_mailbox(session, &Letter::Cancelled(id)).await?;
         }
         match method {
             "notifications/initialized" => {}
             "notifications/cancelled" | "notifications/roots/list_changed" | "notifications/progress" => {
                 self.tell_upstreams(session, &inbound.part(text)).await;
+                if method != "notifications/cancelled" {
+                    self.tell_lines(session, text).await;
+                }
             }
-            _ if inbound.target.is_some() => self.tell_upstreams(session, &inbound.part(text)).await,
+            _ if inbound.target.is_some() => {
+                self.tell_upstreams(session, &inbound.part(text)).await;
+                self.tell_lines(session, text).await;
+            }
             _ if is_core_notification(method) => {}
             _ => self.tell_extended(session, method, inbound.part(text)).await,
         }
@@ -170,11 +178,18 @@ impl<P: Platform> Mcp<P> {
 
     /// Tells a legacy server that nobody waits for a call any more.
     pub async fn cancel(&self, cancel: &Cancel) {
-        let body = format!(
-            "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{},\"reason\":\
-             \"the client has gone\"}}}}",
-            cancel.id
-        );
-        self.tell(&cancel.server, body.into(), &cancel.session).await;
+        if cancel.session.kept {
+            return;
+        }
+        self.tell(&cancel.server, cancelled(&cancel.id), &cancel.session).await;
     }
+}
+
+/// What a server is told of the call `id`, as JSON, that nobody waits for any more.
+pub(in crate::mcp) fn cancelled(id: &str) -> Bytes {
+    let body = format!(
+        "{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/cancelled\",\"params\":{{\"requestId\":{id},\"reason\":\
+         \"the client has gone\"}}}}"
+    );
+    body.into()
 }

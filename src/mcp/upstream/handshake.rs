@@ -104,7 +104,7 @@ impl<P: Platform> Mcp<P> {
             return Err(plain(not_initialized(server, code)));
         };
         let revision = agreed(server, result).map_err(plain)?;
-        Ok((UpstreamSession { id: issued, revision, endpoint: None }, result.to_owned()))
+        Ok((UpstreamSession { id: issued, revision, endpoint: None, kept: false }, result.to_owned()))
     }
 }
 

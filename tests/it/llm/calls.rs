@@ -19,9 +19,9 @@ use serde_json::{Value, json};
 use super::fixtures::{FRONTS, answers, stream_type, wire};
 use crate::world::{Got, World, key, plan};
 
-type Asked = Arc<Mutex<Vec<Request<Bytes>>>>;
+pub(super) type Asked = Arc<Mutex<Vec<Request<Bytes>>>>;
 
-fn provider(name: &str, kind: ProviderKind) -> Provider {
+pub(super) fn provider(name: &str, kind: ProviderKind) -> Provider {
     let mut provider = Provider::new(name, kind, format!("http://{name}/v1").parse().unwrap());
     provider.credential = match kind {
         ProviderKind::Bedrock => {
@@ -34,13 +34,13 @@ fn provider(name: &str, kind: ProviderKind) -> Provider {
 }
 
 /// A gateway in front of these providers.
-fn world_of(providers: Vec<Provider>) -> World {
+pub(super) fn world_of(providers: Vec<Provider>) -> World {
     let mut plan: Plan = plan(vec![]);
-    plan.llm = Llm { providers: providers.into_iter().map(Arc::new).collect(), models: vec![] };
+    plan.llm = Llm { providers: providers.into_iter().map(Arc::new).collect(), ..Llm::default() };
     World::new(Fake::default(), plan)
 }
 
-fn change(world: &World, change: impl FnOnce(&mut Plan)) -> World {
+pub(super) fn change(world: &World, change: impl FnOnce(&mut Plan)) -> World {
     let old = world.instance.plan().unwrap();
     let mut plan: Plan = plan(vec![]);
     plan.llm.providers.clone_from(&old.llm.providers);
@@ -50,7 +50,7 @@ fn change(world: &World, change: impl FnOnce(&mut Plan)) -> World {
 }
 
 /// What the provider called `name` answers, in turn; the last for ever. Gives what it was asked.
-fn answering(world: &World, name: &str, scripts: Vec<Result<Script, SeamError>>) -> Asked {
+pub(super) fn answering(world: &World, name: &str, scripts: Vec<Result<Script, SeamError>>) -> Asked {
     let asked: Asked = Arc::default();
     let (seen, scripts) = (asked.clone(), Mutex::new(VecDeque::from(scripts)));
     world.fake.upstream(name, move |request| {
@@ -61,20 +61,20 @@ fn answering(world: &World, name: &str, scripts: Vec<Result<Script, SeamError>>)
     asked
 }
 
-fn path(front: Front) -> &'static str {
+pub(super) fn path(front: Front) -> &'static str {
     match front {
         Front::OpenAi => "/v1/chat/completions",
         Front::Anthropic => "/v1/messages",
     }
 }
 
-fn question(stream: bool) -> Value {
+pub(super) fn question(stream: bool) -> Value {
     let messages = json!([{"role": "user", "content": "a secret question"}]);
     json!({"model": "some-model", "max_tokens": 50, "messages": messages, "stream": stream})
 }
 
 /// What was heard, as the caller of `front` hears it.
-fn heard(front: Front, got: &Got, stream: bool) -> Whole {
+pub(super) fn heard(front: Front, got: &Got, stream: bool) -> Whole {
     let (own, kind) = match front {
         Front::OpenAi => (Dialect::OpenAi, ProviderKind::Openai),
         Front::Anthropic => (Dialect::Anthropic, ProviderKind::Anthropic),
@@ -89,7 +89,7 @@ fn heard(front: Front, got: &Got, stream: bool) -> Whole {
     Whole::of(events).unwrap_or_else(|_| panic!("{}", got.body))
 }
 
-fn words(whole: &Whole) -> String {
+pub(super) fn words(whole: &Whole) -> String {
     let text = |part: &Part| match part {
         Part::Text(text) => Some(text.clone()),
         _ => None,
@@ -98,7 +98,7 @@ fn words(whole: &Whole) -> String {
 }
 
 /// A stream of `kind` that says `texts`, each in a chunk of its own, without its end.
-fn saying(kind: ProviderKind, texts: &[&str]) -> Vec<Step> {
+pub(super) fn saying(kind: ProviderKind, texts: &[&str]) -> Vec<Step> {
     let all = answers();
     let (.., stream) = all.iter().find(|(_, own, case, ..)| *own == kind && case == "plain").unwrap();
     let hello = stream.iter().position(|piece| piece.to_string().contains("Hello")).unwrap();
@@ -115,7 +115,7 @@ fn bytes_of(kind: ProviderKind, stream: &[Value]) -> Bytes {
     bytes.strip_suffix(b"data: [DONE]\n\n").map_or_else(|| bytes.clone().into(), Bytes::copy_from_slice)
 }
 
-fn streaming(kind: ProviderKind, body: Vec<Step>) -> Script {
+pub(super) fn streaming(kind: ProviderKind, body: Vec<Step>) -> Script {
     Script { body, ..Script::new(200, stream_type(kind), "") }
 }
 
@@ -214,7 +214,7 @@ fn the_same_dialect_passes_through_untouched() {
         let world = world_of(vec![provider("up", kind)]);
         let world = change(&world, |plan| {
             let target = Target { provider: "up".into(), model: "real-1".into() };
-            plan.llm.models = vec![Model { name: "fast".into(), targets: vec![target], prices: None }];
+            plan.llm.models = vec![Model { name: "fast".into(), targets: vec![target], ..Model::default() }];
         });
         let asked = answering(
             &world,
@@ -329,14 +329,14 @@ fn the_next_provider_answers_when_the_first_fails_before_its_first_word() {
 }
 
 /// Two providers of `some-model`, asked in this order.
-fn two(first: ProviderKind, second: ProviderKind) -> World {
+pub(super) fn two(first: ProviderKind, second: ProviderKind) -> World {
     let target = |provider: &str| Target { provider: provider.into(), model: "some-model".into() };
     let mut first = provider("one", first);
     first.timeouts.first_byte = Duration::from_secs(10);
     let world = world_of(vec![first, provider("two", second)]);
     change(&world, |plan| {
         let targets = vec![target("one"), target("two")];
-        plan.llm.models = vec![Model { name: "some-model".into(), targets, prices: None }];
+        plan.llm.models = vec![Model { name: "some-model".into(), targets, ..Model::default() }];
     })
 }
 
@@ -623,7 +623,7 @@ fn models_of_all_providers_are_listed_and_a_dead_one_is_left_out() {
     ]);
     let world = change(&world, |plan| {
         let target = Target { provider: "claude".into(), model: "claude-x".into() };
-        plan.llm.models = vec![Model { name: "smart".into(), targets: vec![target], prices: None }];
+        plan.llm.models = vec![Model { name: "smart".into(), targets: vec![target], ..Model::default() }];
     });
     answering(&world, "claude", vec![Ok(Script::json("{\"data\":[{\"id\":\"claude-x\"}]}"))]);
     answering(
@@ -719,7 +719,8 @@ fn what_a_call_cost_stands_in_the_log() {
     let world = world_of(vec![provider("up", ProviderKind::Openai)]);
     let world = change(&world, |plan| {
         let prices = Some(Prices { input: 2.0, output: 10.0, cached: Some(0.5), cache_write: None });
-        plan.llm.models = vec![Model { name: "some-model".into(), targets: vec![], prices }];
+        plan.llm.models =
+            vec![Model { name: "some-model".into(), targets: vec![], prices, ..Model::default() }];
     });
     let body =
         answers().into_iter().find(|(name, _, case, ..)| *name == "openai" && case == "plain").unwrap().3;

@@ -1,5 +1,5 @@
-//! Real servers of the HTTP+SSE transport behind the gateway: the `sse` mode of the reference server and the Python
-//! SDK. Needs the tools (`scripts/setup`); `CAUSEWAY_NPM` and `CAUSEWAY_PYTHON` say where they are.
+//! Servers of the HTTP+SSE transport behind the gateway: ours, for what a session holds, and two real ones, the `sse`
+//! mode of the reference server and the Python SDK. Needs the tools (`scripts/setup`); `CAUSEWAY_NPM` and `CAUSEWAY_PYTHON` say where they are.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -11,9 +11,10 @@
 
 use std::time::{Duration, Instant};
 
+use causeway_fixture::{Fixture, Options};
 use causeway_suite::host::eventually;
 use causeway_suite::program::Program;
-use causeway_suite::{Client, ERAS, Era, Gateway};
+use causeway_suite::{Client, ERAS, Era, Gateway, serving};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -203,5 +204,69 @@ async fn a_server_that_goes_and_comes_back_fails_soon_and_works_again() {
             server.program = Program::everything_at(server.program.port(), "sse").await;
             assert!(echo().await.text().contains('x'), "{era:?}");
         }
+    }
+}
+
+/// The session that a call went over, and how many did before it.
+async fn counted(client: &Client, name: &str) -> (String, u64) {
+    let answer = client.tool(name, json!({})).await;
+    let text = answer.text().to_owned();
+    let (session, count) = text.split_once(' ').unwrap_or_else(|| panic!("{}", answer.last()));
+    (session.to_owned(), count.parse().unwrap())
+}
+
+#[tokio::test]
+async fn what_a_call_leaves_in_its_session_is_there_for_the_next_one() {
+    let fixture = Fixture::start(Options::sse("one")).await;
+    let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
+    for (path, name) in [("/mcp/one", "count"), ("/mcp", "one__count")] {
+        let client = Client::connect(&gateway, path, Era::Legacy).await;
+        let (session, first) = counted(&client, name).await;
+        assert_eq!(first, 1, "{path}");
+        assert_eq!(counted(&client, name).await, (session.clone(), 2), "{path}");
+        let other = Client::connect(&gateway, path, Era::Legacy).await;
+        let (others, first) = counted(&other, name).await;
+        assert!(others != session && first == 1, "{path}: another client has another session");
+        assert_eq!(counted(&client, name).await, (session, 3), "{path}");
+        let at_once = join_all((0..8).map(|_| counted(&client, name))).await;
+        let mut counts: Vec<u64> = at_once.iter().map(|(_, count)| *count).collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [4, 5, 6, 7, 8, 9, 10, 11], "{path}: calls at the same time");
+    }
+}
+
+#[tokio::test]
+async fn a_session_whose_server_was_killed_is_opened_anew() {
+    let mut fixture = Fixture::start(Options::sse("one")).await;
+    let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
+    let client = Client::connect(&gateway, "/mcp/one", Era::Legacy).await;
+    let (session, _) = counted(&client, "count").await;
+    assert_eq!(counted(&client, "count").await, (session, 2));
+    for kills in 1..=2 {
+        let address = fixture.address();
+        fixture.stop();
+        drop(fixture);
+        fixture = Fixture::start_at(address, Options::sse("one")).await;
+        // A call that is made before the gateway has noticed may be told so.
+        let told = client.tool("count", json!({})).await;
+        assert!(told.code() == 0 || told.complaint().starts_with("server \"one\": "), "{}", told.last());
+        let (session, count) = counted(&client, "count").await;
+        assert_eq!(count, 1 + u64::from(told.code() == 0), "{kills}: a new session knows nothing");
+        assert_eq!(counted(&client, "count").await, (session, count + 1), "{kills}");
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_client_session_closes_the_stream_of_its_server() {
+    let fixture = Fixture::start(Options::sse("one")).await;
+    let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
+    let before = fixture.sessions();
+    for path in ["/mcp/one", "/mcp"] {
+        let client = Client::connect(&gateway, path, Era::Legacy).await;
+        let name = if path == "/mcp" { "one__count" } else { "count" };
+        counted(&client, name).await;
+        assert!(fixture.until(|fixture| fixture.sessions() == before + 1).await, "{path}: one is kept");
+        assert_eq!(client.bare("DELETE").await.status, 204);
+        assert!(fixture.until(|fixture| fixture.sessions() == before).await, "{path}: it has ended");
     }
 }

@@ -112,9 +112,11 @@ async fn killing_one_server_in_the_middle_hurts_nobody_else() {
         let began = Instant::now();
         assert_eq!(client.tool("beta__one", json!({"text": "b"})).await.text(), "b", "round {round}");
         assert_eq!(client.tool("gamma__one", json!({"text": "c"})).await.text(), "c", "round {round}");
+        assert!(began.elapsed() < Duration::from_secs(2), "round {round}: {:?}", began.elapsed());
         let alpha = client.tool("alpha__one", json!({"text": "a"})).await;
         assert_eq!(alpha.code() == 0, round < 3, "round {round}: {}", alpha.last());
-        assert!(began.elapsed() < Duration::from_secs(2), "round {round}: {:?}", began.elapsed());
+        // A program that has ended is waited for: for the next attempt to start it, if that is not far.
+        assert!(began.elapsed() < Duration::from_secs(5), "round {round}: {:?}", began.elapsed());
     }
     // Its part of the list may be stale; the others' must be there.
     let tools = client.tool_names().await;

@@ -47,6 +47,8 @@ async fn all() -> (Vec<(&'static str, Model)>, Gateway) {
 async fn pair(first: &str, second: &str, patch: Value) -> (Model, Model, Gateway) {
     let (one, two) = (Model::start(first).await, Model::start(second).await);
     let mut entry = one.entry();
+    // It is to be asked each time, however often it has failed.
+    entry["breaker"] = json!({"failures": 0});
     for (key, value) in patch.as_object().into_iter().flatten() {
         entry[key] = value.clone();
     }
@@ -341,14 +343,77 @@ async fn a_lone_provider_is_asked_again_when_it_says_when() {
     assert_eq!(model.seen().len(), 2);
 }
 
+/// `GET`, as whoever may.
+async fn get(gateway: &Gateway, path: &str) -> Value {
+    let mut request = Request::new("GET", gateway.url(path));
+    if let Some(key) = gateway.key() {
+        request = request.header("authorization", &format!("Bearer {key}"));
+    }
+    let text = request.send().await.text().await;
+    serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text:?}"))
+}
+
+#[tokio::test]
+async fn a_policy_chooses_among_models_and_says_why() {
+    let (one, two) = (Model::start("ollama").await, Model::start("anthropic").await);
+    let (mut here, mut there) = (one.entry(), two.entry());
+    here["local"] = true.into();
+    there["local"] = false.into();
+    let gateway = Gateway::start(json!({"mcpServers": {}, "llm": {
+        "providers": {"here": here, "there": there},
+        "models": {"here/m-1": {"features": ["tools"]}},
+        "policies": {
+            "near": {"targets": ["there/m-1", "here/m-1"], "local_first": true},
+            "private": {"targets": ["there/m-1"], "local_only": true},
+        },
+    }}))
+    .await;
+    for dialect in DIALECTS {
+        let ask = |body: Value| Request::post(gateway.url(dialect.path()), &body).send();
+        let reply = ask(dialect.question("near", "Hello", false)).await;
+        assert_eq!(reply.header("x-causeway-provider"), "here", "{dialect:?}");
+        assert_eq!(reply.header("x-causeway-why"), "policy near: local first");
+        let mut image = dialect.question("near", "", false);
+        image["messages"][0]["content"] = match dialect {
+            Dialect::OpenAi => {
+                json!([{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}])
+            }
+            Dialect::Anthropic => {
+                let source = json!({"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="});
+                json!([{"type": "image", "source": source}])
+            }
+        };
+        let reply = ask(image).await;
+        assert_eq!(reply.header("x-causeway-provider"), "there", "{dialect:?}: what is here sees nothing");
+        one.behave_once(Manner::Fails(Fault::Overloaded));
+        let reply = ask(dialect.question("near", "Hello", true)).await;
+        assert_eq!(reply.header("x-causeway-provider"), "there", "{dialect:?}");
+        let why = reply.header("x-causeway-why").to_owned();
+        assert_eq!(why, "policy near: local first; here/m-1: overloaded", "{dialect:?}");
+        assert_eq!(dialect.streamed(&reply.text().await).text, "You said: Hello");
+        let asked = two.seen().len();
+        let reply = ask(dialect.question("private", "Hello", false)).await;
+        assert_eq!((reply.status, two.seen().len()), (400, asked), "what is private is asked of nobody");
+    }
+    let status = get(&gateway, "/status").await;
+    let models = &status["models"];
+    if Host::chosen() == Host::Native {
+        // Elsewhere the next request may be another instance's.
+        assert_eq!(models["decisions"][0]["asked"], "near", "{status}");
+        assert_eq!(models["decisions"][0]["chosen"], "there/m-1", "{status}");
+    }
+    let places: Vec<&Value> =
+        models["providers"].as_array().unwrap().iter().map(|provider| &provider["place"]).collect();
+    assert_eq!(places, ["local", "cloud"], "{status}");
+    let list = get(&gateway, "/v1/models").await;
+    let here = list["data"].as_array().unwrap().iter().find(|model| model["id"] == "m-1").unwrap();
+    assert_eq!(here["model_context"]["capabilities"]["images"], false, "{here}");
+}
+
 #[tokio::test]
 async fn models_are_listed_counted_and_embedded() {
     let (_models, gateway) = all().await;
-    let mut list = Request::new("GET", gateway.url("/v1/models"));
-    if let Some(key) = gateway.key() {
-        list = list.header("authorization", &format!("Bearer {key}"));
-    }
-    let list: Value = serde_json::from_str(&list.send().await.text().await).unwrap();
+    let list = get(&gateway, "/v1/models").await;
     let names: Vec<&str> =
         list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
     for kind in ["openai", "anthropic", "gemini", "bedrock"] {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use causeway::config::glob::Glob;
 use causeway::config::plan::{BEHIND, Provider, Server, Transport};
-use causeway::llm::provider::{self, Place, address};
+use causeway::llm::provider::{Place, address};
+use causeway::llm::registry;
 use causeway::mcp::revision::Revision;
 use causeway::mcp::{headers, meta};
 use causeway::tunnel::frame::{self, Headers};
@@ -114,7 +115,7 @@ async fn models(kitchen: &Kitchen, provider: &Provider, offer: &Offer) -> Result
         }
     }
     let list = serde_json::from_slice(&whole).map_err(|_| "its answer is no list of models".to_owned())?;
-    Ok(provider::models(provider.kind, &list).len())
+    Ok(registry::listed(provider.kind, &list).len())
 }
 
 async fn tools(

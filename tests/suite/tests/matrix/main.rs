@@ -91,4 +91,5 @@ cells! {
     merged_2025_11_25_to_sse: "2025-11-25", Sse, Merged;
     merged_modern_to_sse: "2026-07-28", Sse, Merged;
     own_modern_to_everything_on_sse: "2026-07-28", EverythingSse, Own;
+    own_2025_11_25_to_everything_on_sse: "2025-11-25", EverythingSse, Own;
 }

@@ -3,6 +3,8 @@
 //! A row does not exist where one of the two sides has no such thing by its revision. What the gateway could do but does
 //! not belongs to [`KNOWN`]: such a row runs, and it fails the test when it holds after all.
 
+use causeway_suite::behind::{is_behind_link, is_behind_stdio};
+
 use crate::cell::{Cell, Server, Where};
 
 /// Which clients.
@@ -24,8 +26,6 @@ enum To {
     Sse,
     /// server-everything.
     Everything,
-    /// The same, of any make.
-    AnySse,
 }
 
 use To as T;
@@ -34,7 +34,6 @@ const NO_FORMS: &str = "elicitation came with 2025-06-18";
 const NO_URLS: &str = "URL mode came with 2025-11-25";
 const NO_STRUCTURE: &str = "structured content came with 2025-06-18";
 const NO_POLLING: &str = "closing a stream to make the client poll came with 2025-11-25";
-const ONE_CALL: &str = "a session on HTTP+SSE lasts for one call";
 const NO_RESUMPTION: &str = "streams of a modern server cannot be taken up again";
 
 /// Rows that ask with a form.
@@ -94,22 +93,45 @@ const SKIPS: &[(&[&str], From, To, &str)] = &[
 ];
 
 /// What the gateway does not do.
-const KNOWN: &[(&[&str], From, To, &str)] = &[
-    (&["roots_that_change"], From::Legacy, T::AnySse, ONE_CALL),
-    (
-        &["a_resource_updated"],
-        From::Modern,
-        T::Everything,
-        "it updates what the session has subscribed to that calls the tool; a subscription has a session of its own",
-    ),
-];
+const KNOWN: &[(&[&str], From, To, &str)] = &[(
+    &["a_resource_updated"],
+    From::Modern,
+    T::Everything,
+    "it updates what the session has subscribed to that calls the tool; a subscription has a session of its own",
+)];
 
 /// What a client without a gateway cannot have, since the server speaks its revision.
 const DIRECT: &[(&str, &str, &str)] =
     &[("polling", "2025-06-18", NO_POLLING), ("polling_and_asking", "2025-06-18", NO_POLLING)];
 
+/// Why the whole cell is left out.
+pub fn cell(server: Server, place: Where) -> Option<&'static str> {
+    let plain = !is_behind_link() && !is_behind_stdio();
+    match (server, place) {
+        (_, Where::Direct) if !plain => Some("what is behind the gateway does not matter without one"),
+        (Server::Sse | Server::EverythingSse, _) if is_behind_stdio() => {
+            Some("the HTTP+SSE transport is not stdio")
+        }
+        (Server::Sdk, _) if is_behind_stdio() => Some("it says over HTTP what it saw of its clients"),
+        (Server::Polling, _) if is_behind_stdio() => Some("there are no streams to be closed on stdio"),
+        _ => None,
+    }
+}
+
+/// Rows that do not exist where a modern server is a program.
+const MODERN_STDIO: &[(&str, &str)] = &[(
+    "levels_of_two_clients",
+    "on stdio nothing in a log message says which call it is about (2026-07-28 Logging): with two of them it is nobody's",
+)];
+
 /// Why `row` does not exist for `cell`.
 pub fn reason(row: &str, cell: &Cell) -> Option<&'static str> {
+    if is_behind_stdio() && cell.serves_modern() && cell.place != Where::Direct {
+        let found = MODERN_STDIO.iter().find(|(name, _)| *name == row);
+        if let Some((_, reason)) = found {
+            return Some(reason);
+        }
+    }
     let direct = DIRECT
         .iter()
         .find(|(name, client, _)| cell.place == Where::Direct && *name == row && *client == cell.client)
@@ -137,9 +159,6 @@ fn find(table: &[(&[&str], From, To, &'static str)], row: &str, cell: &Cell) -> 
             To::Everything => {
                 matches!(cell.server, Server::Everything | Server::EverythingSse)
                     && cell.place != Where::Direct
-            }
-            To::AnySse => {
-                matches!(cell.server, Server::Sse | Server::EverythingSse) && cell.place != Where::Direct
             }
         };
         names.contains(&row) && from && to
