@@ -641,11 +641,14 @@ impl SessionMemory {
         lock(&self.running).values().for_each(|cancelled| cancelled.store(true, Ordering::Relaxed));
     }
 
-    /// The client has given up the call with this id.
-    pub fn cancel(&self, id: &RawValue) {
-        if let Some(cancelled) = lock(&self.running).get(id.get()) {
+    /// The client has given up the call with this id; says whether it runs here.
+    pub fn cancel(&self, id: &RawValue) -> bool {
+        let running = lock(&self.running);
+        let cancelled = running.get(id.get());
+        cancelled.is_some_and(|cancelled| {
             cancelled.store(true, Ordering::Relaxed);
-        }
+            true
+        })
     }
 }
 

@@ -281,6 +281,14 @@ impl<P: Platform> Stream<P> {
                 return None;
             }
             if let Some(why) = self.broken.clone() {
+                // A server that was told of it by another instance says no more.
+                if let (Some(running), Some(watch)) = (&self.running, &self.watch)
+                    && Box::pin(watch.is_marked(&self.mcp)).await
+                {
+                    running.give_up();
+                    self.broken = None;
+                    continue;
+                }
                 let Some(resume) = &mut self.resume else { return self.fail(&why) };
                 // Boxed, for the same reason.
                 if let Err(fault) = Box::pin(self.mcp.resume(&mut self.reader, resume, why)).await {

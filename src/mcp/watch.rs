@@ -7,16 +7,19 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::select;
 use serde_json::value::RawValue;
+use sha2::Digest as _;
 
 use super::Mcp;
 use super::mailbox::{Letter, Mailbox, Said, Work};
 use super::memory::{Running, lock};
 use super::session::Session;
 use super::tail::Log;
-use crate::platform::{Clock as _, Platform, UpstreamBody};
+use crate::fault::{Fault, Kind};
+use crate::platform::{Clock as _, Platform, StateStore as _, UpstreamBody};
 
 /// A call that has taken so long is watched.
 const SLOW: Duration = Duration::from_secs(1);
@@ -24,6 +27,8 @@ const SLOW: Duration = Duration::from_secs(1);
 const TRIES: u8 = 3;
 /// Calls of one session that are watched at most.
 const WATCHED: usize = 1024;
+/// How long it is known of a call that it was given up before it was watched.
+const MARKED: Duration = Duration::from_secs(60);
 /// What is said when a call is given up.
 const GIVEN_UP: &[u8] = b": given up\n";
 
@@ -49,7 +54,7 @@ impl Desk {
 }
 
 fn give_up(log: &Log) {
-    log.push(bytes::Bytes::from_static(GIVEN_UP));
+    log.push(Bytes::from_static(GIVEN_UP));
     log.end();
 }
 
@@ -88,6 +93,12 @@ impl<P: Platform> Watch<P> {
         Self { mailbox: session.mailbox(), id: id.to_owned(), body: None, tries: 0 }
     }
 
+    /// Whether the call was given up in another instance, which knows it only by what it wrote into the store.
+    pub async fn is_marked(&self, mcp: &Mcp<P>) -> bool {
+        let store = mcp.platform.store();
+        store.is_near() && store.load(&mark(&self.mailbox, &self.id)).await.is_ok_and(|mark| mark.is_some())
+    }
+
     /// Resolves when the call is given up in another instance. Dropping the future loses nothing.
     async fn given_up(&mut self, mcp: &Mcp<P>, running: &Running) {
         let clock = mcp.platform.clock();
@@ -95,6 +106,9 @@ impl<P: Platform> Watch<P> {
             clock.sleep(SLOW.saturating_sub(clock.now().since(running.begun()))).await;
             self.tries += 1;
             self.body = mcp.post_letter(&self.mailbox, &Letter::Watch(self.id.clone())).await.ok();
+            if self.is_marked(mcp).await {
+                return;
+            }
         }
         if let Some(body) = &mut self.body {
             while let Some(Ok(chunk)) = body.next().await {
@@ -107,7 +121,22 @@ impl<P: Platform> Watch<P> {
     }
 }
 
+fn mark(mailbox: &str, id: &RawValue) -> String {
+    let hash = sha2::Sha256::digest(id.get());
+    format!("given-up/{mailbox}/{}", super::hex(hash.get(..12).unwrap_or_default()))
+}
+
 impl<P: Platform> Mcp<P> {
+    /// Notes that the client has given up a call that does not run here.
+    pub(super) async fn mark_given_up(&self, mailbox: &str, id: &RawValue) -> Result<(), Fault> {
+        let store = self.platform.store();
+        if store.is_near() {
+            let host = |error| Fault::new(Kind::Host, format!("the state store: {error}"));
+            store.swap(&mark(mailbox, id), None, Bytes::from_static(b"1"), MARKED).await.map_err(host)?;
+        }
+        Ok(())
+    }
+
     /// Resolves when the client has given up the call, here or in another instance; it is noted as given up then.
     pub(super) async fn given_up(&self, running: &Running, watch: Option<&mut Watch<P>>) {
         let here = std::pin::pin!(running.cancelled(self.platform.clock()));

@@ -17,8 +17,9 @@ use crate::platform::{Clock as _, Platform, SeamError, StateStore as _, Swap, Ti
 
 /// What may wait to be read here before no more is fetched.
 const BACKLOG: usize = 256 * 1024;
-/// An owner that lives takes a letter within [`LATE`]; one that has not for so long, in so many looks, is gone.
-const UNTAKEN: (Duration, u32) = (Duration::from_secs(3), 8);
+/// An owner that lives takes a letter within [`LATE`]; one that has not for so long is gone. Time in which the sender could
+/// not look either, as when the whole machine stands still, does not count.
+const UNTAKEN: Duration = Duration::from_secs(3);
 /// How often it is looked meanwhile whether the letter is still there.
 const ANXIOUS: Duration = Duration::from_secs(1);
 
@@ -118,7 +119,7 @@ impl<P: Platform> Polled<P> {
         let (mut pace, mut heard, mut looked) = (Pace::default(), 0_u64, *since);
         // When the owner was seen, by its clock; until then, when the letter was sent.
         let mut seen = *since;
-        let (mut looks, mut taken) = (0, false);
+        let (mut waited, mut last, mut taken) = (Duration::ZERO, *since, false);
         loop {
             let pause = pace.next(platform, LATE);
             let waits = pin!(async {
@@ -130,6 +131,8 @@ impl<P: Platform> Polled<P> {
                 return None;
             }
             let now = platform.clock().now();
+            waited += now.since(last).min(pause * 2);
+            last = now;
             let held = platform.store().load(&record).await.ok().flatten();
             if let Some((version, mut saying)) =
                 held.and_then(|held| Some((held.version, Saying::read(&held.value)?)))
@@ -162,8 +165,7 @@ impl<P: Platform> Polled<P> {
                     }
                 }
             }
-            looks += 1;
-            let untaken = !taken && looks >= UNTAKEN.1 && now.since(*since) >= UNTAKEN.0;
+            let untaken = !taken && waited >= UNTAKEN;
             if untaken && now.since(looked) >= ANXIOUS
                 || now.since(seen) >= BEAT * 2 && now.since(looked) >= BEAT
             {

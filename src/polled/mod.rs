@@ -35,7 +35,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, select};
-use futures_util::lock::{Mutex as Turns, OwnedMutexGuard};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt as _, future::join};
 
@@ -85,7 +84,7 @@ pub struct Polled<P: Platform> {
     /// What tells this instance from others.
     place: std::sync::OnceLock<String>,
     /// Who looks into the inbox: one of the requests that have work.
-    turns: Arc<Turns<Pace>>,
+    turn: Mutex<Turn>,
 }
 
 struct State<P: Platform> {
@@ -102,6 +101,18 @@ struct State<P: Platform> {
 struct Seat {
     id: String,
     beat: Timestamp,
+}
+
+/// Whose turn it is to look into the inbox. It is told by the clock that somebody does, not by a lock: a request may be
+/// forgotten by its host while it holds one, and then nobody would.
+#[derive(Debug, Default)]
+struct Turn {
+    /// Requests that have had work so far, each of which has its number.
+    requests: u64,
+    holder: u64,
+    /// When it was last heard of.
+    at: Timestamp,
+    pace: Pace,
 }
 
 /// What the owner of a key keeps: a mailbox, or where a companion dials in.
@@ -202,7 +213,7 @@ enum Way<P: Platform> {
 impl<P: Platform> Default for Polled<P> {
     fn default() -> Self {
         let state = State { seat: None, owned: HashMap::new(), taken: VecDeque::new(), told: HashMap::new() };
-        Self { state: Mutex::new(state), place: std::sync::OnceLock::new(), turns: Arc::default() }
+        Self { state: Mutex::new(state), place: std::sync::OnceLock::new(), turn: Mutex::default() }
     }
 }
 
@@ -314,13 +325,17 @@ impl<P: Platform> Polled<P> {
     /// Finds the owner of `key`; or becomes it, if the letter `founds` something.
     async fn way(&self, platform: &P, key: &str, letter: &Bytes, founds: bool) -> Result<Way<P>, SeamError> {
         let record = owner_key(key);
+        let mut known = false;
         for _ in 0..TRIES {
             if let Some(kept) = self.held(platform, key) {
                 return Ok(Way::Here(kept));
             }
             let own = key.ends_with(self.place(platform));
             // Nobody else takes a key that ends in this instance's name.
-            let held = if own && !self.has(key) { None } else { platform.store().load(&record).await? };
+            let held =
+                if own && !known && !self.has(key) { None } else { platform.store().load(&record).await? };
+            // Unless this instance has given up the seat that it took the key for.
+            known = true;
             let seat = held.as_ref().and_then(|held| Owner::read(&held.value));
             if let Some(seat) = seat.filter(|seat| !self.is_own(seat))
                 && let Some(following) = self.hand_over(platform, &seat, key, letter).await?
@@ -429,7 +444,12 @@ impl<P: Platform> Polled<P> {
         let platform = gateway.platform().clone();
         let mut first = pin!(self.piece(&platform, &key, work, telling));
         let mut taken = FuturesUnordered::new();
-        let (mut own, mut turn) = (true, None);
+        let number = {
+            let mut turn = lock(&self.turn);
+            turn.requests += 1;
+            turn.requests
+        };
+        let mut own = true;
         while own || !taken.is_empty() {
             let (first_done, letters) = {
                 let mut pieces = pin!(async {
@@ -445,14 +465,14 @@ impl<P: Platform> Polled<P> {
                     // Nothing is owned, so that nobody writes.
                     (pieces.await, Vec::new())
                 } else {
-                    let due = match select(pieces.as_mut(), pin!(self.wait(&platform, &mut turn))).await {
+                    let due = match select(pieces.as_mut(), pin!(self.wait(&platform, number))).await {
                         Either::Left((first_done, _)) => Err(first_done),
                         Either::Right(((), _)) => Ok(()),
                     };
                     match due {
                         Err(first_done) => (first_done, Vec::new()),
                         // Not to be dropped half-way: letters that have left the inbox would be lost.
-                        Ok(()) => match select(pin!(self.look(&platform, turn.as_mut())), pieces).await {
+                        Ok(()) => match select(pin!(self.look(&platform)), pieces).await {
                             Either::Left((letters, _)) => (false, letters),
                             Either::Right((first_done, look)) => (first_done, look.await),
                         },
@@ -468,7 +488,13 @@ impl<P: Platform> Polled<P> {
                 }
             }
         }
-        self.leave(&platform, turn).await;
+        {
+            let mut turn = lock(&self.turn);
+            if turn.holder == number {
+                turn.at = Timestamp::default();
+            }
+        }
+        self.leave(&platform).await;
     }
 
     /// A piece of work for the owner of `key`, and telling what is said.
@@ -485,18 +511,25 @@ impl<P: Platform> Polled<P> {
         self.release(platform, key).await;
     }
 
-    /// Waits until it is this request's turn to look into the inbox, and time to.
-    async fn wait(&self, platform: &P, turn: &mut Option<OwnedMutexGuard<Pace>>) {
-        let pace = match turn {
-            Some(pace) => pace,
-            None => turn.insert(self.turns.clone().lock_owned().await),
-        };
-        let pause = pace.next(platform, LATE);
-        platform.clock().sleep(pause).await;
+    /// Waits until it is the turn of the request with this number to look into the inbox, and time to.
+    async fn wait(&self, platform: &P, number: u64) {
+        loop {
+            let pause = {
+                let (mut turn, now) = (lock(&self.turn), platform.clock().now());
+                (turn.holder == number || now.since(turn.at) >= LATE * 2).then(|| {
+                    (turn.holder, turn.at) = (number, now);
+                    turn.pace.next(platform, LATE)
+                })
+            };
+            platform.clock().sleep(pause.unwrap_or(LATE)).await;
+            if pause.is_some() {
+                return;
+            }
+        }
     }
 
     /// Looks into the inbox and takes what is there.
-    async fn look(&self, platform: &P, pace: Option<&mut OwnedMutexGuard<Pace>>) -> Vec<Letter> {
+    async fn look(&self, platform: &P) -> Vec<Letter> {
         let Some(seat) = lock(&self.state).seat.clone() else { return Vec::new() };
         let record = inbox_key(&seat.id);
         for _ in 0..TRIES {
@@ -522,14 +555,12 @@ impl<P: Platform> Polled<P> {
             self.seen(&seat.id, now);
             if letters.is_empty() {
                 self.renew(platform, &seat.id).await;
-            } else if let Some(pace) = pace {
-                pace.quicken();
+            } else {
+                lock(&self.turn).pace.quicken();
             }
             return letters;
         }
-        if let Some(pace) = pace {
-            pace.quicken();
-        }
+        lock(&self.turn).pace.quicken();
         Vec::new()
     }
 
@@ -606,9 +637,7 @@ impl<P: Platform> Polled<P> {
     }
 
     /// Gives the seat up if nothing is owned any more.
-    async fn leave(&self, platform: &P, turn: Option<OwnedMutexGuard<Pace>>) {
-        // Who looks into the inbox does it for the others, too.
-        let Some(_turn) = turn.or_else(|| self.turns.clone().try_lock_owned()) else { return };
+    async fn leave(&self, platform: &P) {
         let seat = {
             let mut state = lock(&self.state);
             if !state.owned.is_empty() || !state.told.is_empty() {

@@ -31,7 +31,7 @@ const atEdge = runner !== undefined;
 // A gateway at the edge serves nobody without a key.
 const headers = atEdge ? { authorization: 'Bearer key-of-the-driver' } : {};
 // Far more than any scenario takes. The suite itself waits 30 s, and then ends only the shell that it started this with.
-const PATIENCE = 15_000;
+const PATIENCE = 25_000;
 
 const { values: options, positionals } = parseArgs({
     options: { front: { type: 'string', default: 'own' }, client: { type: 'string' } },

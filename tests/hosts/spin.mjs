@@ -3,7 +3,7 @@
 // SPIN=1, on the `spin` that is on PATH.
 //
 //   node tests/hosts/spin.mjs [--config FILE] [--port N] [--state DIR] [--secret NAME[=VALUE]]... [--fresh]
-//                             [--source FILE] [--upstreams HOST]
+//                             [--source FILE] [--upstreams HOST] [--once]
 //
 //   --config FILE     the configuration, as normalized JSON, in the variable causeway_config; later changes of the file
 //                     are pushed
@@ -13,6 +13,7 @@
 //   --fresh           gives each request an instance of its own; also with CAUSEWAY_SPIN_FRESH=1
 //   --source FILE     the component; the one that spin.toml names
 //   --upstreams HOST  what the variable upstreams says; hosts anywhere unless given
+//   --once            ends as soon as it listens: what the host has compiled is kept, so that none that starts later waits
 //
 // Writes `listening on http://127.0.0.1:N/mcp` to stderr once it answers; the component's log lines follow there. The
 // host is $CAUSEWAY_SPIN_HOST (scripts/setup spin-host). It ends with this process, however that ends.
@@ -37,6 +38,7 @@ try {
       fresh: { type: "boolean", default: process.env.CAUSEWAY_SPIN_FRESH === "1" },
       source: { type: "string" },
       upstreams: { type: "string", default: "*://*:*" },
+      once: { type: "boolean", default: false },
     },
   }).values;
 } catch (error) {
@@ -108,6 +110,7 @@ if (real) {
     process.stderr.write(heard.replace(found[0], ""));
     heard = null;
     listening(found[1], options.config, secrets);
+    if (options.once) process.kill(process.pid, "SIGTERM");
     host.stderr.pipe(process.stderr, { end: false });
   });
   host.once("exit", () => heard && process.stderr.write(heard));

@@ -12,7 +12,8 @@ use futures_util::future::join;
 use http::Request;
 use serde_json::{Value, json};
 
-use crate::server::{Kind, answer};
+use crate::bridge::open;
+use crate::server::{Kind, answer, put_streaming};
 use crate::world::{Got, World, plan, server};
 
 /// A modern server whose tool never comes to an end: it does not begin to answer, or does not go on.
@@ -43,6 +44,16 @@ fn given_up(
     endless(&fake, begins);
     let world = World::new(fake, plan(vec![server("a")]));
     let other = World { fake: world.fake.clone(), instance: Instance::new(world.instance.plan().unwrap()) };
+    given_up_at(&world, &other, path, after, send)
+}
+
+fn given_up_at(
+    world: &World,
+    other: &World,
+    path: &'static str,
+    after: Duration,
+    send: impl Fn(&str) -> Request<Bytes>,
+) -> (Got, Duration) {
     let (session, _) = world.initialize(path);
     let name = if path == "/mcp" { "a__t" } else { "t" };
     let started = world.fake.now();
@@ -95,6 +106,32 @@ fn a_call_ends_that_another_instance_is_told_to_cancel() {
             }
         }
     }
+}
+
+#[test]
+fn a_call_ends_that_was_cancelled_elsewhere_before_it_was_watched() {
+    for begins in [true, false] {
+        let fake = Fake::default();
+        endless(&fake, begins);
+        let first = World::new(fake, plan(vec![server("a")]));
+        let (one, two) = (first.further(), first.further());
+        let (got, took) = given_up_at(&one, &two, "/mcp/a", Duration::from_millis(300), cancel("/mcp/a"));
+        assert!(took < Duration::from_secs(2), "begins {begins}: {took:?}");
+        assert!(!got.body.contains("\"id\":1"), "nothing more is said about it: {}", got.body);
+    }
+}
+
+#[test]
+fn a_call_that_its_server_drops_is_not_answered_where_another_instance_has_told_it_to() {
+    let fake = Fake::default();
+    let steps = vec![Step::Send(":\n\n".into()), Step::Wait(Duration::from_millis(500))];
+    put_streaming(&fake, "a", Kind::Legacy, steps);
+    let first = World::new(fake, plan(vec![server("a")]));
+    let (one, two) = (first.further(), first.further());
+    let (got, _) = given_up_at(&one, &two, "/mcp/a", Duration::from_millis(100), cancel("/mcp/a"));
+    assert!(!got.body.contains("\"id\":1"), "nothing is said about it: {}", got.body);
+    let again = one.legacy("/mcp/a", &open(&one, "/mcp/a", &json!({})), "tools/call", json!({"name": "t"}));
+    assert!(again.body.contains("error"), "who has not given it up is told: {}", again.body);
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! The HTTP trigger: request in, reply out, the rest behind it.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use causeway::gateway::{Body, Gateway, Reply};
+use causeway::instance::Instance;
 use causeway::platform::{Clock as _, SeamError};
 use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt as _};
@@ -27,6 +29,7 @@ const LOOK: Duration = Duration::from_secs(1);
 async fn handle(request: Request) -> Result<Response, ErrorCode> {
     let instance = instance::instance().await;
     let gateway = Gateway::new(Spin, instance.clone());
+    let watching = instance.clone();
     let request = read_request(request).await;
     let Reply { response, after } = gateway.clone().handle(request).await;
     spawn(async move {
@@ -51,7 +54,7 @@ async fn handle(request: Request) -> Result<Response, ErrorCode> {
     let _ = response.set_status_code(parts.status.as_u16());
     match body {
         Body::Full(bytes) => spawn(write_all(writer, bytes)),
-        Body::Stream(stream) => spawn(write(writer, stream)),
+        Body::Stream(stream) => spawn(write(writer, stream, watching)),
     }
     Ok(response)
 }
@@ -64,8 +67,12 @@ async fn write_all(mut writer: BodyWriter, bytes: Bytes) {
     let _ = writer.result_writer.write(Ok(None)).await;
 }
 
-/// Writes what comes as it comes, until its end or until the caller has gone.
-async fn write(mut writer: BodyWriter, stream: impl Stream<Item = Result<Bytes, SeamError>> + Unpin) {
+/// Writes what comes as it comes, until its end or until the caller has gone. A stream may outlive a configuration.
+async fn write(
+    mut writer: BodyWriter,
+    stream: impl Stream<Item = Result<Bytes, SeamError>> + Unpin,
+    instance: Arc<Instance>,
+) {
     let mut stream = stream;
     let end = loop {
         let next = match select(stream.next(), pin!(Time.sleep(LOOK))).await {
@@ -75,6 +82,7 @@ async fn write(mut writer: BodyWriter, stream: impl Stream<Item = Result<Bytes, 
                 if let (StreamResult::Dropped, _) = writer.stream_writer.write(Vec::new()).await {
                     return;
                 }
+                instance::look(&instance).await;
                 continue;
             }
         };

@@ -48,7 +48,9 @@ impl<P: Platform> Mcp<P> {
         if method == "notifications/cancelled"
             && let Some(id) = params.and_then(|params| field(params, "requestId"))
         {
-            session.memory.cancel(&id);
+            if !session.memory.cancel(&id) {
+                self.mark_given_up(&session.mailbox(), &id).await?;
+            }
             self.tell_mailbox(session, &Letter::Cancelled(id)).await?;
         }
         match method {

@@ -341,6 +341,16 @@ pub fn skip(case: &str, reason: &str) {
     eprintln!("{case} is left out on {:?}: {reason}", Host::chosen());
 }
 
+/// Says on stderr why a case is left out where each request has an instance of its own (`CAUSEWAY_SPIN_FRESH=1`), and
+/// whether it is.
+pub fn left_out_where_fresh(case: &str) -> bool {
+    let left_out = Host::chosen() == Host::Spin && std::env::var("CAUSEWAY_SPIN_FRESH").as_deref() == Ok("1");
+    if left_out {
+        skip(case, "an instance that serves one request remembers nothing for the next");
+    }
+    left_out
+}
+
 /// Asks until the answer is yes, for at most ten seconds.
 pub async fn eventually(mut question: impl AsyncFnMut() -> bool) -> bool {
     let give_up = Instant::now() + Duration::from_secs(10);

@@ -11,7 +11,7 @@
 use std::time::{Duration, Instant};
 
 use causeway_fixture::{Fixture, Mode, Options, Trouble, plain_tool};
-use causeway_suite::host::eventually;
+use causeway_suite::host::{eventually, left_out_where_fresh};
 use causeway_suite::{Client, ERAS, Era, Gateway, Host, Request, hash, names, serving, with};
 use serde_json::{Value, json};
 
@@ -351,6 +351,9 @@ async fn merged_lists_come_in_pages() {
 
 #[tokio::test]
 async fn a_list_is_held_as_long_as_the_server_says() {
+    if left_out_where_fresh("a_list_is_held_as_long_as_the_server_says") {
+        return;
+    }
     let fixture = Fixture::start(Options { ttl_ms: 600, ..Options::modern("one") }).await;
     let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
     let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
@@ -381,6 +384,9 @@ async fn many_who_ask_at_once_cost_one_list_for_each_kind_of_client() {
 
 #[tokio::test]
 async fn a_private_list_is_held_for_its_caller_only() {
+    if left_out_where_fresh("a_private_list_is_held_for_its_caller_only") {
+        return;
+    }
     let options = Options { cache_scope: "private".into(), ..Options::modern("one") };
     let fixture = Fixture::start(options).await;
     let keys = json!({"keys": {"ann": {"hash": hash("key-of-ann")}, "bob": {"hash": hash("key-of-bob")}}});
@@ -399,6 +405,9 @@ async fn a_private_list_is_held_for_its_caller_only() {
 
 #[tokio::test]
 async fn a_stale_list_is_better_than_none() {
+    if left_out_where_fresh("a_stale_list_is_better_than_none") {
+        return;
+    }
     let fixture = Fixture::start(Options { ttl_ms: 1, ..Options::modern("one") }).await;
     let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
     let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
