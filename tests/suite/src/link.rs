@@ -167,7 +167,10 @@ fn launch(
 ) -> Child {
     let mut command = Command::new(program());
     command.args(["connect", gateway, "--name", name, "--json", "--config"]).arg(folder.join("mcp.json"));
-    command.args(SHORT).args(more).env_remove("CAUSEWAY_KEY");
+    for short in SHORT.chunks(2).filter(|short| !more.iter().any(|more| short.contains(&more.as_str()))) {
+        command.args(short);
+    }
+    command.args(more).env_remove("CAUSEWAY_KEY");
     if let Some(key) = key {
         command.env("CAUSEWAY_KEY", key);
     }

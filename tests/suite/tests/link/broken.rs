@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use causeway_fixture::{Fixture, Options};
+use causeway_suite::host::eventually;
 use causeway_suite::link::transports;
-use causeway_suite::{Companion, Gateway};
+use causeway_suite::{Companion, Gateway, with};
 use serde_json::json;
 
 use crate::proxy::Proxy;
@@ -131,6 +132,63 @@ async fn a_cut_past_the_time_to_resume_fails_each_call_once() {
     proxy.open();
     companion.until_connected(before + 1).await;
     assert_works(&gateway).await;
+}
+
+/// A minute in which nothing passes and nobody is told; the link may be away for `resume`.
+async fn a_minute_of_nothing(resume: &str) {
+    const MINUTE: Duration = Duration::from_secs(61);
+    let long = resume == "180s";
+    let fixture = Fixture::start(Options::modern("one")).await;
+    let patience = json!({"timeouts": {"first_byte": "4m", "idle": "4m", "total": "5m"}});
+    let changes = json!({"mcpServers": {"one": patience}, "limits": {"link_resume": resume}});
+    let gateway = Gateway::start(with(behind(&["one"]), changes)).await;
+    let proxy = Proxy::to(gateway.authority()).await;
+    let more = ["--resume", "180", "--pause", "2"];
+    let offer = offering(&[("one", &fixture)]);
+    let companion = Companion::start(&proxy.url(), "laptop", Some(KEY), &offer, &more).await;
+    assert_works(&gateway).await;
+    let known = fixture.trace().len();
+    let calls: Vec<_> =
+        (0..4).map(|_| tokio::spawn(slow(&gateway, 5_000).within(MINUTE * 3).answer())).collect();
+    assert!(fixture.until(|fixture| fixture.trace().len() >= known + 4).await);
+    proxy.hold();
+    let began = Instant::now();
+    if !long {
+        // The edge gives up what is away for too long, while nothing passes yet.
+        for call in calls {
+            let why = error(&call.await.unwrap());
+            assert!(why.contains("laptop"), "{why}");
+        }
+        assert!(began.elapsed() < MINUTE, "told after {:?}", began.elapsed());
+        let asked = Instant::now();
+        let why = error(&call(&gateway, "echo", json!({"text": "hi"})).answer().await);
+        assert!(why.contains("link \"laptop\" is not connected, last seen"), "{why}");
+        assert!(asked.elapsed() < Duration::from_secs(10), "told after {:?}", asked.elapsed());
+        tokio::time::sleep(MINUTE.saturating_sub(began.elapsed())).await;
+        proxy.open();
+    } else {
+        tokio::time::sleep(MINUTE).await;
+        proxy.open();
+        for call in calls {
+            let answer = call.await.unwrap();
+            assert!(answer.result()["content"].is_array(), "{answer:?}");
+        }
+    }
+    let before = companion.connections();
+    assert!(before >= 1);
+    let back = async || {
+        let answer = call(&gateway, "echo", json!({"text": "hi"})).answer().await;
+        answer.messages.iter().any(|message| message["result"].is_object())
+    };
+    // The dials that were held up are given up one by one.
+    assert!(eventually(back).await || eventually(back).await, "{:?}", companion.events("lost"));
+    let resumed = companion.events("connected").last().unwrap()["resumed"] == true;
+    assert_eq!(resumed, long);
+}
+
+#[tokio::test]
+async fn a_minute_without_network_keeps_calls_if_links_may_be_away_for_as_long_and_ends_each_once_if_not() {
+    tokio::join!(a_minute_of_nothing("6s"), a_minute_of_nothing("180s"));
 }
 
 #[tokio::test]

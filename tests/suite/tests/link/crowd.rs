@@ -171,8 +171,7 @@ async fn a_thousand_reconnects_lose_nothing_and_leave_nothing() {
     if without_sockets("a_thousand_reconnects_lose_nothing_and_leave_nothing") {
         return;
     }
-    // workerd takes its time for each connection.
-    let count = if Host::chosen() == Host::Native { 1000 } else { 200 };
+    let count = 1000;
     let gateway = Gateway::start(behind(&["one"])).await;
     let mut quick = Quick::new(&gateway);
     quick.dial().await;

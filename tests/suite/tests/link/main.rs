@@ -13,6 +13,7 @@ mod broken;
 mod crowd;
 mod models;
 mod offline;
+mod programs;
 mod proxy;
 mod rights;
 
