@@ -197,7 +197,7 @@ impl<P: Platform> Asking<P> {
             }
         }
         let body = self.whole.as_ref().map(|(.., body)| body.clone()).unwrap_or_default();
-        let body = self.completed(&body).await;
+        let body = self.completed(body).await;
         let (status, headers, _) = self.whole.take().unwrap_or_default();
         Opening::Whole(status, headers, body)
     }
@@ -229,17 +229,17 @@ impl<P: Platform> Asking<P> {
 
     async fn done(&mut self) -> Bytes {
         let mut out = BytesMut::from(DONE);
-        let held = self.held.clone();
-        out.extend_from_slice(&self.completed(&held).await);
+        let held = self.held.clone().freeze();
+        out.extend_from_slice(&self.completed(held).await);
         self.held.clear();
         out.extend_from_slice(b"\n\n");
         out.freeze()
     }
 
     /// An answer, with all that is known of how it came about.
-    async fn completed(&mut self, body: &[u8]) -> Bytes {
-        let Ok(Value::Object(mut answer)) = serde_json::from_slice(body) else {
-            return Bytes::copy_from_slice(body);
+    async fn completed(&mut self, body: Bytes) -> Bytes {
+        let Ok(Value::Object(mut answer)) = serde_json::from_slice(&body) else {
+            return body;
         };
         let metered = &self.call.metered;
         let mut put = |key: &str, value: Value| _ = answer.insert(key.to_owned(), value);
