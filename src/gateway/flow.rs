@@ -103,7 +103,8 @@ impl<P: Platform, F, L> Drop for Flowing<P, F, L> {
         match std::mem::replace(&mut self.source, Source::Over) {
             Source::Relayed(stream) if stream.ends_session() => self.witness.ended.left = Some(stream),
             // Whoever goes away has been given something all the same.
-            Source::Words(call) => {
+            Source::Words(mut call) => {
+                call.settle();
                 self.witness.ended.complete = call.metered.complete;
                 self.witness.ended.fault = call.metered.fault;
                 self.witness.ended.metered = Some(Box::new(call.metered.clone()));

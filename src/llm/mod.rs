@@ -20,6 +20,7 @@
 //! | [`memory`] | how providers have been doing, and what was decided |
 //! | [`provider`] | where a provider is asked, and how it knows who asks |
 //! | [`refusal`] | what a provider's error means |
+//! | [`team`] | several models that answer together |
 //! | [`call`](mod@call) | one call: candidates, times, retries |
 //!
 //! ```
@@ -55,6 +56,7 @@ pub mod refusal;
 pub mod registry;
 pub mod route;
 pub mod status;
+pub mod team;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -72,6 +74,7 @@ pub use refusal::Refusal;
 
 use self::memory::Decision;
 use self::policy::{Choice, Needs};
+use self::team::Team;
 use crate::config::Plan;
 use crate::config::plan::Caller;
 use crate::fault::Kind;
@@ -127,9 +130,17 @@ pub fn call<P: Platform>(
         (serde_json::Value::Null, _) | (_, Task::Embeddings | Task::Count) => false,
         _ => return Err(Refusal::wrong("stream", "must be true or false")),
     };
+    let team = plan.llm.team(model);
     let needs = || Needs::of(&serde_json::from_slice(&body).unwrap_or_default());
     let now = platform.clock().now();
-    let choice = policy::choose(&plan.llm, caller, model, memory, now, needs)?;
+    let choice = match team {
+        Some(team) => {
+            // Who is asked is chosen stage by stage; here only whether the caller may.
+            route::candidates(&plan.llm, caller, model)?;
+            Choice { considered: team.models.clone(), why: model.to_owned(), ..Choice::default() }
+        }
+        None => policy::choose(&plan.llm, caller, model, memory, now, needs)?,
+    };
     if choice.candidates.len() > 1 || !choice.considered.is_empty() {
         memory.decided(decision(&choice, caller, model, request_id, now));
     }
@@ -149,7 +160,15 @@ pub fn call<P: Platform>(
         candidates: choice.candidates,
         why: choice.why,
     };
-    Ok(Call::new(platform, plan, memory.clone(), asked))
+    let Some(given) = team.cloned() else { return Ok(Call::new(platform, plan, memory.clone(), asked)) };
+    let Task::Chat(front) = task else {
+        return Err(Refusal::wrong("model", "names models that answer together, which only say words"));
+    };
+    let body = serde_json::from_slice(&asked.body)
+        .map_err(|_| Refusal::new(Kind::Malformed, "the body is not well-formed JSON"))?;
+    let chat = convert::decode(front, &body)?;
+    let team = Team::new(platform.clone(), plan.clone(), memory.clone(), caller, given, chat, &asked);
+    Ok(Call::of(team, Call::new(platform, plan, memory.clone(), asked)))
 }
 
 fn decision(choice: &Choice, caller: &Caller, asked: &str, request_id: &str, now: Timestamp) -> Decision {

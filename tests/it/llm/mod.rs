@@ -6,3 +6,4 @@ mod fixtures;
 mod grid;
 mod hostile;
 mod resume;
+mod team;
