@@ -90,7 +90,9 @@ fn world(kinds: &[ProviderKind]) -> World {
     change(&world_of(providers), |plan| {
         plan.llm.models = vec![Model { name: "some-model".into(), targets, ..Model::default() }];
         for provider in &mut plan.llm.providers {
-            Arc::get_mut(provider).map(|provider| provider.timeouts.idle = Duration::from_secs(5));
+            if let Some(provider) = Arc::get_mut(provider) {
+                provider.timeouts.idle = Duration::from_secs(5);
+            }
         }
     })
 }

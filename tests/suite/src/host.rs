@@ -1,13 +1,7 @@
 //! Starting the gateway on the host that `CAUSEWAY_HOST` names: `native` (the default), `cloudflare` or `spin`.
 //!
-//! `CAUSEWAY_BEHIND=stdio` puts each fixture behind the gateway as a program: one that passes messages on between its
-//! standard input and output and the fixture. The gateway then runs it as it runs any stdio server.
-//!
 //! Each host is a program that takes a configuration file, watches it, and says `listening on URL` on stderr. The
 //! Worker's is `tests/hosts/workerd.mjs` and the component's `tests/hosts/spin.mjs`, which push what changes.
-//!
-//! With `CAUSEWAY_BEHIND=link` every server is behind a link: the gateway's file has it with `via`, and a companion that
-//! is started beside the gateway offers it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,30 +9,16 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
+use crate::behind::{LINK, LINK_KEY, has_work, is_behind_link, offered, written};
 use crate::link::Companion;
 
 /// The key of callers that have none of their own, on hosts that serve nobody without.
 const KEY: &str = "key-of-the-suite";
-
-/// The link that servers are behind with `CAUSEWAY_BEHIND=link`, and the key of its companion where the configuration
-/// brings keys.
-const LINK: &str = "suite";
-const LINK_KEY: &str = "key-of-the-companion";
-
-/// Whether servers are behind a link.
-#[must_use]
-pub fn is_behind_link() -> bool {
-    match std::env::var("CAUSEWAY_BEHIND").as_deref() {
-        Ok("link") => true,
-        Ok("" | "stdio") | Err(_) => false,
-        Ok(other) => panic!("this suite cannot put servers behind {other:?}"),
-    }
-}
 
 /// Gateways by `host:port` that need [`KEY`].
 static KEYED: Mutex<Option<HashMap<String, &'static str>>> = Mutex::new(None);
@@ -145,8 +125,9 @@ impl Gateway {
         let host = Host::chosen();
         let keyed = !host.is_loopback() && config["keys"].is_null();
         let folder = TempDir::with_prefix("causeway-suite").unwrap();
-        let behind = is_behind_link() && has_urls(&config);
-        std::fs::write(folder.path().join("causeway.json"), written(&config, keyed, behind)).unwrap();
+        let behind = is_behind_link() && has_work(&config);
+        std::fs::write(folder.path().join("causeway.json"), written(&config, keyed.then_some(KEY), behind))
+            .unwrap();
         let secrets: Vec<(String, String)> =
             secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let log = Arc::default();
@@ -224,7 +205,7 @@ impl Gateway {
     pub fn configure(&self, config: &Value) {
         // As careful tools write: readers see the old file or the new one.
         let new = self.folder.path().join("causeway.json.new");
-        std::fs::write(&new, written(config, self.keyed, self.companion.is_some())).unwrap();
+        std::fs::write(&new, written(config, self.key(), self.companion.is_some())).unwrap();
         std::fs::rename(new, self.folder.path().join("causeway.json")).unwrap();
         if let Some(companion) = &self.companion {
             companion.configure(&offered(config));
@@ -318,33 +299,6 @@ fn child_of(parent: u32, name: &str) -> Option<u32> {
     })
 }
 
-/// Whether fixtures are stdio servers behind the gateway.
-#[must_use]
-pub fn behind_stdio() -> bool {
-    std::env::var("CAUSEWAY_BEHIND").as_deref() == Ok("stdio")
-}
-
-/// Says on stderr why a case is left out where fixtures are stdio servers, and whether it is.
-pub fn left_out_behind_stdio(case: &str, reason: &str) -> bool {
-    let left_out = behind_stdio();
-    if left_out {
-        eprintln!("{case} is left out behind stdio: {reason}");
-    }
-    left_out
-}
-
-/// The servers that are fixtures, as programs.
-fn as_programs(config: &mut Value) {
-    for server in config["mcpServers"].as_object_mut().into_iter().flat_map(|all| all.values_mut()) {
-        let Some(address) = server["url"].as_str().and_then(causeway_fixture::piped) else { continue };
-        let Some(server) = server.as_object_mut() else { continue };
-        server.shift_remove("url");
-        server.shift_remove("headers");
-        server.insert("command".to_owned(), json!(fixture_program()));
-        server.insert("args".to_owned(), json!(["--pipe", address.to_string()]));
-    }
-}
-
 /// The fixture as a program: `CAUSEWAY_FIXTURE`, or what was built next to this test.
 ///
 /// # Panics
@@ -361,38 +315,6 @@ pub fn fixture_program() -> PathBuf {
 #[must_use]
 pub fn rmcp_program() -> PathBuf {
     built("causeway-rmcp", "CAUSEWAY_RMCP", "cargo build -p causeway-rmcp")
-}
-
-/// `config` as it goes into the file.
-fn written(config: &Value, keyed: bool, behind: bool) -> String {
-    let mut config = config.clone();
-    if behind_stdio() {
-        as_programs(&mut config);
-    }
-    if keyed && config["keys"].is_null() {
-        config["keys"] = json!({"suite": {"hash": crate::hash(KEY), "admin": true, "links": ["*"]}});
-    } else if behind && config["keys"].is_object() {
-        config["keys"]["companion-of-the-suite"] = json!({"hash": crate::hash(LINK_KEY), "links": ["*"]});
-    }
-    if behind {
-        for entry in config["mcpServers"].as_object_mut().into_iter().flat_map(|servers| servers.values_mut())
-        {
-            if entry["url"].is_string() && entry["via"].is_null() {
-                entry["via"] = json!(LINK);
-            }
-        }
-    }
-    config.to_string()
-}
-
-fn has_urls(config: &Value) -> bool {
-    let mut servers = config["mcpServers"].as_object().into_iter().flat_map(|servers| servers.values());
-    servers.any(|entry| entry["url"].is_string() && entry["via"].is_null())
-}
-
-/// What the companion offers of `config`.
-fn offered(config: &Value) -> Value {
-    json!({ "mcpServers": config["mcpServers"] })
 }
 
 /// The program under test: `CAUSEWAY_BIN`, or what was built next to this test.

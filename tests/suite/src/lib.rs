@@ -2,8 +2,8 @@
 //!
 //! A case starts fixture servers, a gateway in front of them, and asks. It **never** looks inside: what counts is
 //! what clients get, what the servers were asked (their log is the trace), and how long it took. The same cases
-//! run on every host; `CAUSEWAY_HOST` says which, and `CAUSEWAY_BEHIND=link` puts every server behind a companion, see
-//! [`host`].
+//! run on every host; `CAUSEWAY_HOST` says which, and `CAUSEWAY_BEHIND` what stands between the gateway and the servers,
+//! see [`host`] and [`behind`].
 //!
 //! ```no_run
 //! # async fn case() {
@@ -25,6 +25,7 @@
     reason = "a test program: what cannot happen in a test may end it"
 )]
 
+pub mod behind;
 pub mod client;
 pub mod host;
 pub mod legacy;
@@ -32,6 +33,7 @@ pub mod link;
 pub mod models;
 pub mod modern;
 pub mod party;
+pub mod processes;
 pub mod program;
 pub mod sse;
 
@@ -41,8 +43,9 @@ use causeway_fixture::Fixture;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+pub use behind::left_out_behind_stdio;
 pub use client::{Answer, Client, Era, Events, Reply, Request, raw};
-pub use host::{Gateway, Host, left_out_behind_stdio};
+pub use host::{Gateway, Host};
 pub use link::Companion;
 
 /// Both eras, for cases that hold in each.

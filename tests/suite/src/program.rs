@@ -46,8 +46,7 @@ impl Program {
 
     /// The same on `port`.
     pub async fn everything_at(port: u16, transport: &str) -> Self {
-        let script = npm().join("node_modules/@modelcontextprotocol/server-everything/dist/index.js");
-        Self::node(port, &script, transport, &[("PORT", &port.to_string())]).await
+        Self::node(port, &everything(), transport, &[("PORT", &port.to_string())]).await
     }
 
     async fn node(port: u16, script: &Path, argument: &str, env: &[(&str, &str)]) -> Self {
@@ -109,6 +108,15 @@ impl Program {
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
+}
+
+/// The script of the npm package `@modelcontextprotocol/server-everything`; its first argument is the transport.
+///
+/// # Panics
+/// When the tools are not there.
+#[must_use]
+pub fn everything() -> PathBuf {
+    npm().join("node_modules/@modelcontextprotocol/server-everything/dist/index.js")
 }
 
 /// Where the npm packages of the tests are.

@@ -33,6 +33,9 @@ const CHUNK: usize = 64 * 1024;
 const UNREAD: usize = 32 * 1024 * 1024;
 /// How many bytes that are of no use a program may print in one second; then it has to wait.
 const JUNK: usize = 1024 * 1024;
+/// A line may be so many times as long as allowed, or this long, before its program is ended: it may be one that never ends,
+/// and nobody hears what comes behind it.
+const ENDLESS: (usize, usize) = (4, 32 * 1024 * 1024);
 /// How long each step of ending a process takes at the most: its input is closed, it is asked to end, it is ended.
 const STEP: Duration = Duration::from_secs(2);
 /// How long the rest of the output is waited for once a process has ended.
@@ -753,6 +756,10 @@ async fn read(
             junk += take(line);
             true
         });
+        if lines.overlong().is_some_and(|size| size > most.saturating_mul(ENDLESS.0).max(ENDLESS.1)) {
+            process.stop("it prints a line that does not end");
+            break;
+        }
         if second.elapsed() >= Duration::from_secs(1) {
             (second, junk) = (Instant::now(), 0);
         } else if junk > JUNK {

@@ -25,7 +25,7 @@ pub(crate) enum Line {
 pub(crate) struct Lines {
     most: usize,
     begun: Vec<u8>,
-    skipping: Option<Skim>,
+    skipping: Option<(Skim, usize)>,
 }
 
 impl Lines {
@@ -50,21 +50,27 @@ impl Lines {
 
     /// What is left when nothing more comes: a last line without an end is a line.
     pub(crate) fn complete(&mut self) -> Option<Line> {
-        if let Some(skim) = self.skipping.take() {
+        if let Some((skim, _)) = self.skipping.take() {
             return Some(Line::TooLong(skim.finish()));
         }
         let line = std::mem::take(&mut self.begun);
         (!line.trim_ascii().is_empty()).then_some(Line::Whole(line))
     }
 
+    /// The size so far of a line that is longer than allowed and has not ended yet.
+    pub(crate) fn overlong(&self) -> Option<usize> {
+        self.skipping.as_ref().map(|(_, size)| *size)
+    }
+
     fn keep(&mut self, part: &[u8]) {
-        if let Some(skim) = &mut self.skipping {
+        if let Some((skim, size)) = &mut self.skipping {
             skim.push(part);
+            *size += part.len();
         } else if self.begun.len() + part.len() > self.most {
-            let mut skim = Skim::new();
+            let (mut skim, size) = (Skim::new(), self.begun.len() + part.len());
             skim.push(&std::mem::take(&mut self.begun));
             skim.push(part);
-            self.skipping = Some(skim);
+            self.skipping = Some((skim, size));
         } else {
             self.begun.extend_from_slice(part);
         }
@@ -134,6 +140,15 @@ mod tests {
     fn a_line_too_long_costs_only_itself() {
         check("a\n{\"id\":77,\"x\":1}\nb\n", &["a", "too long Some(\"77\")", "b"]);
         check("123456789", &["too long None"]);
+    }
+
+    #[test]
+    fn a_line_that_does_not_end_is_measured() {
+        let mut lines = Lines::new(8);
+        for (part, size) in [("a\nb", None), ("12345678", Some(9)), ("90", Some(11)), ("\nc", None)] {
+            lines.push(part.as_bytes(), |_| true);
+            assert_eq!(lines.overlong(), size, "{part:?}");
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use causeway_fixture::Fixture;
 use causeway_suite::Request;
-use causeway_suite::program::Program;
-use serde_json::Value;
+use causeway_suite::program::{Program, everything};
+use serde_json::{Value, json};
 
 /// What a server saw of its clients since it was last told to forget.
 #[derive(Debug, Default, Clone)]
@@ -33,13 +33,28 @@ pub enum Behind {
         /// Whether it tells its [`Facts`] at `/facts`.
         tells: bool,
     },
+    /// The npm package `server-everything` as a program that whoever is in front runs.
+    EverythingOnStdio,
 }
 
 impl Behind {
+    /// Its entry in the gateway's configuration.
+    pub fn entry(&self) -> Value {
+        match self {
+            Self::Fixture(_) | Self::Program { .. } => json!({"url": self.url()}),
+            Self::EverythingOnStdio => json!({"command": "node", "args": [everything(), "stdio"]}),
+        }
+    }
+
+    /// Where clients reach it without a gateway.
+    ///
+    /// # Panics
+    /// Where it has no URL.
     pub fn url(&self) -> String {
         match self {
             Self::Fixture(fixture) => fixture.url(),
             Self::Program { program, path, .. } => program.url(path),
+            Self::EverythingOnStdio => panic!("a program has no URL"),
         }
     }
 
@@ -56,7 +71,7 @@ impl Behind {
                 listeners: fixture.listeners(),
                 streams: fixture.streams(),
             },
-            Self::Program { tells: false, .. } => Facts::default(),
+            Self::Program { tells: false, .. } | Self::EverythingOnStdio => Facts::default(),
             Self::Program { program, .. } => {
                 let text = Request::new("GET", program.url("/facts")).send().await.text().await;
                 let told: Value = serde_json::from_str(&text).expect("facts are JSON");
@@ -81,7 +96,7 @@ impl Behind {
     pub async fn forget(&self) {
         match self {
             Self::Fixture(fixture) => fixture.forget(),
-            Self::Program { tells: false, .. } => {}
+            Self::Program { tells: false, .. } | Self::EverythingOnStdio => {}
             Self::Program { program, .. } => {
                 Request::new("POST", program.url("/facts")).send().await.text().await;
             }

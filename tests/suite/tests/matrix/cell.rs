@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_fixture::{Fixture, Mode, Options};
+use causeway_suite::behind::{is_behind_link, is_behind_stdio};
 use causeway_suite::party::{Able, Party, Target};
 use causeway_suite::program::Program;
 use causeway_suite::{Gateway, Host};
@@ -64,6 +65,7 @@ impl Cell {
             Server::Modern => fixture(Options::modern("one")).await,
             Server::Sse => fixture(Options::sse("one")).await,
             Server::Sdk => Behind::Program { program: Program::sdk().await, path: "/mcp", tells: true },
+            Server::Everything if place != Where::Direct && is_behind_stdio() => Behind::EverythingOnStdio,
             Server::Everything => {
                 let program = Program::everything("streamableHttp").await;
                 Behind::Program { program, path: "/mcp", tells: false }
@@ -85,7 +87,7 @@ impl Cell {
             Server::Modern | Server::Sdk => Options::legacy("two"),
         };
         let other = Fixture::start(Options { mode: Mode::Many(2), ..other }).await;
-        let mut one = json!({"url": behind.url()});
+        let mut one = behind.entry();
         if matches!(server, Server::Sse | Server::EverythingSse) {
             one["type"] = json!("sse");
         }
@@ -125,10 +127,23 @@ impl Cell {
     }
 }
 
+/// What is between client and server, in words.
+fn through(place: Where) -> String {
+    if place == Where::Direct {
+        return "nothing".to_owned();
+    }
+    let link = if is_behind_link() { ", a link" } else { "" };
+    let stdio = if is_behind_stdio() { ", stdio" } else { "" };
+    format!("{:?}{link}{stdio}", Host::chosen())
+}
+
 /// Runs every row that exists here.
 pub async fn run(client: &'static str, server: Server, place: Where) {
-    let host = if place == Where::Direct { "nothing".into() } else { format!("{:?}", Host::chosen()) };
-    let name = format!("{place:?} {client} -> {server:?}, through {host}");
+    if let Some(reason) = skips::cell(server, place) {
+        println!("{place:?} {client} -> {server:?} is left out: {reason}");
+        return;
+    }
+    let name = format!("{place:?} {client} -> {server:?}, through {}", through(place));
     let running = Running::begin(&name);
     let cell = Arc::new(Cell::start(client, server, place).await);
     let rows = rows::of(server);

@@ -3,6 +3,8 @@
 //! A row does not exist where one of the two sides has no such thing by its revision. What the gateway could do but does
 //! not belongs to [`KNOWN`]: such a row runs, and it fails the test when it holds after all.
 
+use causeway_suite::behind::{is_behind_link, is_behind_stdio};
+
 use crate::cell::{Cell, Server, Where};
 
 /// Which clients.
@@ -102,8 +104,34 @@ const KNOWN: &[(&[&str], From, To, &str)] = &[(
 const DIRECT: &[(&str, &str, &str)] =
     &[("polling", "2025-06-18", NO_POLLING), ("polling_and_asking", "2025-06-18", NO_POLLING)];
 
+/// Why the whole cell is left out.
+pub fn cell(server: Server, place: Where) -> Option<&'static str> {
+    let plain = !is_behind_link() && !is_behind_stdio();
+    match (server, place) {
+        (_, Where::Direct) if !plain => Some("what is behind the gateway does not matter without one"),
+        (Server::Sse | Server::EverythingSse, _) if is_behind_stdio() => {
+            Some("the HTTP+SSE transport is not stdio")
+        }
+        (Server::Sdk, _) if is_behind_stdio() => Some("it says over HTTP what it saw of its clients"),
+        (Server::Polling, _) if is_behind_stdio() => Some("there are no streams to be closed on stdio"),
+        _ => None,
+    }
+}
+
+/// Rows that do not exist where a modern server is a program.
+const MODERN_STDIO: &[(&str, &str)] = &[(
+    "levels_of_two_clients",
+    "on stdio nothing in a log message says which call it is about (2026-07-28 Logging): with two of them it is nobody's",
+)];
+
 /// Why `row` does not exist for `cell`.
 pub fn reason(row: &str, cell: &Cell) -> Option<&'static str> {
+    if is_behind_stdio() && cell.serves_modern() && cell.place != Where::Direct {
+        let found = MODERN_STDIO.iter().find(|(name, _)| *name == row);
+        if let Some((_, reason)) = found {
+            return Some(reason);
+        }
+    }
     let direct = DIRECT
         .iter()
         .find(|(name, client, _)| cell.place == Where::Direct && *name == row && *client == cell.client)

@@ -94,6 +94,22 @@ async fn a_program_that_chatters_on_its_output_works() {
 }
 
 #[tokio::test]
+async fn a_program_whose_line_does_not_end_is_replaced() {
+    if left_out("an endless line") {
+        return;
+    }
+    for era in ["legacy", "modern"] {
+        let gateway = gateway(with(fixture(&["--era", era]), json!({"max_response": "1MiB"}))).await;
+        let client = Client::connect(&gateway, "/mcp/one", Era::Modern).await;
+        assert!(echoes(&client, "x").await);
+        let answer = client.tool("break_endless_line", json!({})).await;
+        let said = complaint(&answer);
+        assert!(said.contains("it prints a line that does not end"), "{era}: {said:?}");
+        assert!(echoes(&client, "y").await, "{era}: the next call starts another");
+    }
+}
+
+#[tokio::test]
 async fn a_flood_is_read_slowly_and_starves_nobody() {
     if left_out("a flood") {
         return;

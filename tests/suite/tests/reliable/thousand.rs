@@ -109,5 +109,8 @@ async fn without_a_gateway_nothing_is_lost_and_nothing_comes_twice() {
 async fn a_thousand_sessions_lose_nothing_and_hear_nothing_twice() {
     // workerd keeps an object for each session on this small machine: enough of them to see what happens.
     let count = if Host::chosen() == Host::Native { 1000 } else { 200 };
-    run(&World::through_the_gateway(Options::legacy("one")).await, count).await;
+    let world = World::through_the_gateway(Options::legacy("one")).await;
+    if !world.is_left_out("a thousand sessions") {
+        run(&world, count).await;
+    }
 }
