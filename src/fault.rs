@@ -71,6 +71,8 @@ pub enum Kind {
     SessionRequired,
     /// The field of an HTTP API's body is wrong.
     Unprocessable,
+    /// A condition of the request does not hold (`If-Match`, `If-None-Match`).
+    PreconditionFailed,
     /// What is asked for conflicts with how this gateway runs.
     Conflict,
     /// The caller has as many streams open as it may have.
@@ -167,6 +169,7 @@ impl Kind {
             Self::UnknownSession => (Caller, 404, 404, -32001, "unknown_session", false),
             Self::SessionRequired => (Caller, 400, 400, -32600, "session_required", false),
             Self::Unprocessable => (Caller, 422, 422, -32602, "unprocessable", false),
+            Self::PreconditionFailed => (Caller, 412, 412, -32600, "precondition_failed", false),
             Self::Conflict => (Caller, 409, 409, -32600, "conflict", false),
             Self::TooManyStreams => (Caller, 429, 429, -32600, "too_many_streams", true),
             Self::UpgradeRequired => (Caller, 426, 426, -32600, "upgrade_required", false),

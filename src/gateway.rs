@@ -215,7 +215,7 @@ impl<P: Platform> Gateway<P> {
         let endpoint = asked.endpoint.clone().ok_or_else(|| {
             Fault::new(
                 Kind::NotFound,
-                "there is nothing at this path; MCP is served at /mcp and /mcp/{server}, models at /v1",
+                "there is nothing at this path; MCP is served at /mcp and /mcp/{server}, models at /v1 and /ask",
             )
         })?;
         inbound::check_host(&head.headers, &head.uri, abilities)?;
@@ -248,6 +248,19 @@ impl<P: Platform> Gateway<P> {
             let body = inbound::body(&head.headers, body, limit).await?;
             let done = admin::apply(&self.platform, &self.instance, change, &body).await?;
             return Ok(Head::full(StatusCode::OK, "application/json", done));
+        }
+        if let Some(text) = match &endpoint {
+            Endpoint::OpenApi => Some(Bytes::from_static(llm::ask::schema::OPENAPI.as_bytes())),
+            Endpoint::Schema(name) => Some(llm::ask::schema::published(name).ok_or_else(|| {
+                Fault::new(Kind::NotFound, "there is no such schema; /openapi.json names them all")
+            })?),
+            _ => None,
+        } {
+            // What can be asked here is no secret.
+            only(&head.method, &[Method::GET, Method::HEAD])?;
+            let kind =
+                if endpoint == Endpoint::OpenApi { "application/json" } else { "application/schema+json" };
+            return Ok(Head::full(StatusCode::OK, kind, text));
         }
         let plan = plan.ok_or_else(|| Fault::new(Kind::NotConfigured, self.instance.reason()))?;
         let mcp = Mcp::new(self.platform.clone(), plan.clone(), self.instance.memory().clone());
@@ -575,8 +588,10 @@ fn allowed(endpoint: Option<&Endpoint>) -> &'static str {
             | Endpoint::Completions
             | Endpoint::ModelMessages
             | Endpoint::CountTokens
-            | Endpoint::Embeddings,
+            | Endpoint::Embeddings
+            | Endpoint::Ask,
         ) => "POST",
+        Some(Endpoint::Context(Some(_))) => "GET, PUT, POST, DELETE",
         Some(Endpoint::Tunnel) => "GET, POST",
         _ => "GET",
     }

@@ -36,6 +36,14 @@ pub enum Endpoint {
     Embeddings,
     /// `/v1/models`, or `/v1/models/{model}`
     Models(Option<String>),
+    /// `/ask`
+    Ask,
+    /// `/context`, or `/context/{user_id}`
+    Context(Option<String>),
+    /// `/openapi.json`
+    OpenApi,
+    /// `/schema/{name}`
+    Schema(String),
     /// `/admin/v1/config`
     Config,
     /// `/admin/v1/config/rollback`
@@ -60,6 +68,9 @@ impl Endpoint {
             "/v1/messages/count_tokens" => Self::CountTokens,
             "/v1/embeddings" => Self::Embeddings,
             "/v1/models" => Self::Models(None),
+            "/ask" => Self::Ask,
+            "/context" => Self::Context(None),
+            "/openapi.json" => Self::OpenApi,
             "/admin/v1/config" => Self::Config,
             "/admin/v1/config/rollback" => Self::Rollback,
             _ if path.starts_with("/v1/models/") => {
@@ -72,9 +83,14 @@ impl Endpoint {
                     let rest = path.strip_prefix(prefix);
                     rest.filter(|rest: &&str| !rest.is_empty() && !rest.contains('/')).map(str::to_owned)
                 };
-                match server("/mcp/") {
-                    Some(server) => Self::Mcp(Some(server)),
-                    None => Self::Sse(Some(server("/sse/")?)),
+                if let Some(server) = server("/mcp/") {
+                    Self::Mcp(Some(server))
+                } else if let Some(user) = server("/context/") {
+                    Self::Context(Some(decoded(&user)))
+                } else if let Some(name) = server("/schema/") {
+                    Self::Schema(name)
+                } else {
+                    Self::Sse(Some(server("/sse/")?))
                 }
             }
         })
@@ -98,6 +114,11 @@ impl Endpoint {
             Self::CountTokens => "/v1/messages/count_tokens",
             Self::Embeddings => "/v1/embeddings",
             Self::Models(_) => "/v1/models",
+            Self::Ask => "/ask",
+            Self::Context(None) => "/context",
+            Self::Context(Some(_)) => "/context/{user_id}",
+            Self::OpenApi => "/openapi.json",
+            Self::Schema(_) => "/schema/{name}",
             Self::Config => "/admin/v1/config",
             Self::Rollback => "/admin/v1/config/rollback",
         }
@@ -105,7 +126,8 @@ impl Endpoint {
 }
 
 /// A part of a path with its `%XX` decoded; what is no such sequence stays.
-fn decoded(text: &str) -> String {
+#[must_use]
+pub fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, more)) = rest.split_first() {

@@ -243,6 +243,7 @@ fn keys(config: &Config, secrets: &impl Secrets, problems: &mut Vec<Problem>) ->
             servers: filter(&entry.servers),
             tools: filter(&entry.tools),
             models: filter(&entry.models),
+            contexts: entry.contexts.clone(),
             links: globs(&entry.links),
             admin: entry.admin,
         });

@@ -36,7 +36,7 @@ pub mod plan;
 mod problem;
 mod read;
 #[cfg(feature = "schema")]
-mod schema;
+pub(crate) mod schema;
 pub mod stored;
 pub mod types;
 

@@ -17,7 +17,7 @@ pub use super::types::{Processes, SandboxMode, Start};
 
 mod llm;
 
-pub use llm::{Credential, Features, Llm, Model, Policy, Prices, Provider, Target, Team};
+pub use llm::{Contexts, Credential, Features, Llm, Model, Policy, Prices, Provider, Target, Team};
 
 /// Everything the gateway needs to know, checked and ready.
 #[derive(Debug)]
@@ -338,6 +338,8 @@ pub struct Caller {
     pub tools: Filter,
     /// Which models they may use: by the name they ask for, `provider/model`, or the model's name at its provider.
     pub models: Filter,
+    /// Under which name they share stored contexts with others; alone without one.
+    pub contexts: Option<String>,
     /// Under which names they may open links. None unless named.
     pub links: Vec<Glob>,
     /// May read `/status` in full and change the configuration.
@@ -354,6 +356,7 @@ impl Caller {
             servers: Filter::default(),
             tools: Filter::default(),
             models: Filter::default(),
+            contexts: None,
             links: if all { vec![Glob::new("*")] } else { Vec::new() },
             admin: all,
         }

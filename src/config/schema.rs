@@ -32,7 +32,7 @@ pub fn schema() -> Value {
 }
 
 /// Drops what only a Rust type needs: `null` for what may be left out, and line breaks in descriptions.
-fn tidy(schema: &mut Value) {
+pub(crate) fn tidy(schema: &mut Value) {
     match schema {
         Value::Array(items) => items.iter_mut().for_each(tidy),
         Value::Object(map) => {
@@ -57,7 +57,10 @@ fn tidy(schema: &mut Value) {
                     text.split("\n\n").map(|text| text.replace('\n', " ")).collect();
                 *text = paragraphs.join("\n\n");
             }
-            map.remove("format");
+            // A property may be called so, too.
+            if map.get("format").is_some_and(Value::is_string) {
+                map.remove("format");
+            }
             map.values_mut().for_each(tidy);
         }
         _ => {}

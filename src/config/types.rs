@@ -13,7 +13,9 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 mod describe;
 mod llm;
 
-pub use llm::{Breaker, Feature, Llm, Model, Policy, Prices, Provider, ProviderKind, Rank, Team, Together};
+pub use llm::{
+    Breaker, Contexts, Feature, Llm, Model, Policy, Prices, Provider, ProviderKind, Rank, Team, Together,
+};
 
 /// The configuration of a Causeway gateway. A client's own `mcp.json` is one as it stands.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
@@ -445,6 +447,11 @@ pub struct Key {
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default, with = "describe::OrList<Choice>"))]
     pub models: Choice,
+    /// Whose stored contexts (`/context`) the caller sees: those of all callers with the same word here. Without it, those of
+    /// this caller alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 64), extend("examples" = ["sales"])))]
+    pub contexts: Option<String>,
     /// Under which names the caller may open links (`causeway connect`); `*` is any run of characters, `?` any one.
     /// Without it, and with an empty list, under none; `admin` does not imply it.
     #[serde(skip_serializing_if = "Vec::is_empty")]

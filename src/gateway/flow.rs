@@ -66,7 +66,7 @@ pub(super) enum Source<P: Platform, F> {
     /// The answer itself is still being worked on.
     Waiting(Pin<Box<F>>),
     /// A model's words.
-    Words(Box<llm::Call<P>>),
+    Words(Box<llm::Words<P>>),
     /// An upstream's answer.
     Relayed(Box<Relayed<P>>),
     /// A subscription that is yet to be started.
@@ -103,11 +103,12 @@ impl<P: Platform, F, L> Drop for Flowing<P, F, L> {
         match std::mem::replace(&mut self.source, Source::Over) {
             Source::Relayed(stream) if stream.ends_session() => self.witness.ended.left = Some(stream),
             // Whoever goes away has been given something all the same.
-            Source::Words(mut call) => {
-                call.settle();
-                self.witness.ended.complete = call.metered.complete;
-                self.witness.ended.fault = call.metered.fault;
-                self.witness.ended.metered = Some(Box::new(call.metered.clone()));
+            Source::Words(mut words) => {
+                words.settle();
+                let metered = words.metered();
+                self.witness.ended.complete = metered.complete;
+                self.witness.ended.fault = metered.fault;
+                self.witness.ended.metered = Some(Box::new(metered.clone()));
             }
             _ => {}
         }
@@ -200,7 +201,7 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                             }
                         }
                     },
-                    (Source::Words(call), _) => match select(pin!(call.next()), silence.as_mut()).await {
+                    (Source::Words(words), _) => match select(pin!(words.next()), silence.as_mut()).await {
                         Either::Left((item, _)) => item.map(Ok),
                         Either::Right(_) => comment(),
                     },

@@ -1,4 +1,4 @@
-//! The endpoints of models: OpenAI's and Anthropic's own, in front of any provider.
+//! The endpoints of models: OpenAI's and Anthropic's own and the gateway's, in front of any provider.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,7 +16,8 @@ use crate::config::Plan;
 use crate::config::plan::Caller;
 use crate::fault::Fault;
 use crate::inbound::{self, Endpoint};
-use crate::llm::{self, Front, Opening, Refusal, Task};
+use crate::llm::ask::Shelf;
+use crate::llm::{self, Front, Opening, Refusal, Task, Words};
 use crate::platform::{Clock as _, Platform, SeamError};
 
 /// Whose errors a caller of this endpoint understands; `None` for endpoints that are not of models.
@@ -24,6 +25,7 @@ pub(super) fn front(endpoint: &Endpoint, headers: &HeaderMap) -> Option<Front> {
     match endpoint {
         Endpoint::Completions | Endpoint::Embeddings => Some(Front::OpenAi),
         Endpoint::ModelMessages | Endpoint::CountTokens => Some(Front::Anthropic),
+        Endpoint::Ask | Endpoint::Context(_) => Some(Front::Ask),
         Endpoint::Models(_) if llm::is_anthropic(headers) => Some(Front::Anthropic),
         Endpoint::Models(_) => Some(Front::OpenAi),
         _ => None,
@@ -74,13 +76,51 @@ impl<P: Platform> Gateway<P> {
                 };
                 return Ok(Head::full(StatusCode::OK, "application/json", body));
             }
+            Endpoint::Context(user) => {
+                let one = [Method::GET, Method::HEAD, Method::PUT, Method::POST, Method::DELETE];
+                only(&head.method, if user.is_some() { &one } else { one.get(..2).unwrap_or_default() })?;
+                let writes = matches!(head.method, Method::PUT | Method::POST);
+                let body = if writes {
+                    inbound::check_json(&head.headers)?;
+                    inbound::body(&head.headers, body, plan.limits.body).await?
+                } else {
+                    Bytes::new()
+                };
+                let query = |name: &str| {
+                    let mut pairs = head.uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
+                    pairs.find(|(key, _)| *key == name).map(|(_, value)| inbound::decoded(value))
+                };
+                let shelf = Shelf::new(&self.platform, &plan.llm.contexts, caller);
+                let answered = match &user {
+                    Some(user) => shelf.answer(user, &head.method, &head.headers, &body).await,
+                    None => shelf.names(query("cursor"), query("limit")).await,
+                };
+                return Ok(match answered {
+                    Ok((status, headers, body)) => {
+                        let mut head = Head::full(status, "application/json", body);
+                        head.headers.extend(headers);
+                        head
+                    }
+                    Err(refused) => {
+                        asked.note.fault = Some(refused.fault.clone());
+                        refusal(front, refused, &asked.request_id)
+                    }
+                });
+            }
             _ => Task::Chat(front),
         };
         only(&head.method, &[Method::POST])?;
         inbound::check_json(&head.headers)?;
         let body = inbound::body(&head.headers, body, plan.limits.body).await?;
         let (platform, id) = (self.platform.clone(), &asked.request_id);
-        let call = match llm::call(platform, plan.clone(), memory, caller, task, &head.headers, body, id) {
+        let headers = &head.headers;
+        let call = match front {
+            Front::Ask => llm::ask::ask(platform, plan.clone(), memory, caller, headers, &body, id)
+                .await
+                .map(Words::Ask),
+            _ => llm::call(platform, plan.clone(), memory, caller, task, headers, body, id).map(Words::Call),
+        };
+        let call = match call {
             Ok(call) => call,
             Err(refused) => {
                 asked.note.fault = Some(refused.fault.clone());
@@ -103,7 +143,7 @@ impl<P: Platform> Gateway<P> {
         };
         Ok(match opening {
             Opening::Whole(status, headers, body) => {
-                asked.metered = Some(Box::new(call.metered.clone()));
+                asked.metered = Some(Box::new(call.metered().clone()));
                 Head { status, headers, body: HeadBody::Full(body), cancel: None, opening: None }
             }
             Opening::Stream(mut headers) => {

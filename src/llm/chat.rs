@@ -468,54 +468,78 @@ impl Whole {
     /// # Errors
     /// The refusal that is among them.
     pub fn of(events: impl IntoIterator<Item = Event>) -> Result<Self, Refusal> {
-        let mut whole = Self::default();
-        // The text of the arguments of each call, with the call's place among the parts.
-        let mut arguments: Vec<(usize, usize, String)> = Vec::new();
+        let mut gather = Gather::default();
         for event in events {
-            match event {
-                Event::Start { id, model } => {
-                    whole.id = id.or(whole.id);
-                    whole.model = model.or(whole.model);
-                }
-                Event::Text(more) => match whole.parts.last_mut() {
-                    Some(Part::Text(text)) => text.push_str(&more),
-                    _ if more.is_empty() => {}
-                    _ => whole.parts.push(Part::Text(more)),
-                },
-                Event::Reasoning(more) => match whole.parts.last_mut() {
-                    Some(Part::Reasoning { text, signature: None }) => text.push_str(&more),
-                    _ if more.is_empty() => {}
-                    _ => whole.parts.push(Part::Reasoning { text: more, signature: None }),
-                },
-                Event::Signature(more) => match whole.parts.last_mut() {
-                    Some(Part::Reasoning { signature, .. }) => {
-                        signature.get_or_insert_default().push_str(&more);
-                    }
-                    _ => whole.parts.push(Part::Reasoning { text: String::new(), signature: Some(more) }),
-                },
-                Event::Redacted(data) => whole.parts.push(Part::Redacted(data)),
-                Event::Call { index, id, name, signature } => {
-                    arguments.push((index, whole.parts.len(), String::new()));
-                    let arguments = Value::Null;
-                    whole.parts.push(Part::Call(Call { id, name, arguments, signature }));
-                }
-                Event::Arguments { index, json } => {
-                    if let Some((.., text)) = arguments.iter_mut().rev().find(|(own, ..)| *own == index) {
-                        text.push_str(&json);
-                    }
-                }
-                Event::Usage(usage) => whole.usage.update(&usage),
-                Event::Stop(stop) => whole.stop = Some(stop),
-                Event::Extra(extra) => whole.extra.extend(extra),
-                Event::Failed(refusal) => return Err(refusal),
-            }
+            gather.push(event)?;
         }
-        for (_, place, text) in arguments {
-            if let Some(Part::Call(call)) = whole.parts.get_mut(place) {
+        Ok(gather.whole())
+    }
+}
+
+/// An answer that comes piece by piece, as far as it has come.
+#[derive(Debug, Default)]
+pub struct Gather {
+    whole: Whole,
+    /// The text of the arguments of each call, with the call's place among the parts.
+    arguments: Vec<(usize, usize, String)>,
+}
+
+impl Gather {
+    /// Takes the next piece.
+    ///
+    /// # Errors
+    /// The refusal that it is.
+    pub fn push(&mut self, event: Event) -> Result<(), Refusal> {
+        let Self { whole, arguments } = self;
+        match event {
+            Event::Start { id, model } => {
+                whole.id = id.or(whole.id.take());
+                whole.model = model.or(whole.model.take());
+            }
+            Event::Text(more) => match whole.parts.last_mut() {
+                Some(Part::Text(text)) => text.push_str(&more),
+                _ if more.is_empty() => {}
+                _ => whole.parts.push(Part::Text(more)),
+            },
+            Event::Reasoning(more) => match whole.parts.last_mut() {
+                Some(Part::Reasoning { text, signature: None }) => text.push_str(&more),
+                _ if more.is_empty() => {}
+                _ => whole.parts.push(Part::Reasoning { text: more, signature: None }),
+            },
+            Event::Signature(more) => match whole.parts.last_mut() {
+                Some(Part::Reasoning { signature, .. }) => {
+                    signature.get_or_insert_default().push_str(&more);
+                }
+                _ => whole.parts.push(Part::Reasoning { text: String::new(), signature: Some(more) }),
+            },
+            Event::Redacted(data) => whole.parts.push(Part::Redacted(data)),
+            Event::Call { index, id, name, signature } => {
+                arguments.push((index, whole.parts.len(), String::new()));
+                let arguments = Value::Null;
+                whole.parts.push(Part::Call(Call { id, name, arguments, signature }));
+            }
+            Event::Arguments { index, json } => {
+                if let Some((.., text)) = arguments.iter_mut().rev().find(|(own, ..)| *own == index) {
+                    text.push_str(&json);
+                }
+            }
+            Event::Usage(usage) => whole.usage.update(&usage),
+            Event::Stop(stop) => whole.stop = Some(stop),
+            Event::Extra(extra) => whole.extra.extend(extra),
+            Event::Failed(refusal) => return Err(refusal),
+        }
+        Ok(())
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn whole(mut self) -> Whole {
+        for (_, place, text) in self.arguments {
+            if let Some(Part::Call(call)) = self.whole.parts.get_mut(place) {
                 call.arguments = parsed(&text);
             }
         }
-        Ok(whole)
+        self.whole
     }
 }
 

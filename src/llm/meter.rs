@@ -1,5 +1,6 @@
 //! What a call used and cost.
 
+use super::ask::types::Attempt;
 use super::chat::Usage;
 use super::memory::Memory;
 use super::registry::facts;
@@ -19,6 +20,8 @@ pub struct Metered {
     pub model: Option<String>,
     /// How many requests were made for it.
     pub attempts: u32,
+    /// Who was asked, in order.
+    pub tried: Vec<Attempt>,
     /// Tokens.
     pub usage: Usage,
     /// US dollars, where the prices are known.

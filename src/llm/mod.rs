@@ -12,8 +12,9 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`ask`] | the gateway's own front |
 //! | [`chat`] | a conversation in no provider's words: what dialects are read into and written from |
-//! | [`convert`] | the grid of two fronts and all dialects |
+//! | [`convert`] | the grid of the fronts and all dialects |
 //! | [`route`] | model names, rights and candidates |
 //! | [`policy`] | which of the candidates, in which order, and why |
 //! | [`registry`] | what is known of models |
@@ -34,6 +35,7 @@
 //! ```
 
 pub mod anthropic;
+pub mod ask;
 pub mod azure;
 pub mod bedrock;
 pub mod call;
@@ -130,10 +132,62 @@ pub fn call<P: Platform>(
         (serde_json::Value::Null, _) | (_, Task::Embeddings | Task::Count) => false,
         _ => return Err(Refusal::wrong("stream", "must be true or false")),
     };
-    let team = plan.llm.team(model);
     let needs = || Needs::of(&serde_json::from_slice(&body).unwrap_or_default());
+    let choice = chosen(&platform, &plan, memory, caller, model, request_id, needs)?;
+    let asked = call::Asked {
+        task,
+        model: model.to_owned(),
+        stream,
+        body,
+        chat: None,
+        passed: kept(headers, &PASSED),
+        native: if task.front() == Front::Anthropic { kept(headers, &NATIVE) } else { HeaderMap::new() },
+        request_id: request_id.to_owned(),
+        caller: caller.name.clone(),
+        candidates: choice.candidates,
+        why: choice.why,
+    };
+    begun(platform, plan, memory, caller, asked)
+}
+
+/// The call that `asked` is: of one model, or of several that answer together.
+fn begun<P: Platform>(
+    platform: P,
+    plan: Arc<Plan>,
+    memory: &Arc<Memory>,
+    caller: &Caller,
+    mut asked: call::Asked,
+) -> Result<Call<P>, Refusal> {
+    let Some(given) = plan.llm.team(&asked.model).cloned() else {
+        return Ok(Call::new(platform, plan, memory.clone(), asked));
+    };
+    let Task::Chat(front) = asked.task else {
+        return Err(Refusal::wrong("model", "names models that answer together, which only say words"));
+    };
+    let chat = match asked.chat.take() {
+        Some(chat) => chat,
+        None => {
+            let body = serde_json::from_slice(&asked.body)
+                .map_err(|_| Refusal::new(Kind::Malformed, "the body is not well-formed JSON"))?;
+            convert::decode(front, &body)?
+        }
+    };
+    let team = Team::new(platform.clone(), plan.clone(), memory.clone(), caller, given, chat, &asked);
+    Ok(Call::of(team, Call::new(platform, plan, memory.clone(), asked)))
+}
+
+/// Whom `caller` is answered by who asks for `model`; remembered where there was something to decide.
+fn chosen<P: Platform>(
+    platform: &P,
+    plan: &Plan,
+    memory: &Memory,
+    caller: &Caller,
+    model: &str,
+    request_id: &str,
+    needs: impl FnOnce() -> Needs,
+) -> Result<Choice, Refusal> {
     let now = platform.clock().now();
-    let choice = match team {
+    let choice = match plan.llm.team(model) {
         Some(team) => {
             // Who is asked is chosen stage by stage; here only whether the caller may.
             route::candidates(&plan.llm, caller, model)?;
@@ -144,31 +198,7 @@ pub fn call<P: Platform>(
     if choice.candidates.len() > 1 || !choice.considered.is_empty() {
         memory.decided(decision(&choice, caller, model, request_id, now));
     }
-    let kept = |names: &[HeaderName]| -> HeaderMap {
-        let found = names.iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone())));
-        found.collect()
-    };
-    let asked = call::Asked {
-        task,
-        model: model.to_owned(),
-        stream,
-        body,
-        passed: kept(&PASSED),
-        native: if task.front() == Front::Anthropic { kept(&NATIVE) } else { HeaderMap::new() },
-        request_id: request_id.to_owned(),
-        caller: caller.name.clone(),
-        candidates: choice.candidates,
-        why: choice.why,
-    };
-    let Some(given) = team.cloned() else { return Ok(Call::new(platform, plan, memory.clone(), asked)) };
-    let Task::Chat(front) = task else {
-        return Err(Refusal::wrong("model", "names models that answer together, which only say words"));
-    };
-    let body = serde_json::from_slice(&asked.body)
-        .map_err(|_| Refusal::new(Kind::Malformed, "the body is not well-formed JSON"))?;
-    let chat = convert::decode(front, &body)?;
-    let team = Team::new(platform.clone(), plan.clone(), memory.clone(), caller, given, chat, &asked);
-    Ok(Call::of(team, Call::new(platform, plan, memory.clone(), asked)))
+    Ok(choice)
 }
 
 fn decision(choice: &Choice, caller: &Caller, asked: &str, request_id: &str, now: Timestamp) -> Decision {
@@ -186,5 +216,66 @@ fn decision(choice: &Choice, caller: &Caller, asked: &str, request_id: &str, now
         why: choice.why.clone(),
         outcome: None,
         attempts: 0,
+    }
+}
+
+/// Those of `headers` that have one of these names.
+fn kept(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
+    names.iter().filter_map(|name| Some((name.clone(), headers.get(name)?.clone()))).collect()
+}
+
+/// A model's words on their way, whoever asked for them in whatever way.
+pub enum Words<P: Platform> {
+    /// In the dialect of a provider.
+    Call(Call<P>),
+    /// As `/ask` tells them.
+    Ask(ask::Asking<P>),
+}
+
+impl<P: Platform> Words<P> {
+    fn call(&mut self) -> &mut Call<P> {
+        match self {
+            Self::Call(call) => call,
+            Self::Ask(asking) => asking.call(),
+        }
+    }
+
+    /// Notes what was used so far of a call that is given up: see [`Call::settle`].
+    pub fn settle(&mut self) {
+        self.call().settle();
+    }
+
+    /// Whether they are wanted as they come.
+    pub fn streams(&mut self) -> bool {
+        self.call().streams()
+    }
+
+    /// Waits until it is known how they begin. Dropping the future loses nothing.
+    pub async fn open(&mut self) -> Opening {
+        match self {
+            Self::Call(call) => call.open().await,
+            Self::Ask(asking) => asking.open().await,
+        }
+    }
+
+    /// Makes them a stream, whatever comes: see [`Call::promise`].
+    pub fn promise(&mut self) -> Opening {
+        self.call().promise()
+    }
+
+    /// The next bytes of a stream; `None` at its end. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        match self {
+            Self::Call(call) => call.next().await,
+            Self::Ask(asking) => asking.next().await,
+        }
+    }
+
+    /// What is known of them.
+    pub fn metered(&self) -> &Metered {
+        match self {
+            Self::Call(call) => &call.metered,
+            Self::Ask(asking) => asking.metered(),
+        }
     }
 }

@@ -14,6 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use http::HeaderMap;
 use serde::Serialize;
 
+use super::ask::types::Attempt;
 use super::call::{Asked, Call, Task};
 use super::chat::{Chat, Format, Part, Role, Stop, Turn, Usage, Whole};
 use super::convert::Front;
@@ -72,6 +73,8 @@ pub(super) struct Spent {
     pub cost: Option<f64>,
     /// Requests that were made for all.
     pub attempts: u32,
+    /// Whom they were made of.
+    pub tried: Vec<Attempt>,
 }
 
 /// How it goes on once the stages that nobody sees are done.
@@ -303,6 +306,7 @@ impl<P: Platform> Team<P> {
             model,
             stream: false,
             body: bytes::Bytes::new(),
+            chat: None,
             passed: self.passed.clone(),
             native: HeaderMap::new(),
             caller: self.caller.name.clone(),
@@ -340,6 +344,7 @@ impl<P: Platform> Team<P> {
             text: text.clone().filter(|_| self.given.how == Together::Compare),
         };
         self.spent.attempts += metered.attempts;
+        self.spent.tried.extend_from_slice(&metered.tried);
         self.spent.usage = self.spent.usage.plus(&metered.usage);
         self.spent.cost = match (self.spent.cost, metered.cost) {
             (Some(one), Some(other)) => Some(one + other),

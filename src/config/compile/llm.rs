@@ -23,6 +23,9 @@ pub(super) fn llm(
     skipped: &mut Vec<Skipped>,
 ) -> Llm {
     let mut llm = Llm::default();
+    llm.contexts.ttl = time(given.contexts.ttl, llm.contexts.ttl);
+    llm.contexts.max_size = bytes(given.contexts.max_size, llm.contexts.max_size);
+    llm.contexts.turns = given.contexts.turns.map_or(llm.contexts.turns, |turns| turns as usize);
     for (name, entry) in given.providers.iter() {
         match provider(name, entry, secrets, host) {
             Ok(provider) => llm.providers.push(Arc::new(provider)),

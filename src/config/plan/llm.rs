@@ -21,6 +21,25 @@ pub struct Llm {
     pub policies: Vec<Policy>,
     /// Models that answer together.
     pub teams: Vec<Team>,
+    /// How contexts of users are kept.
+    pub contexts: Contexts,
+}
+
+/// How contexts of users are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contexts {
+    /// How long one is kept after it was written last.
+    pub ttl: Duration,
+    /// How many bytes one may have.
+    pub max_size: usize,
+    /// How many turns of what was said are kept.
+    pub turns: usize,
+}
+
+impl Default for Contexts {
+    fn default() -> Self {
+        Self { ttl: Duration::from_secs(30 * 24 * 60 * 60), max_size: 256 * 1024, turns: 40 }
+    }
 }
 
 impl Llm {

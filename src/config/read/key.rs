@@ -11,7 +11,7 @@ use super::super::problem::{Place, nearest};
 use super::super::types::{Choice, Key, Named, Provider, Server};
 use super::{Reader, is_comment, join};
 
-const KNOWN: [&str; 7] = ["hash", "hashes", "servers", "tools", "models", "links", "admin"];
+const KNOWN: [&str; 8] = ["hash", "hashes", "servers", "tools", "models", "contexts", "links", "admin"];
 
 impl Reader {
     pub(super) fn keys(&mut self, node: &Node, into: &mut Named<Key>) {
@@ -56,6 +56,13 @@ impl Reader {
                 }
                 "tools" => key.tools = self.choice(node, &own),
                 "models" => key.models = self.choice(node, &own),
+                "contexts" => {
+                    key.contexts = self.text(node, &own);
+                    if key.contexts.as_ref().is_some_and(|name| !is_caller(name)) {
+                        let fix = "use up to 64 letters, digits and any of `_-.@+`";
+                        self.error(node.place, &own, "is not a name for what callers share", fix);
+                    }
+                }
                 "links" => key.links = self.links(node, &own),
                 "admin" => key.admin = self.flag(node, &own).unwrap_or(false),
                 _ => self.unknown(entry, path, &KNOWN),

@@ -4,7 +4,8 @@ use super::super::fill;
 use super::super::node::{Entry, Node, Value};
 use super::super::problem::{Place, nearest};
 use super::super::types::{
-    Breaker, Feature, Llm, Model, Named, Policy, Prices, Provider, ProviderKind, Rank, Size, Team, Together,
+    Breaker, Contexts, Feature, Llm, Model, Named, Policy, Prices, Provider, ProviderKind, Rank, Size, Team,
+    Together,
 };
 use super::{Reader, is_comment, join};
 
@@ -37,6 +38,8 @@ const RANK: [&str; 3] = ["cost", "latency", "speed"];
 const MOST_TOKENS: u32 = 100_000_000;
 const PRICES: [&str; 4] = ["input", "output", "cached", "cache_write"];
 const MOST_KEYS: usize = 16;
+/// Ten years, in milliseconds.
+const LONGEST_KEPT: u64 = 3650 * 24 * 60 * 60 * 1000;
 /// More providers than anybody has, and more names.
 const MOST_PROVIDERS: usize = 64;
 const MOST_MODELS: usize = 1024;
@@ -51,7 +54,10 @@ impl Reader {
                 "models" => models = Some(&entry.node),
                 "policies" => policies = Some(&entry.node),
                 "teams" => teams = Some(&entry.node),
-                _ => self.unknown(entry, "llm", &["providers", "models", "policies", "teams"]),
+                "contexts" => into.contexts = self.contexts(&entry.node),
+                _ => {
+                    self.unknown(entry, "llm", &["providers", "models", "policies", "teams", "contexts"]);
+                }
             }
         }
         if let Some(models) = models {
@@ -63,6 +69,22 @@ impl Reader {
         if let Some(teams) = teams {
             self.teams(teams, into);
         }
+    }
+
+    fn contexts(&mut self, node: &Node) -> Contexts {
+        let mut contexts = Contexts::default();
+        for entry in self.map(node, "llm.contexts").unwrap_or_default() {
+            let (own, node) = (join("llm.contexts", &entry.key), &entry.node);
+            match entry.key.as_str() {
+                "ttl" => contexts.ttl = self.span(node, &own, 60_000, LONGEST_KEPT),
+                "max_size" => {
+                    contexts.max_size = self.size(node, &own, Size(1024), Size(1000 * 1024));
+                }
+                "turns" => contexts.turns = self.count(node, &own, 0, 1000),
+                _ => self.unknown(entry, "llm.contexts", &["ttl", "max_size", "turns"]),
+            }
+        }
+        contexts
     }
 
     fn providers(&mut self, node: &Node, into: &mut Named<Provider>) {

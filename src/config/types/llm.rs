@@ -25,6 +25,29 @@ pub struct Llm {
     #[serde(skip_serializing_if = "Named::is_empty")]
     #[cfg_attr(feature = "schema", schemars(default))]
     pub teams: Named<Team>,
+    /// How contexts of users are kept (`/context`).
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub contexts: Contexts,
+}
+
+/// How contexts of users are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Contexts {
+    /// How long one is kept after it was written last, where the one who writes it does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "30d")))]
+    pub ttl: Option<Span>,
+    /// How large one may be: 1 KiB to 1000 KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "256KiB")))]
+    pub max_size: Option<Size>,
+    /// How much of what was said is kept: the newest turns, question and answer counted by themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 1000), extend("default" = 40)))]
+    pub turns: Option<u32>,
 }
 
 /// One provider of models.

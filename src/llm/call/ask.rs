@@ -6,6 +6,7 @@ use http::{HeaderValue, StatusCode};
 use super::{Call, State, Task, json_headers, parse};
 use crate::config::types::ProviderKind;
 use crate::fault::Kind;
+use crate::llm::ask::types::Attempt;
 use crate::llm::chat::Chat;
 use crate::llm::provider::{self, Place, dialect};
 use crate::llm::refusal::Refusal;
@@ -60,6 +61,8 @@ impl<P: Platform> Call<P> {
         match provider::request(&candidate.provider, place, &candidate.model, encoded, &passed, now) {
             Ok(request) => {
                 self.metered.attempts += 1;
+                let (provider, model) = (candidate.provider.name.clone(), candidate.model.clone());
+                self.metered.tried.push(Attempt { provider, model, outcome: "ok" });
                 self.sent = true;
                 self.since = (self.platform.clock().ticks(), 0);
                 self.memory.begun(&candidate, now);

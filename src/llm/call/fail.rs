@@ -72,6 +72,9 @@ impl<P: Platform> Call<P> {
         let Some(candidate) = self.current.as_ref() else { return };
         if std::mem::take(&mut self.sent) {
             self.memory.failed(candidate, refusal, self.platform.clock().now());
+            if let Some(attempt) = self.metered.tried.last_mut() {
+                attempt.outcome = refusal.fault.kind.row().label;
+            }
         }
         if self.missed.len() < MOST_MISSED {
             self.missed.push(format!("{}: {}", brief(&candidate.name()), refusal.fault.kind.row().label));

@@ -69,6 +69,8 @@ pub struct Asked {
     pub stream: bool,
     /// The request, as it came.
     pub body: Bytes,
+    /// The request as a conversation, where it came in no provider's dialect.
+    pub chat: Option<Chat>,
     /// Headers of the caller's that go on to any provider.
     pub passed: HeaderMap,
     /// Headers of the caller's that go on to a provider of their own dialect.
@@ -173,7 +175,7 @@ pub struct Call<P: Platform> {
 
 impl<P: Platform> Call<P> {
     /// A call that has not begun.
-    pub fn new(platform: P, plan: Arc<Plan>, memory: Arc<Memory>, asked: Asked) -> Self {
+    pub fn new(platform: P, plan: Arc<Plan>, memory: Arc<Memory>, mut asked: Asked) -> Self {
         let (now, ticks) = (platform.clock().now(), platform.clock().ticks());
         let metered = Metered { asked: asked.model.clone(), ..Metered::default() };
         Self {
@@ -181,10 +183,10 @@ impl<P: Platform> Call<P> {
             platform,
             plan,
             memory,
-            asked,
             current: None,
             state: State::Next,
-            chat: None,
+            chat: asked.chat.take(),
+            asked,
             rounds: 0,
             refusal: None,
             missed: Vec::new(),
@@ -278,6 +280,7 @@ impl<P: Platform> Call<P> {
         self.metered.usage = spent.usage;
         self.metered.cost = spent.cost;
         self.metered.attempts = spent.attempts;
+        self.metered.tried.clone_from(&spent.tried);
         self.metered.stages = unworded(&spent.stages);
     }
 

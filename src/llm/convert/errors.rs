@@ -18,13 +18,14 @@ pub fn head(front: Front, refusal: &Refusal, request_id: &str) -> (StatusCode, H
     let row = refusal.fault.kind.row();
     let status = match (front, refusal.fault.kind) {
         // These fronts tell a wrong request by 400, and overload in their own way.
-        (_, Kind::Unprocessable) => 400,
+        (Front::OpenAi | Front::Anthropic, Kind::Unprocessable) => 400,
         (Front::Anthropic, Kind::Overloaded) => 529,
         _ => row.status,
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let kind = if front == Front::Ask { "application/problem+json" } else { "application/json" };
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     if let Some(wait) = refusal.wait {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         headers.insert(RETRY_AFTER, seconds.into());
@@ -50,8 +51,27 @@ pub fn failure(front: Front, refusal: &Refusal, request_id: &str) -> Bytes {
             let error = json!({"type": anthropic(kind), "message": message});
             json!({"type": "error", "error": error, "request_id": request_id})
         }
+        Front::Ask => problem(refusal, request_id),
     };
     Value::to_string(&body).into()
+}
+
+/// A problem document (RFC 9457), which names the member of the request that is at fault.
+fn problem(refusal: &Refusal, request_id: &str) -> Value {
+    let row = refusal.fault.kind.row();
+    let title = StatusCode::from_u16(row.status).ok().and_then(|status| status.canonical_reason());
+    let mut body = json!({
+        "title": title, "status": row.status, "detail": refusal.fault.message, "code": row.label,
+        "request_id": request_id,
+    });
+    let param = refusal.param.as_ref().filter(|param| param.is_empty() || param.starts_with('/'));
+    if let (Some(param), Some(body)) = (param, body.as_object_mut()) {
+        body.insert(
+            "errors".into(),
+            json!([{"pointer": format!("#{param}"), "detail": refusal.fault.message}]),
+        );
+    }
+    body
 }
 
 /// The `type` and `code` of OpenAI (platform.openai.com/docs/guides/error-codes).

@@ -1,4 +1,4 @@
-//! The grid: requests, answers, streams and errors between two fronts and every provider's dialect.
+//! The grid: requests, answers, streams and errors between the fronts and every provider's dialect.
 //!
 //! Each dialect is read into [`chat`](super::chat) and written from it, so that a new one is one folder. Where both
 //! sides speak the same, nothing is converted and the bytes stay what they were.
@@ -35,6 +35,8 @@ pub enum Front {
     OpenAi,
     /// Anthropic's messages.
     Anthropic,
+    /// The gateway's own, at `/ask`.
+    Ask,
 }
 
 impl Front {

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::{Dialect, Front};
 use crate::config::types::ProviderKind;
+use crate::fault::Kind;
 use crate::llm::chat::Chat;
 use crate::llm::provider::dialect;
 use crate::llm::refusal::Refusal;
@@ -20,6 +21,8 @@ pub fn decode(front: Front, body: &Value) -> Result<Chat, Refusal> {
     match front {
         Front::OpenAi => openai::decode(body),
         Front::Anthropic => anthropic::decode(body),
+        // Its questions come as conversations.
+        Front::Ask => Err(Refusal::new(Kind::Malformed, "the body is no question")),
     }
 }
 

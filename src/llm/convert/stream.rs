@@ -7,7 +7,7 @@ use crate::fault::Kind;
 use crate::llm::bedrock::frames;
 use crate::llm::chat::Event;
 use crate::llm::refusal::Refusal;
-use crate::llm::{anthropic, bedrock, gemini, ollama, openai};
+use crate::llm::{anthropic, ask, bedrock, gemini, ollama, openai};
 use crate::wire::sse;
 
 /// How a stream is cut into messages.
@@ -161,6 +161,8 @@ pub enum Writer {
     OpenAi(Box<openai::Writer>),
     /// Anthropic's.
     Anthropic(Box<anthropic::Writer>),
+    /// The gateway's own.
+    Ask(Box<ask::Writer>),
 }
 
 impl Writer {
@@ -170,6 +172,7 @@ impl Writer {
         match front {
             Front::OpenAi => Self::OpenAi(openai::Writer::new(id, model, created, wants_usage).into()),
             Front::Anthropic => Self::Anthropic(anthropic::Writer::new(id, model).into()),
+            Front::Ask => Self::Ask(ask::Writer::new(id, model).into()),
         }
     }
 
@@ -178,6 +181,7 @@ impl Writer {
         match self {
             Self::OpenAi(writer) => writer.push(event, out),
             Self::Anthropic(writer) => writer.push(event, out),
+            Self::Ask(writer) => writer.push(event, out),
         }
     }
 
@@ -186,6 +190,7 @@ impl Writer {
         match self {
             Self::OpenAi(writer) => writer.end(out),
             Self::Anthropic(writer) => writer.end(out),
+            Self::Ask(writer) => writer.end(out),
         }
     }
 }
@@ -195,7 +200,7 @@ impl Front {
     pub fn fail(self, error: &Bytes, out: &mut BytesMut) {
         match self {
             Self::OpenAi => openai::failure(error, out),
-            Self::Anthropic => anthropic::failure(error, out),
+            Self::Anthropic | Self::Ask => anthropic::failure(error, out),
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::fixtures::{FRONTS, answers, read, wire};
 
 /// Any JSON, with members that mean something somewhere.
-fn any_json() -> impl Strategy<Value = Value> {
+pub(super) fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

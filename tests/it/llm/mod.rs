@@ -1,7 +1,9 @@
 //! The model router: the grid of conversions, and whole calls on the fake platform.
 
+mod ask;
 mod calls;
 mod choice;
+mod contexts;
 mod fixtures;
 mod grid;
 mod hostile;

@@ -15,6 +15,20 @@ pub enum Dialect {
     Anthropic,
 }
 
+/// Every kind of provider, as the configuration calls it.
+pub const KINDS: [&str; 10] = [
+    "openai",
+    "anthropic",
+    "gemini",
+    "bedrock",
+    "ollama",
+    "lmstudio",
+    "openrouter",
+    "azure",
+    "dial",
+    "openai-compatible",
+];
+
 /// Both.
 pub const DIALECTS: [Dialect; 2] = [Dialect::OpenAi, Dialect::Anthropic];
 

@@ -12,22 +12,9 @@ use std::time::{Duration, Instant};
 
 use causeway_fixture::model::{Fault, Manner, Model};
 use causeway_suite::host::{eventually, skip};
-use causeway_suite::models::{DIALECTS, Dialect, Heard};
+use causeway_suite::models::{DIALECTS, Dialect, Heard, KINDS};
 use causeway_suite::{Gateway, Host, Request, hash};
 use serde_json::{Value, json};
-
-const KINDS: [&str; 10] = [
-    "openai",
-    "anthropic",
-    "gemini",
-    "bedrock",
-    "ollama",
-    "lmstudio",
-    "openrouter",
-    "azure",
-    "dial",
-    "openai-compatible",
-];
 
 /// A provider of each kind, each called as its kind, behind one gateway.
 async fn all() -> (Vec<(&'static str, Model)>, Gateway) {
@@ -461,6 +448,29 @@ async fn official_sdks_work_with_another_base_url_and_key() {
     assert!(output.status.success() && said.trim() == "ok", "{said}\n{complained}");
 }
 
+#[tokio::test]
+async fn official_python_sdks_work_with_another_base_url_and_key() {
+    let case = "official_python_sdks_work_with_another_base_url_and_key";
+    let python = std::env::var("CAUSEWAY_PYTHON").unwrap_or_default();
+    let has = async |module: &str| {
+        let check =
+            tokio::process::Command::new(&python).args(["-c", &format!("import {module}")]).output().await;
+        check.is_ok_and(|output| output.status.success())
+    };
+    if python.is_empty() || !has("openai, anthropic").await {
+        return skip(case, "the SDKs are not there: run scripts/setup");
+    }
+    let (_models, gateway) = all().await;
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../servers/models_sdk.py");
+    let mut command = tokio::process::Command::new(python);
+    command.arg(script).arg(gateway.url("")).arg(gateway.key().unwrap_or("none"));
+    command.args(KINDS.map(|kind| format!("{kind}/m-1")));
+    let output = command.output().await.unwrap();
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.trim() == "ok", "{said}\n{complained}");
+}
+
 /// A gateway on this machine without a configuration file, with these variables.
 async fn from_variables(variables: &[(&str, String)]) -> (tokio::process::Child, String) {
     use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -517,6 +527,16 @@ async fn one_variable_switches_the_provider() {
             let heard = dialect.streamed(&reply.text().await);
             assert_eq!(heard.text, "You said: Hello", "{kind} to {dialect:?}: {heard:?}");
         }
+        let schema = Request::new("GET", format!("{url}/schema/answer")).send().await.text().await;
+        let schema = jsonschema::draft202012::new(&serde_json::from_str(&schema).unwrap()).unwrap();
+        let reply = Request::post(format!("{url}/ask"), &json!({"message": "Hello"})).send().await;
+        let answer: Value = serde_json::from_str(&reply.text().await).unwrap();
+        assert_eq!(
+            (&answer["text"], &answer["provider"]),
+            (&json!("You said: Hello"), &json!(kind)),
+            "{answer}"
+        );
+        assert!(schema.is_valid(&answer), "{kind}: {answer}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! The command line. Answers go to stdout, all else to stderr; 0 is fine, 1 failed, 2 wrong usage or configuration.
 
+mod ask;
 mod call;
 mod config;
 mod connect;
@@ -38,6 +39,8 @@ enum Command {
     Push(push::Push),
     Status(status::Status),
     Call(call::Call),
+    Ask(ask::Ask),
+    Models(ask::Models),
     Stdio(stdio::Stdio),
     /// Print the version
     Version(Version),
@@ -74,6 +77,8 @@ pub fn main() -> ExitCode {
         Command::Push(push) => wait(push.run()),
         Command::Status(status) => wait(status.run()),
         Command::Call(call) => wait(call.run()),
+        Command::Ask(ask) => wait(ask.run()),
+        Command::Models(models) => wait(models.run()),
         Command::Stdio(stdio) => stdio.run(),
         Command::Version(version) => version.run(),
     };

@@ -30,6 +30,23 @@ pub(super) struct Remote {
     key: Key,
 }
 
+/// The same, for commands whose first word is something else.
+#[derive(Debug, Args)]
+pub(super) struct At {
+    /// The gateway, as in `https://gateway.example.com`
+    #[arg(long, value_name = "URL", value_parser = gateway, env = "CAUSEWAY_URL", default_value = "http://127.0.0.1:8787")]
+    url: Url,
+
+    #[command(flatten)]
+    key: Key,
+}
+
+impl From<At> for Remote {
+    fn from(At { url, key }: At) -> Self {
+        Self { url, key }
+    }
+}
+
 /// Who asks.
 #[derive(Args)]
 pub(super) struct Key {
