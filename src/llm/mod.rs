@@ -229,7 +229,7 @@ pub enum Words<P: Platform> {
     /// In the dialect of a provider.
     Call(Call<P>),
     /// As `/ask` tells them.
-    Ask(ask::Asking<P>),
+    Ask(Box<ask::Asking<P>>),
 }
 
 impl<P: Platform> Words<P> {
