@@ -13,7 +13,9 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 mod describe;
 mod llm;
 
-pub use llm::{Breaker, Contexts, Feature, Llm, Model, Policy, Prices, Provider, ProviderKind, Rank};
+pub use llm::{
+    Breaker, Contexts, Feature, Llm, Model, Policy, Prices, Provider, ProviderKind, Rank, Team, Together,
+};
 
 /// The configuration of a Causeway gateway. A client's own `mcp.json` is one as it stands.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]

@@ -103,7 +103,8 @@ impl<P: Platform, F, L> Drop for Flowing<P, F, L> {
         match std::mem::replace(&mut self.source, Source::Over) {
             Source::Relayed(stream) if stream.ends_session() => self.witness.ended.left = Some(stream),
             // Whoever goes away has been given something all the same.
-            Source::Words(words) => {
+            Source::Words(mut words) => {
+                words.settle();
                 let metered = words.metered();
                 self.witness.ended.complete = metered.complete;
                 self.witness.ended.fault = metered.fault;

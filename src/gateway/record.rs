@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::After;
 use crate::fault::{Kind, Who};
 use crate::llm::Metered;
+use crate::llm::team::Stage;
 use crate::platform::Platform;
 
 impl<P: Platform> After<P> {
@@ -94,6 +95,8 @@ struct Words<'a> {
     cost: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     first_ms: Option<f64>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    stages: &'a [Stage],
 }
 
 impl<'a> Words<'a> {
@@ -113,6 +116,7 @@ impl<'a> Words<'a> {
             reasoning: metered.usage.reasoning,
             cost: metered.cost,
             first_ms,
+            stages: &metered.stages,
         }
     }
 }

@@ -117,7 +117,7 @@ impl<P: Platform> Gateway<P> {
         let call = match front {
             Front::Ask => llm::ask::ask(platform, plan.clone(), memory, caller, headers, &body, id)
                 .await
-                .map(Words::Ask),
+                .map(|asking| Words::Ask(Box::new(asking))),
             _ => llm::call(platform, plan.clone(), memory, caller, task, headers, body, id).map(Words::Call),
         };
         let call = match call {

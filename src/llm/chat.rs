@@ -397,6 +397,20 @@ impl Usage {
         }
     }
 
+    /// These without those.
+    #[must_use]
+    pub fn minus(&self, less: &Self) -> Self {
+        let rest =
+            |one: Option<u64>, other: Option<u64>| one.map(|one| one.saturating_sub(other.unwrap_or(0)));
+        Self {
+            input: rest(self.input, less.input),
+            output: rest(self.output, less.output),
+            cached: rest(self.cached, less.cached),
+            cache_write: rest(self.cache_write, less.cache_write),
+            reasoning: rest(self.reasoning, less.reasoning),
+        }
+    }
+
     /// Whether nothing is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -422,6 +436,33 @@ pub struct Whole {
 }
 
 impl Whole {
+    /// The events that make it, as they would come in a stream.
+    #[must_use]
+    pub fn events(self) -> Vec<Event> {
+        let mut events = vec![Event::Start { id: self.id, model: self.model }];
+        let mut index = 0;
+        for part in self.parts {
+            match part {
+                Part::Text(text) => events.push(Event::Text(text)),
+                Part::Reasoning { text, signature } => {
+                    events.push(Event::Reasoning(text));
+                    events.extend(signature.map(Event::Signature));
+                }
+                Part::Redacted(data) => events.push(Event::Redacted(data)),
+                Part::Call(Call { id, name, arguments, signature }) => {
+                    events.push(Event::Call { index, id, name, signature });
+                    events.push(Event::Arguments { index, json: unparsed(&arguments) });
+                    index += 1;
+                }
+                Part::Media(_) | Part::Result { .. } => {}
+            }
+        }
+        events.push(Event::Usage(self.usage));
+        events.push(Event::Extra(self.extra));
+        events.extend(self.stop.map(Event::Stop));
+        events
+    }
+
     /// The answer that `events` make.
     ///
     /// # Errors

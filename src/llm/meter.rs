@@ -5,6 +5,7 @@ use super::chat::Usage;
 use super::memory::Memory;
 use super::registry::facts;
 use super::route::Candidate;
+use super::team::Stage;
 use crate::config::plan::{Llm, Prices};
 use crate::fault::Kind;
 
@@ -25,6 +26,8 @@ pub struct Metered {
     pub usage: Usage,
     /// US dollars, where the prices are known.
     pub cost: Option<f64>,
+    /// The stages, where several models answered together.
+    pub stages: Vec<Stage>,
     /// How long the first word took, in microseconds.
     pub first: Option<u64>,
     /// Why there was no answer, or no whole one.

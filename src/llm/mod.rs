@@ -21,6 +21,7 @@
 //! | [`memory`] | how providers have been doing, and what was decided |
 //! | [`provider`] | where a provider is asked, and how it knows who asks |
 //! | [`refusal`] | what a provider's error means |
+//! | [`team`] | several models that answer together |
 //! | [`call`](mod@call) | one call: candidates, times, retries |
 //!
 //! ```
@@ -57,6 +58,7 @@ pub mod refusal;
 pub mod registry;
 pub mod route;
 pub mod status;
+pub mod team;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -74,6 +76,7 @@ pub use refusal::Refusal;
 
 use self::memory::Decision;
 use self::policy::{Choice, Needs};
+use self::team::Team;
 use crate::config::Plan;
 use crate::config::plan::Caller;
 use crate::fault::Kind;
@@ -144,7 +147,33 @@ pub fn call<P: Platform>(
         candidates: choice.candidates,
         why: choice.why,
     };
-    Ok(Call::new(platform, plan, memory.clone(), asked))
+    begun(platform, plan, memory, caller, asked)
+}
+
+/// The call that `asked` is: of one model, or of several that answer together.
+fn begun<P: Platform>(
+    platform: P,
+    plan: Arc<Plan>,
+    memory: &Arc<Memory>,
+    caller: &Caller,
+    mut asked: call::Asked,
+) -> Result<Call<P>, Refusal> {
+    let Some(given) = plan.llm.team(&asked.model).cloned() else {
+        return Ok(Call::new(platform, plan, memory.clone(), asked));
+    };
+    let Task::Chat(front) = asked.task else {
+        return Err(Refusal::wrong("model", "names models that answer together, which only say words"));
+    };
+    let chat = match asked.chat.take() {
+        Some(chat) => chat,
+        None => {
+            let body = serde_json::from_slice(&asked.body)
+                .map_err(|_| Refusal::new(Kind::Malformed, "the body is not well-formed JSON"))?;
+            convert::decode(front, &body)?
+        }
+    };
+    let team = Team::new(platform.clone(), plan.clone(), memory.clone(), caller, given, chat, &asked);
+    Ok(Call::of(team, Call::new(platform, plan, memory.clone(), asked)))
 }
 
 /// Whom `caller` is answered by who asks for `model`; remembered where there was something to decide.
@@ -158,7 +187,14 @@ fn chosen<P: Platform>(
     needs: impl FnOnce() -> Needs,
 ) -> Result<Choice, Refusal> {
     let now = platform.clock().now();
-    let choice = policy::choose(&plan.llm, caller, model, memory, now, needs)?;
+    let choice = match plan.llm.team(model) {
+        Some(team) => {
+            // Who is asked is chosen stage by stage; here only whether the caller may.
+            route::candidates(&plan.llm, caller, model)?;
+            Choice { considered: team.models.clone(), why: model.to_owned(), ..Choice::default() }
+        }
+        None => policy::choose(&plan.llm, caller, model, memory, now, needs)?,
+    };
     if choice.candidates.len() > 1 || !choice.considered.is_empty() {
         memory.decided(decision(&choice, caller, model, request_id, now));
     }
@@ -194,7 +230,7 @@ pub enum Words<P: Platform> {
     /// In the dialect of a provider.
     Call(Call<P>),
     /// As `/ask` tells them.
-    Ask(ask::Asking<P>),
+    Ask(Box<ask::Asking<P>>),
 }
 
 impl<P: Platform> Words<P> {
@@ -203,6 +239,11 @@ impl<P: Platform> Words<P> {
             Self::Call(call) => call,
             Self::Ask(asking) => asking.call(),
         }
+    }
+
+    /// Notes what was used so far of a call that is given up: see [`Call::settle`].
+    pub fn settle(&mut self) {
+        self.call().settle();
     }
 
     /// Whether they are wanted as they come.

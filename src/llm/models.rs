@@ -50,6 +50,7 @@ pub async fn names<P: Platform>(
     let mut names: Vec<(String, String)> = Vec::new();
     let aliases = plan.llm.models.iter().filter(|model| !model.targets.is_empty()).map(|model| &model.name);
     let own = aliases.chain(plan.llm.policies.iter().map(|policy| &policy.name));
+    let own = own.chain(plan.llm.teams.iter().map(|team| &team.name));
     names.extend(own.map(|name| (name.clone(), OWN.to_owned())));
     let (mut asked, mut found) = (FuturesUnordered::new(), Vec::new());
     for provider in &plan.llm.providers {

@@ -5,10 +5,12 @@
 
 use serde_json::Value;
 
+use super::chat::{Chat, Format, Part};
 use super::memory::{Health, Memory};
 use super::refusal::Refusal;
 use super::registry::{Facts, facts};
 use super::route::{Candidate, brief, candidates};
+use super::tokens::estimate;
 use crate::config::plan::{Caller, Features, Llm, Policy, Prices};
 use crate::config::types::Feature;
 use crate::fault::Kind;
@@ -58,6 +60,22 @@ impl Needs {
         let allowed = ["max_tokens", "max_completion_tokens"].iter().find_map(|key| body.get(key)?.as_u64());
         needs.tokens = needs.tokens.saturating_add(allowed.unwrap_or(0));
         needs
+    }
+
+    /// The same of a conversation.
+    #[must_use]
+    pub fn of_chat(chat: &Chat) -> Self {
+        let media = |part: &Part| match part {
+            Part::Media(media) if media.is_image() => Some(Feature::Images),
+            Part::Media(media) if media.kind.starts_with("audio/") => Some(Feature::Audio),
+            Part::Media(_) => Some(Feature::Documents),
+            _ => None,
+        };
+        let parts = chat.turns.iter().flat_map(|turn| &turn.parts);
+        let tools = (!chat.tools.is_empty()).then_some(Feature::Tools);
+        let json = matches!(chat.format, Format::Schema { .. }).then_some(Feature::Json);
+        let features = parts.filter_map(media).chain(tools).chain(json).collect();
+        Self { features, tokens: estimate(chat).saturating_add(chat.max_tokens.unwrap_or(0)) }
     }
 
     /// How many bytes of text there are in `value`; notes what there is besides text.

@@ -63,6 +63,10 @@ fn found(llm: &Llm, name: &str) -> Vec<Candidate> {
         });
         return targets.collect();
     }
+    if let Some(team) = llm.team(name) {
+        let names = team.models.iter().chain(&team.judge);
+        return names.filter(|one| *one != name).flat_map(|one| found(llm, one)).collect();
+    }
     if let Some((provider, model)) = name.split_once('/')
         && let Some(provider) = llm.provider(provider)
         && !model.is_empty()

@@ -1,13 +1,14 @@
 //! Providers of models and model names.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 use url::Url;
 
 use super::super::fill::fill;
 use super::super::plan::{
-    BEHIND, Credential, Llm, Model, Policy, Prices, Provider, Skipped, Target, Timeouts,
+    BEHIND, Credential, Llm, Model, Policy, Prices, Provider, Skipped, Target, Team, Timeouts,
 };
 use super::super::read::endpoint;
 use super::super::types::{self, ProviderKind};
@@ -64,6 +65,17 @@ pub(super) fn llm(
             local_only: entry.local_only,
             local_first: entry.local_first,
             rank: (entry.rank.cost, entry.rank.latency, entry.rank.speed),
+        });
+    }
+    for (name, entry) in given.teams.iter() {
+        llm.teams.push(Team {
+            name: format!("{}/{name}", entry.how.name()),
+            how: entry.how,
+            models: entry.models.clone(),
+            judge: entry.judge.clone(),
+            instruction: entry.instruction.clone(),
+            time: time(entry.time, Duration::from_secs(120)),
+            cost: entry.cost,
         });
     }
     llm

@@ -8,7 +8,7 @@ use url::{Host, Url};
 
 use super::Timeouts;
 use crate::config::glob::Filter;
-use crate::config::types::{Feature, ProviderKind};
+use crate::config::types::{Feature, ProviderKind, Together};
 
 /// Whom the gateway asks for a model's words, and what models are called.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub struct Llm {
     pub models: Vec<Model>,
     /// Names for a choice among several.
     pub policies: Vec<Policy>,
+    /// Models that answer together.
+    pub teams: Vec<Team>,
     /// How contexts of users are kept.
     pub contexts: Contexts,
 }
@@ -51,6 +53,12 @@ impl Llm {
     #[must_use]
     pub fn policy(&self, name: &str) -> Option<&Policy> {
         self.policies.iter().find(|policy| policy.name == name)
+    }
+
+    /// The team called `name`.
+    #[must_use]
+    pub fn team(&self, name: &str) -> Option<&Team> {
+        self.teams.iter().find(|team| team.name == name)
     }
 
     /// What the configuration says of the model called `name`.
@@ -234,6 +242,25 @@ pub struct Policy {
     pub local_first: bool,
     /// How much cost, the time to the first word, and the time for each token count.
     pub rank: (f64, f64, f64),
+}
+
+/// Models that answer together.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Team {
+    /// The name that callers use: `chain/NAME`, `cascade/NAME`, `compare/NAME`.
+    pub name: String,
+    /// How they do.
+    pub how: Together,
+    /// The models, by names that callers could use.
+    pub models: Vec<String>,
+    /// Who checks or picks.
+    pub judge: Option<String>,
+    /// What who refines, checks or picks is told.
+    pub instruction: Option<String>,
+    /// How long all of it may take.
+    pub time: Duration,
+    /// How many US dollars it may cost.
+    pub cost: Option<f64>,
 }
 
 /// A model of a provider.

@@ -4,7 +4,8 @@ use super::super::fill;
 use super::super::node::{Entry, Node, Value};
 use super::super::problem::{Place, nearest};
 use super::super::types::{
-    Breaker, Contexts, Feature, Llm, Model, Named, Policy, Prices, Provider, ProviderKind, Rank, Size,
+    Breaker, Contexts, Feature, Llm, Model, Named, Policy, Prices, Provider, ProviderKind, Rank, Size, Team,
+    Together,
 };
 use super::{Reader, is_comment, join};
 
@@ -31,6 +32,7 @@ const KNOWN: [&str; 19] = [
 ];
 const MODEL: [&str; 5] = ["targets", "prices", "context", "max_output", "features"];
 const POLICY: [&str; 7] = ["targets", "needs", "context", "local_only", "local_first", "rank", "weights"];
+const TEAM: [&str; 6] = ["how", "models", "judge", "instruction", "time", "cost"];
 const RANK: [&str; 3] = ["cost", "latency", "speed"];
 /// More tokens than any model takes.
 const MOST_TOKENS: u32 = 100_000_000;
@@ -44,15 +46,18 @@ const MOST_MODELS: usize = 1024;
 
 impl Reader {
     pub(super) fn llm(&mut self, node: &Node, into: &mut Llm) {
-        let (mut models, mut policies) = (None, None);
+        let (mut models, mut policies, mut teams) = (None, None, None);
         for entry in self.map(node, "llm").unwrap_or_default() {
             match entry.key.as_str() {
                 "providers" => self.providers(&entry.node, &mut into.providers),
                 // Names stand for models of providers, which must be known first.
                 "models" => models = Some(&entry.node),
                 "policies" => policies = Some(&entry.node),
+                "teams" => teams = Some(&entry.node),
                 "contexts" => into.contexts = self.contexts(&entry.node),
-                _ => self.unknown(entry, "llm", &["providers", "models", "policies", "contexts"]),
+                _ => {
+                    self.unknown(entry, "llm", &["providers", "models", "policies", "teams", "contexts"]);
+                }
             }
         }
         if let Some(models) = models {
@@ -60,6 +65,9 @@ impl Reader {
         }
         if let Some(policies) = policies {
             self.policies(policies, into);
+        }
+        if let Some(teams) = teams {
+            self.teams(teams, into);
         }
     }
 
@@ -263,13 +271,58 @@ impl Reader {
         }
     }
 
+    fn teams(&mut self, node: &Node, into: &mut Llm) {
+        for entry in self.map(node, "llm.teams").unwrap_or_default() {
+            let path = join("llm.teams", &entry.key);
+            if is_comment(&entry.key) && !matches!(entry.node.value, Value::Map(_)) {
+                continue;
+            }
+            self.model_name(entry, &path);
+            let team = self.team(&entry.node, &path, into);
+            into.teams.0.push((entry.key.clone(), team));
+        }
+        if into.teams.len() > MOST_PROVIDERS {
+            let what = format!("more than {MOST_PROVIDERS} teams");
+            self.error(node.place, "llm.teams", what, "remove those that nobody uses");
+        }
+    }
+
+    fn team(&mut self, node: &Node, path: &str, llm: &Llm) -> Team {
+        let (mut team, mut how) = (Team::default(), None);
+        for entry in self.map(node, path).unwrap_or_default() {
+            let (own, node) = (join(path, &entry.key), &entry.node);
+            match entry.key.as_str() {
+                "how" => how = Some(self.one_of(node, &own, &Together::ALL)),
+                "models" => team.models = self.named_targets(node, &own, llm, true),
+                "judge" => team.judge = self.named_target(node, &own, llm, true),
+                "instruction" => team.instruction = self.text(node, &own),
+                "time" => team.time = self.span(node, &own, 1000, 3_600_000),
+                "cost" => team.cost = self.decimal(node, &own, "US dollars, from 0 to 1000", 1000.0),
+                _ => self.unknown(entry, path, &TEAM),
+            }
+        }
+        match how {
+            Some(how) => team.how = how.unwrap_or_default(),
+            None => self.error(node.place, path, "has no `how`", "write `chain`, `cascade` or `compare`"),
+        }
+        if !(2..=8).contains(&team.models.len()) {
+            let what = format!("has {} `models`", team.models.len());
+            self.error(node.place, path, what, "name 2 to 8 of them");
+        }
+        if team.how == Together::Chain && team.judge.is_some() {
+            let fix = "remove it, or write `how: cascade` or `how: compare`";
+            self.error(node.place, &join(path, "judge"), "is nothing that a chain has", fix);
+        }
+        team
+    }
+
     fn policy(&mut self, node: &Node, path: &str, llm: &Llm) -> Policy {
         let mut policy = Policy::default();
         let mut weights = None;
         for entry in self.map(node, path).unwrap_or_default() {
             let (own, node) = (join(path, &entry.key), &entry.node);
             match entry.key.as_str() {
-                "targets" => policy.targets = self.named_targets(node, &own, llm),
+                "targets" => policy.targets = self.named_targets(node, &own, llm, false),
                 "needs" => policy.needs = self.features(node, &own),
                 "context" => policy.context = self.count(node, &own, 1, MOST_TOKENS),
                 "local_only" => policy.local_only = self.flag(node, &own).unwrap_or_default(),
@@ -314,22 +367,27 @@ impl Reader {
         rank
     }
 
-    /// Targets that may also be names that have targets themselves.
-    fn named_targets(&mut self, node: &Node, path: &str, llm: &Llm) -> Vec<String> {
-        let alias = |text: &str| llm.models.named(text).is_some_and(|model| !model.targets.is_empty());
-        let is_alias = |node: &Node| matches!(&node.value, Value::Text(text) if alias(text));
-        let alone = matches!(node.value, Value::Text(_));
-        let items =
-            if alone { std::slice::from_ref(node) } else { self.list(node, path).unwrap_or_default() };
-        let mut targets = Vec::new();
-        for (i, item) in items.iter().enumerate() {
-            let path = if alone { path.to_owned() } else { format!("{path}[{i}]") };
-            match &item.value {
-                Value::Text(text) if is_alias(item) => targets.push(text.clone()),
-                _ => targets.extend(self.target(item, &path, &llm.providers)),
-            }
+    /// Targets that may also be names that have targets themselves, and if so `policies`.
+    fn named_targets(&mut self, node: &Node, path: &str, llm: &Llm, policies: bool) -> Vec<String> {
+        if matches!(node.value, Value::Text(_)) {
+            return self.named_target(node, path, llm, policies).into_iter().collect();
         }
-        targets
+        let items = self.list(node, path).unwrap_or_default().iter().enumerate();
+        items
+            .filter_map(|(i, item)| self.named_target(item, &format!("{path}[{i}]"), llm, policies))
+            .collect()
+    }
+
+    fn named_target(&mut self, node: &Node, path: &str, llm: &Llm, policies: bool) -> Option<String> {
+        match &node.value {
+            Value::Text(text)
+                if llm.models.named(text).is_some_and(|model| !model.targets.is_empty())
+                    || policies && llm.policies.named(text).is_some() =>
+            {
+                Some(text.clone())
+            }
+            _ => self.target(node, path, &llm.providers),
+        }
     }
 
     fn targets(&mut self, node: &Node, path: &str, providers: &Named<Provider>) -> Vec<String> {

@@ -21,6 +21,10 @@ pub struct Llm {
     #[serde(skip_serializing_if = "Named::is_empty")]
     #[cfg_attr(feature = "schema", schemars(default))]
     pub policies: Named<Policy>,
+    /// Models that answer together. One is asked for as `chain/NAME`, `cascade/NAME` or `compare/NAME`.
+    #[serde(skip_serializing_if = "Named::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(default))]
+    pub teams: Named<Team>,
     /// How contexts of users are kept (`/context`).
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
@@ -288,6 +292,58 @@ pub struct Policy {
     #[serde(skip_serializing_if = "Named::is_empty")]
     #[cfg_attr(feature = "schema", schemars(default))]
     pub weights: Named<u32>,
+}
+
+/// Models that answer together.
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Team {
+    /// How they do.
+    pub how: Together,
+    /// The models, 2 to 8, each as `provider/model`, a name under `models` that has targets, or a policy.
+    #[cfg_attr(feature = "schema", schemars(length(min = 2, max = 8), extend("examples" = [["local/qwen3", "openai/gpt-5"]])))]
+    pub models: Vec<String>,
+    /// The model that checks an answer (`cascade`) or picks one (`compare`), named as those.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub judge: Option<String>,
+    /// What the one that refines, or the judge, is told in place of the usual words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instruction: Option<String>,
+    /// How long all of it may take: 1 second to 1 hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "2m")))]
+    pub time: Option<Span>,
+    /// How many US dollars it may cost: no stage begins once they are spent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 1000)))]
+    pub cost: Option<f64>,
+}
+
+/// How models answer together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Together {
+    /// Each is given the answer of the one before, to improve it.
+    #[default]
+    Chain,
+    /// Each is asked where the answer of the one before will not do.
+    Cascade,
+    /// All are asked at once, and one answer is picked.
+    Compare,
+}
+
+impl Together {
+    /// Every way, with its name in the configuration.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("chain", Self::Chain), ("cascade", Self::Cascade), ("compare", Self::Compare)];
+
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, how)| *how == self).map_or("", |(name, _)| name)
+    }
 }
 
 /// What makes a model better than another: how much each counts, from 0 to 1000.

@@ -28,7 +28,7 @@ use self::types::{Ask, Attempt, Context, FormatKind};
 use super::call::{Asked, Call, Opening, Task};
 use super::convert::Front;
 use super::policy::Needs;
-use super::{PASSED, Refusal, chosen, kept, openai};
+use super::{PASSED, Refusal, begun, chosen, kept, openai};
 use crate::config::Plan;
 use crate::config::plan::Caller;
 use crate::config::types::ProviderKind;
@@ -101,7 +101,7 @@ pub async fn ask<P: Platform>(
     let ticks = platform.clock().ticks();
     let json = asked.format.as_ref().is_some_and(|format| format.kind == FormatKind::Json);
     Ok(Asking {
-        call: Call::new(platform.clone(), plan.clone(), memory.clone(), call),
+        call: begun(platform.clone(), plan.clone(), memory, caller, call)?,
         platform,
         ticks,
         json,

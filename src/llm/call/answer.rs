@@ -5,7 +5,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use super::{Call, State, Task, json_headers, limits, parse};
+use super::{Call, Role, State, Task, json_headers, limits, parse};
 use crate::fault::Kind;
 use crate::llm::chat::{Event, Whole};
 use crate::llm::convert::{self, Front, Reader, Writer};
@@ -36,7 +36,7 @@ impl<P: Platform> Call<P> {
         let reader = Reader::new(&provider.name, own, provider.max_response);
         let writer = match self.said.writer.take() {
             Some(writer) => Some(writer),
-            None => (!front.is(own)).then(|| self.writer()),
+            None => (!(self.is_own() && front.is(own))).then(|| self.writer()),
         };
         self.state = State::Streaming { body, reader, writer, tail: BytesMut::new() };
     }
@@ -101,7 +101,7 @@ impl<P: Platform> Call<P> {
         let status_of = if status.is_redirection() { StatusCode::BAD_GATEWAY } else { status };
         let mut refusal = sorted(&candidate.provider.name, status_of, headers, &words);
         refusal.wait = refusal.wait.or_else(|| retry_info(&value));
-        let own = self.asked.task.front().is(dialect(candidate.provider.kind));
+        let own = self.is_own() && self.asked.task.front().is(dialect(candidate.provider.kind));
         // Told in the very words of the provider, unless those may hold a part of the gateway's own key.
         let raw = (own && value.get("error").is_some_and(Value::is_object))
             .then_some((status, body))
@@ -114,7 +114,7 @@ impl<P: Platform> Call<P> {
         let Some(candidate) = self.current.clone() else { return };
         let provider = &candidate.provider;
         let front = self.asked.task.front();
-        let own = front.is(dialect(provider.kind));
+        let own = self.is_own() && front.is(dialect(provider.kind));
         let Ok(value) = serde_json::from_slice::<Value>(&body) else {
             return self.failed(self.invalid("its answer is not JSON"), None);
         };
@@ -124,11 +124,19 @@ impl<P: Platform> Call<P> {
                 if self.asked.stream {
                     return self.stream_whole(events, own);
                 }
-                let whole = match Whole::of(events) {
+                let mut whole = match Whole::of(events) {
                     Ok(whole) => whole,
                     Err(refusal) => return self.failed(refusal, None),
                 };
-                self.metered.usage = whole.usage;
+                self.metered.usage = self.said.before.plus(&whole.usage);
+                if matches!(self.role, Role::Unseen) {
+                    self.answer = Some(whole);
+                    return self.finish(StatusCode::OK, HeaderMap::new(), Bytes::new());
+                }
+                if let Some(Event::Extra(stages)) = self.itemised() {
+                    whole.extra.extend(stages);
+                    whole.usage = self.metered.usage;
+                }
                 let mut headers = self.chosen();
                 headers.extend(json_headers());
                 let body = if own {
@@ -196,10 +204,40 @@ impl<P: Platform> Call<P> {
                 }
             }
         }
+        if let Some(stages) = self.itemised() {
+            writer.push(stages, &mut out);
+        }
         writer.end(&mut out);
         self.out.unsplit(out);
         self.commit();
         self.close();
+    }
+
+    /// An answer that nobody else is asked for.
+    pub(super) fn deliver(&mut self, mut whole: Whole) {
+        (self.current, self.sent) = (None, false);
+        self.said.anew();
+        self.metered.usage = self.said.before;
+        whole.usage = self.metered.usage;
+        if let Some(Event::Extra(stages)) = self.itemised() {
+            whole.extra.extend(stages);
+        }
+        if self.asked.stream {
+            let (mut out, mut writer) = (BytesMut::new(), self.writer());
+            for event in whole.events() {
+                writer.push(event, &mut out);
+            }
+            writer.end(&mut out);
+            self.out.unsplit(out);
+            self.commit();
+            return self.close();
+        }
+        let mut headers = self.chosen();
+        headers.extend(json_headers());
+        let (front, model, created) =
+            (self.asked.task.front(), self.asked.model.clone(), self.began.0 / 1000);
+        let body = front.whole(&whole, &self.id(), &model, created).to_string().into();
+        self.finish(StatusCode::OK, headers, body);
     }
 
     /// A piece of a stream, its end, or its failure.
@@ -277,9 +315,15 @@ impl<P: Platform> Call<P> {
         match ended {
             None => {}
             Some(_) if whole => {
+                let stages = self.itemised();
                 if let State::Streaming { writer, tail, .. } = &mut self.state {
                     match writer {
-                        Some(writer) => writer.end(&mut self.out),
+                        Some(writer) => {
+                            if let Some(stages) = stages {
+                                writer.push(stages, &mut self.out);
+                            }
+                            writer.end(&mut self.out);
+                        }
                         None => self.out.extend_from_slice(tail),
                     }
                 }

@@ -27,6 +27,10 @@ impl<P: Platform> Call<P> {
         let now = self.now();
         self.first_by = now.after(timeouts.first_byte).min(now.after(timeouts.total));
         self.done_by = now.after(timeouts.total);
+        if let Some(until) = self.until {
+            self.done_by = self.done_by.min(until);
+            self.first_by = self.first_by.min(until);
+        }
         self.heard_at = now;
         self.metered.provider = Some(candidate.provider.name.clone());
         self.metered.model = Some(candidate.model.clone());
@@ -51,7 +55,7 @@ impl<P: Platform> Call<P> {
             Task::Count => Place::Count,
         };
         let mut passed = self.asked.passed.clone();
-        if self.asked.task.front().is(dialect(candidate.provider.kind)) {
+        if self.is_own() && self.asked.task.front().is(dialect(candidate.provider.kind)) {
             passed.extend(self.asked.native.iter().map(|(name, value)| (name.clone(), value.clone())));
         }
         match provider::request(&candidate.provider, place, &candidate.model, encoded, &passed, now) {
@@ -73,7 +77,7 @@ impl<P: Platform> Call<P> {
     /// The body for `candidate`; `None` if the answer is known already.
     pub(super) fn encoded(&mut self, candidate: &Candidate) -> Result<Option<Bytes>, Refusal> {
         let kind = candidate.provider.kind;
-        let native = self.asked.task.front().is(dialect(kind));
+        let native = self.is_own() && self.asked.task.front().is(dialect(kind));
         if native {
             return Ok(Some(convert::with_model(&self.asked.body, &candidate.model)));
         }

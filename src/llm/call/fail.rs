@@ -5,11 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{Call, State};
+use super::{Call, Role, State};
 use crate::fault::{Fault, Kind};
 use crate::llm::convert;
 use crate::llm::refusal::Refusal;
 use crate::llm::route::brief;
+use crate::llm::team::Stage;
 use crate::platform::{Clock as _, Entropy as _, Platform, SeamError};
 
 /// The longest time that a call waits for a provider to be asked again, instead of telling its caller when.
@@ -91,6 +92,11 @@ impl<P: Platform> Call<P> {
     /// There is no answer.
     pub(super) fn refuse(&mut self, refusal: Refusal, raw: Option<(StatusCode, Bytes)>) {
         self.state = State::Over;
+        if let Some(whole) = self.instead.take() {
+            self.forgone(&refusal);
+            return self.deliver(whole);
+        }
+        self.refused = Some(refusal.clone());
         if self.promised {
             self.tell(&refusal);
             return;
@@ -104,6 +110,16 @@ impl<P: Platform> Call<P> {
             Some((status, body)) => (status, headers, body),
             None => (status, headers, body),
         });
+    }
+
+    /// Notes that the last stage has come to nothing.
+    fn forgone(&mut self, refusal: &Refusal) {
+        let Role::Last(stage, spent) = &mut self.role else { return };
+        let model = self.current.as_ref().map_or_else(|| self.asked.model.clone(), |one| brief(&one.name()));
+        let ms = u64::try_from(self.platform.clock().now().since(self.began).as_millis()).unwrap_or(u64::MAX);
+        let outcome = refusal.fault.kind.row().label;
+        let (input, output, cost, text) = (None, None, None, None);
+        spent.stages.push(Stage { stage, model, input, output, cost, ms, outcome, text });
     }
 
     /// The stream ends with an error.

@@ -22,12 +22,13 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
-use super::chat::Chat;
+use super::chat::{Chat, Event, Usage, Whole};
 use super::convert::{Front, Reader, Writer};
 use super::memory::Memory;
 use super::meter::{Metered, cost};
 use super::refusal::Refusal;
 use super::route::Candidate;
+use super::team::{Outcome, Spent, Stage, Team};
 use crate::config::Plan;
 use crate::fault::Kind;
 use crate::platform::{Clock as _, Platform, SeamError, Sent, Timestamp, UpstreamBody};
@@ -108,6 +109,18 @@ enum State<P: Platform> {
     Over,
 }
 
+/// What a call is, besides a caller's own.
+#[derive(Debug, Default)]
+enum Role {
+    /// It is a caller's own.
+    #[default]
+    Own,
+    /// It is a stage that the caller does not see.
+    Unseen,
+    /// It is the last stage, after others.
+    Last(&'static str, Spent),
+}
+
 /// One call.
 pub struct Call<P: Platform> {
     platform: P,
@@ -144,6 +157,16 @@ pub struct Call<P: Platform> {
     promised: bool,
     /// Something of the answer has been given out, or may be.
     committed: bool,
+    role: Role,
+    /// The stages before it, while they are on their way.
+    team: Option<Box<Team<P>>>,
+    /// What is said if nobody answers.
+    instead: Option<Whole>,
+    /// When it must be done, if that is sooner than its provider's time.
+    until: Option<Timestamp>,
+    /// The answer of a stage that the caller does not see, or why there is none.
+    pub(super) answer: Option<Whole>,
+    pub(super) refused: Option<Refusal>,
     /// What was said so far.
     said: resume::Said,
     /// What is known of it.
@@ -179,9 +202,122 @@ impl<P: Platform> Call<P> {
             whole: None,
             promised: false,
             committed: false,
+            role: Role::Own,
+            team: None,
+            instead: None,
+            until: None,
+            answer: None,
+            refused: None,
             said: resume::Said::default(),
             metered,
         }
+    }
+
+    /// A stage that the caller does not see: it answers `chat`, whole.
+    pub(super) fn unseen(
+        platform: P,
+        plan: Arc<Plan>,
+        memory: Arc<Memory>,
+        asked: Asked,
+        chat: Chat,
+    ) -> Self {
+        let call = Self::new(platform, plan, memory, asked);
+        Self { role: Role::Unseen, chat: Some(chat), ..call }
+    }
+
+    /// A call that `team` answers.
+    pub(super) fn of(team: Team<P>, call: Self) -> Self {
+        Self { team: Some(Box::new(team)), ..call }
+    }
+
+    /// Works until it is known how the answer begins. Dropping the future loses nothing.
+    pub(super) async fn drive(&mut self) {
+        while self.whole.is_none() && !self.committed && !matches!(self.state, State::Over) {
+            self.step().await;
+        }
+    }
+
+    /// Lets the stages that the caller does not see come to their end. Dropping the future loses nothing.
+    async fn stages(&mut self) {
+        let Some(team) = &mut self.team else { return };
+        let outcome = team.run().await;
+        let (spent, until) = (std::mem::take(&mut team.spent), team.until);
+        if self.chat.is_none() {
+            self.chat = Some(team.chat.clone());
+        }
+        self.team = None;
+        self.count(&spent);
+        self.said.before = spent.usage;
+        match outcome {
+            Outcome::Ask { choice, chat, role, instead } => {
+                self.left = choice.candidates.iter().cloned().collect();
+                self.asked.candidates = choice.candidates;
+                self.asked.why = format!("{}: {role}; {}", self.asked.model, choice.why);
+                self.chat = Some(*chat);
+                self.instead = instead;
+                self.until = Some(until);
+                self.role = Role::Last(role, spent);
+            }
+            Outcome::Said(whole) => {
+                self.role = Role::Last("", spent);
+                self.deliver(whole);
+            }
+            Outcome::Refused(refusal) => {
+                self.role = Role::Last("", spent);
+                self.refuse(refusal, None);
+            }
+        }
+    }
+
+    /// Notes what stages used whose call is given up.
+    pub fn settle(&mut self) {
+        if let Some(spent) = self.team.as_ref().map(|team| team.spent.clone()) {
+            self.count(&spent);
+        }
+    }
+
+    fn count(&mut self, spent: &Spent) {
+        self.metered.usage = spent.usage;
+        self.metered.cost = spent.cost;
+        self.metered.attempts = spent.attempts;
+        self.metered.tried.clone_from(&spent.tried);
+        self.metered.stages = unworded(&spent.stages);
+    }
+
+    /// Whether the call is a caller's own, so that what is of their dialect passes through.
+    fn is_own(&self) -> bool {
+        matches!(self.role, Role::Own)
+    }
+
+    /// The stages, this one with them, for the answer: nothing for a caller's own call.
+    fn itemised(&mut self) -> Option<Event> {
+        let Role::Last(role, spent) = &self.role else { return None };
+        let mut stages = spent.stages.clone();
+        if self.sent
+            && let Some(candidate) = &self.current
+        {
+            let own = self.metered.usage.minus(&spent.usage);
+            let micros = self.platform.clock().ticks().saturating_sub(self.since.0);
+            stages.push(Stage {
+                stage: role,
+                model: candidate.name(),
+                input: own.input,
+                output: own.output,
+                cost: self.own_cost(candidate, &own),
+                ms: micros / 1000,
+                outcome: "ok",
+                text: None,
+            });
+        }
+        self.metered.stages = unworded(&stages);
+        self.price();
+        let whole =
+            serde_json::json!({"model": self.asked.model, "cost": self.metered.cost, "stages": stages});
+        Some(Event::Extra(serde_json::Map::from_iter([("causeway".to_owned(), whole)])))
+    }
+
+    fn own_cost(&self, candidate: &Candidate, usage: &Usage) -> Option<f64> {
+        cost(&self.plan.llm, &self.memory, &self.asked.model, candidate, usage)
     }
 
     /// Whether the answer is wanted as it comes.
@@ -192,9 +328,8 @@ impl<P: Platform> Call<P> {
 
     /// Waits until it is known how the answer begins. Dropping the future loses nothing.
     pub async fn open(&mut self) -> Opening {
-        while self.whole.is_none() && !self.committed {
-            self.step().await;
-        }
+        self.stages().await;
+        self.drive().await;
         match self.whole.take() {
             Some((status, headers, body)) => Opening::Whole(status, headers, body),
             None => Opening::Stream(self.chosen()),
@@ -212,6 +347,10 @@ impl<P: Platform> Call<P> {
         loop {
             if self.committed && !self.out.is_empty() {
                 return Some(self.out.split().freeze());
+            }
+            if self.team.is_some() {
+                self.stages().await;
+                continue;
             }
             if matches!(self.state, State::Over) {
                 return None;
@@ -307,7 +446,11 @@ impl<P: Platform> Call<P> {
         if let Some(candidate) = self.current.as_ref().filter(|_| self.sent) {
             let (ticks, (asked, first)) = (self.platform.clock().ticks(), self.since);
             let (first, rest) = (first.saturating_sub(asked), ticks.saturating_sub(first));
-            let tokens = self.metered.usage.output.unwrap_or(0);
+            let tokens = match &self.role {
+                Role::Last(_, spent) => self.metered.usage.minus(&spent.usage).output,
+                Role::Own | Role::Unseen => self.metered.usage.output,
+            };
+            let tokens = tokens.unwrap_or(0);
             if self.said.has_gone_on() {
                 self.memory.answers(candidate);
             } else {
@@ -338,10 +481,15 @@ impl<P: Platform> Call<P> {
     }
 
     fn price(&mut self) {
-        if let Some(candidate) = &self.current {
-            let (llm, asked) = (&self.plan.llm, &self.asked.model);
-            self.metered.cost = cost(llm, &self.memory, asked, candidate, &self.metered.usage);
-        }
+        let own = match &self.role {
+            Role::Last(_, spent) => (self.metered.usage.minus(&spent.usage), spent.cost),
+            Role::Own | Role::Unseen => (self.metered.usage, None),
+        };
+        let asked = self.current.as_ref();
+        self.metered.cost = match (asked.and_then(|candidate| self.own_cost(candidate, &own.0)), own.1) {
+            (Some(own), Some(spent)) => Some(own + spent),
+            (own, spent) => own.or(spent),
+        };
     }
 
     /// The answer is there, all of it.
@@ -375,6 +523,11 @@ impl<P: Platform> Call<P> {
         }
         headers
     }
+}
+
+/// Stages as they may be noted: never in words.
+fn unworded(stages: &[Stage]) -> Vec<Stage> {
+    stages.iter().map(|stage| Stage { text: None, ..stage.clone() }).collect()
 }
 
 /// The next chunk of `body`, or its end; `None` if neither comes until `limit`.

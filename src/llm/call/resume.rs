@@ -191,7 +191,7 @@ impl<P: Platform> Call<P> {
         self.said.owed = self.said.words.get(words.len()..).unwrap_or_default().to_owned();
         let words = words.to_owned();
         let kind = candidate.provider.kind;
-        if self.asked.task.front().is(dialect(kind)) {
+        if self.is_own() && self.asked.task.front().is(dialect(kind)) {
             let mut body = parse(&self.asked.body)?;
             if let Some(messages) = body.get_mut("messages").and_then(Value::as_array_mut) {
                 messages.push(json!({"role": "assistant", "content": words}));

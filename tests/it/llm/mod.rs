@@ -8,3 +8,4 @@ mod fixtures;
 mod grid;
 mod hostile;
 mod resume;
+mod team;
