@@ -90,6 +90,12 @@ pub enum Swap {
 ///
 /// Keys are at most 512 bytes of printable ASCII, values at most 1 MiB. A value whose `ttl` has passed is gone.
 pub trait StateStore {
+    /// Whether it is near enough to be asked before each answer in a session. Where it is, a session that one of several
+    /// instances has ended is served by none of the others.
+    fn is_near(&self) -> bool {
+        false
+    }
+
     /// The value at `key`, if there is one that has not expired.
     fn load(&self, key: &str) -> impl Future<Output = Result<Option<Held>, SeamError>>;
 

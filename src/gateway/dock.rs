@@ -4,13 +4,14 @@
 //! connection, makes a [`Line`] of the link's dock and passes on what arrives and what is said. Everything else that
 //! concerns a link, from the request of a caller to a companion's `POST`, goes through [`Docked::ask`].
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use futures_util::future::{Either, select};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
@@ -30,6 +31,9 @@ use crate::tunnel::{Limits, hello::SessionId};
 
 /// How long it is remembered that a link was there.
 const REMEMBERED: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+
+/// How often what is known of a link that is connected is kept.
+const KEEP: Duration = Duration::from_secs(60);
 
 /// In the extensions of a reply with status 101: the host is to accept the request as a WebSocket and hand it to the
 /// dock of the link.
@@ -352,7 +356,11 @@ impl<P: Platform> Docked<P> {
                 keep(&platform, &name, &facts).await;
             }
             if let Some(tended) = tended {
-                tended.await;
+                let mut tended = pin!(tended);
+                // A host may be killed, and then what it has kept is all that is known.
+                while let Either::Right(_) = select(&mut tended, pin!(platform.clock().sleep(KEEP))).await {
+                    keep(&platform, &name, &dock.shown().facts).await;
+                }
             }
             if let Some(facts) = dock.take_unkept() {
                 keep(&platform, &name, &facts).await;

@@ -381,6 +381,22 @@ impl Usage {
         take(&mut self.reasoning, newer.reasoning);
     }
 
+    /// These and those together.
+    #[must_use]
+    pub fn plus(&self, more: &Self) -> Self {
+        let sum = |one: Option<u64>, other: Option<u64>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.saturating_add(other)),
+            (one, other) => one.or(other),
+        };
+        Self {
+            input: sum(self.input, more.input),
+            output: sum(self.output, more.output),
+            cached: sum(self.cached, more.cached),
+            cache_write: sum(self.cache_write, more.cache_write),
+            reasoning: sum(self.reasoning, more.reasoning),
+        }
+    }
+
     /// Whether nothing is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -270,8 +270,11 @@ impl Memory {
                 | Kind::UpstreamCut
                 | Kind::UpstreamInvalid
                 | Kind::UpstreamRefused
-                | Kind::LinkOffline
         );
+        if kind == Kind::LinkOffline {
+            // No failure of the provider, and whether the link is back is known at once.
+            return;
+        }
         if !failure {
             // Whoever refuses is there.
             held.slots.remove(&slot);

@@ -14,13 +14,12 @@
 mod line;
 
 use std::collections::BTreeSet;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
-use futures_util::future::{AbortHandle, Abortable};
-use futures_util::stream::FuturesUnordered;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -283,14 +282,14 @@ pub struct Feed<P: Platform, W> {
     mcp: Mcp<P>,
     leases: Leases,
     step: fn(Line<P>) -> W,
-    /// Boxed: the set makes room for one more than there are.
-    lines: FuturesUnordered<Abortable<Pin<Box<W>>>>,
-    handles: Vec<(Arc<Server>, AbortHandle)>,
+    /// Few mostly, and looked through each time: a set that knows whom to poll would cost more for as long as it lasts.
+    /// Who had something to tell goes to the end.
+    lines: Vec<(Arc<Server>, Pin<Box<W>>)>,
 }
 
 /// A feed without servers yet. Sessions that it opens are noted in `leases` until they are ended.
 pub fn feed<P: Platform>(mcp: Mcp<P>, leases: Leases) -> Feed<P, impl Future<Output = Stepped<P>> + use<P>> {
-    Feed { mcp, leases, step: step::<P>, lines: FuturesUnordered::new(), handles: Vec::new() }
+    Feed { mcp, leases, step: step::<P>, lines: Vec::new() }
 }
 
 impl<P: Platform, W: Future<Output = Stepped<P>>> Feed<P, W> {
@@ -303,35 +302,41 @@ impl<P: Platform, W: Future<Output = Stepped<P>>> Feed<P, W> {
 
     /// Hears `server` no more. A session that was opened for it stays among the leases.
     pub fn remove(&mut self, server: &Server) {
-        self.handles.retain(|(heard, handle)| {
-            let other = heard.name != server.name;
-            if !other {
-                handle.abort();
-            }
-            other
-        });
+        self.lines.retain(|(heard, _)| heard.name != server.name);
     }
 
     fn go_on(&mut self, line: Line<P>) {
-        let (handle, registration) = AbortHandle::new_pair();
-        self.handles.retain(|(heard, _)| heard.name != line.server().name);
-        self.handles.reserve_exact(1);
-        self.handles.push((line.server().clone(), handle));
-        self.lines.push(Abortable::new(Box::pin((self.step)(line)), registration));
+        self.lines.reserve_exact(1);
+        self.lines.push((line.server().clone(), Box::pin((self.step)(line))));
+    }
+
+    /// Whether no server is left to be heard.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
     }
 
     /// The next notice; `None` when no server is left to be heard. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Notice> {
-        loop {
-            // Those that were removed end with an error.
-            let Ok((line, notice)) = self.lines.next().await? else { continue };
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// The same for whoever waits for other things, too: there is no future to make room for.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Notice>> {
+        let mut at = 0;
+        while let Some((_, line)) = self.lines.get_mut(at) {
+            let Poll::Ready((line, notice)) = line.as_mut().poll(context) else {
+                at += 1;
+                continue;
+            };
+            self.lines.remove(at);
             if let Some(line) = line {
                 self.go_on(line);
             }
-            if let Some(notice) = notice {
-                return Some(notice);
+            if notice.is_some() {
+                return Poll::Ready(notice);
             }
         }
+        if self.lines.is_empty() { Poll::Ready(None) } else { Poll::Pending }
     }
 }
 

@@ -75,10 +75,15 @@ impl<P: Platform> Mcp<P> {
 
     /// How the link `name` is; `None` if its owner cannot say.
     pub(super) async fn link(&self, name: &str) -> Option<Arc<Shown>> {
+        self.link_within(name, self.link_look()).await
+    }
+
+    /// How the link `name` is, or was no longer ago than `age`.
+    async fn link_within(&self, name: &str, age: Duration) -> Option<Arc<Shown>> {
         let now = self.platform.clock().now();
         let known = self.memory.link(name);
         if let Some((looked, shown)) = &known
-            && now.since(*looked) < self.link_look()
+            && now.since(*looked) < age
         {
             return Some(shown.clone());
         }
@@ -194,7 +199,8 @@ impl<P: Platform> Mcp<P> {
         }
         let mut all = Vec::new();
         for name in names {
-            let shown = self.link(name).await.unwrap_or_default();
+            // Who looks at the numbers wants those of now.
+            let shown = self.link_within(name, LOOK.0).await.unwrap_or_default();
             let facts = &shown.facts;
             let seen = |offer: &Offer| {
                 caller.admin || matches!(offer, Offer::Server(name) if caller.servers.admits(name))

@@ -7,8 +7,9 @@
 //! A mailbox **never** acts by itself: [`deliver`] takes a letter and gives what is said to it, and the work that it
 //! sets going. The host runs the work.
 
+use std::ops::Deref;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -60,16 +61,34 @@ pub enum Letter {
     End,
 }
 
+/// What is made when it is first asked for: of mailboxes there may be thousands, and most use little of what they could.
+#[derive(Debug)]
+pub struct Lazy<T>(OnceLock<Box<T>>);
+
+impl<T> Default for Lazy<T> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<T: Default> Deref for Lazy<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.get_or_init(Box::default)
+    }
+}
+
 /// What the owner of a key keeps.
 pub struct Mailbox<P: Platform> {
     /// Calls that may have to wait for their client.
-    pub parked: park::Desk<P>,
+    pub parked: Lazy<park::Desk<P>>,
     /// Questions that are open with a client.
-    pub rounds: rounds::Desk,
+    pub rounds: Lazy<rounds::Desk>,
     /// The streams of a session.
     pub standing: standing::Desk,
     /// The stream of a client of HTTP+SSE.
-    pub front: front::Desk,
+    pub front: Lazy<front::Desk>,
     /// Calls that run elsewhere.
     pub watched: watch::Desk,
     /// Sessions with HTTP+SSE servers.
@@ -79,10 +98,10 @@ pub struct Mailbox<P: Platform> {
 impl<P: Platform> Default for Mailbox<P> {
     fn default() -> Self {
         Self {
-            parked: park::Desk::default(),
-            rounds: rounds::Desk::default(),
+            parked: Lazy::default(),
+            rounds: Lazy::default(),
             standing: standing::Desk::default(),
-            front: front::Desk::default(),
+            front: Lazy::default(),
             watched: watch::Desk::default(),
             lines: lines::Desk::default(),
         }
@@ -92,10 +111,10 @@ impl<P: Platform> Default for Mailbox<P> {
 impl<P: Platform> Mailbox<P> {
     /// Whether nothing is kept: the next letter may as well be taken by a new mailbox.
     pub fn is_idle(&self) -> bool {
-        self.parked.is_idle()
-            && self.rounds.is_idle()
+        self.parked.0.get().is_none_or(|desk| desk.is_idle())
+            && self.rounds.0.get().is_none_or(|desk| desk.is_idle())
+            && self.front.0.get().is_none_or(|desk| desk.is_idle())
             && self.standing.is_idle()
-            && self.front.is_idle()
             && self.watched.is_idle()
             && self.lines.is_idle()
     }
@@ -181,7 +200,10 @@ pub fn deliver<P: Platform>(
         }
         Err(_) => (Said::fault(None, &Fault::new(Kind::Host, "the letter cannot be read")), Work::None),
     };
+    // Boxed: what waits for long need not keep what has gone to whoever works.
+    let with = Box::new((mcp, mailbox));
     (said, async move {
+        let (mcp, mailbox) = *with;
         match work {
             Work::None => {}
             // Boxed, each by itself: what lives for long need not make room for the largest of them.
@@ -189,7 +211,7 @@ pub fn deliver<P: Platform>(
             Work::Rounds(work) => Box::pin(rounds::run(mcp, mailbox, *work)).await,
             Work::Front(work) => Box::pin(front::run(mcp, mailbox, *work)).await,
             Work::Line(work) => Box::pin(lines::run(mcp, mailbox, *work)).await,
-            Work::Watch(work) => watch::run(&mailbox, work).await,
+            Work::Watch(work) => Box::pin(watch::run(mailbox, work)).await,
             Work::Stand(work) => Box::pin(standing::run(mcp, mailbox, work)).await,
         }
     })

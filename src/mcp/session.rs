@@ -160,18 +160,22 @@ impl<P: Platform> Mcp<P> {
         if facts.server.as_deref() != server.map(|server| server.name.as_str()) {
             return Err(unknown());
         }
-        let memory = match self.memory.session(&facts.id) {
-            Some(memory) => memory,
+        let (memory, known) = match self.memory.session(&facts.id) {
+            Some(memory) => (memory, true),
             None => {
                 let memory = self.load_session(&facts.id).await?;
-                self.memory.keep_session(&facts.id, memory, now)
+                (self.memory.keep_session(&facts.id, memory, now), false)
             }
         };
         memory.used.store(now.0, Ordering::Relaxed);
-        if lock(&memory.record).0.ended {
+        let session = Session { facts: Arc::new(facts), memory };
+        if known && self.platform.store().is_near() {
+            self.recheck(&session).await;
+        }
+        if lock(&session.memory.record).0.ended {
             return Err(unknown());
         }
-        Ok(Session { facts: Arc::new(facts), memory })
+        Ok(session)
     }
 
     pub(super) async fn load_session(&self, id: &str) -> Result<SessionMemory, Fault> {

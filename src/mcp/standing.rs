@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Mcp;
 use super::client::Client;
-use super::feed::{Leases, Notice, Over, Source, Topic, UPDATED, Wanted, What, feed};
+use super::feed::{Feed, Leases, Notice, Over, Source, Stepped, Topic, UPDATED, Wanted, What, feed};
 use super::lines::Held;
 use super::listen::{Subscribed, given, renamed, uri_of};
 use super::mailbox::{Mailbox, Said, Work};
@@ -31,7 +31,7 @@ use super::rounds::OWN;
 use super::session::{Holder, Session};
 use super::tail::{Log, Tail};
 use crate::config::plan::{Caller, Server};
-use crate::platform::{Clock as _, Entropy as _, Platform};
+use crate::platform::{Clock as _, Entropy as _, Platform, Timestamp};
 use crate::wire::jsonrpc::Message;
 use crate::wire::sse::Event;
 
@@ -210,15 +210,27 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, stand: Stand) -> (
 }
 
 /// Keeps the streams of a session up until it ends or nobody wants them any more.
-pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: Box<Started>) {
-    let Started { stand, mut told, announce } = unboxed(started);
-    let leases = Leases::default();
-    if let Some((keeper, servers)) = Keeper::attend(&mcp, &mailbox.standing, stand, announce).await {
-        keeper.keep(servers, &mut told, leases.clone()).await;
-    }
-    mailbox.standing.end();
-    for (server, session) in leases.take() {
-        mcp.end(&server, &session).await;
+#[expect(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
+pub fn run<P: Platform>(
+    mcp: Mcp<P>,
+    mailbox: Arc<Mailbox<P>>,
+    started: Box<Started>,
+) -> impl Future<Output = ()> + use<P> {
+    async move {
+        let Started { stand, mut told, announce } = unboxed(started);
+        let leases = Leases::default();
+        // Boxed, like all that is done seldom: what waits for so long need not make room for it.
+        let keeper = Box::pin(Keeper::attend(&mcp, &mailbox.standing, stand, announce)).await;
+        if let Some(mut keeper) = keeper {
+            keeper.keep(&mut told, leases.clone()).await;
+        }
+        mailbox.standing.end();
+        Box::pin(async {
+            for (server, session) in leases.take() {
+                mcp.end(&server, &session).await;
+            }
+        })
+        .await;
     }
 }
 
@@ -252,16 +264,19 @@ struct Keeper<'a, P: Platform> {
     session: Session,
     merged: bool,
     announce: bool,
+    /// Servers that have not been heard yet, and who waits for that.
+    unheard: Vec<String>,
+    waiting: Vec<(Log, Vec<String>)>,
+    over: Vec<Heard>,
+    /// How long nobody has read.
+    unread: Duration,
+    /// Servers of which it is to be found out how they are heard, and when.
+    due: Vec<(Arc<Server>, Duration)>,
 }
 
 impl<'a, P: Platform> Keeper<'a, P> {
     /// Finds out whose session it is, and which servers it is about; `None` if there is no such session any more.
-    async fn attend(
-        mcp: &'a Mcp<P>,
-        desk: &'a Desk,
-        stand: Stand,
-        announce: bool,
-    ) -> Option<(Self, Vec<Arc<Server>>)> {
+    async fn attend(mcp: &'a Mcp<P>, desk: &'a Desk, stand: Stand, announce: bool) -> Option<Box<Self>> {
         let server = stand.target.as_ref().and_then(|name| mcp.plan.server(name)).cloned();
         let merged = stand.target.is_none();
         let caller = caller_of(mcp, &stand.caller)?;
@@ -272,7 +287,13 @@ impl<'a, P: Platform> Keeper<'a, P> {
             None => mcp.plan.servers.iter().filter(|s| caller.servers.admits(&s.name)).cloned().collect(),
         };
         let client = Client::of_session(caller, session.clone());
-        Some((Self { mcp, desk, client, session, merged, announce }, servers))
+        let unheard = servers.iter().map(|server| server.name.clone()).collect();
+        let over = Vec::with_capacity(servers.len());
+        let due = servers.into_iter().map(|server| (server, Duration::ZERO)).collect();
+        let (waiting, unread) = (Vec::new(), Duration::ZERO);
+        let keeper =
+            Self { mcp, desk, client, session, merged, announce, unheard, waiting, over, unread, due };
+        Some(Box::new(keeper))
     }
 
     fn subscriptions(&self) -> Vec<Subscribed> {
@@ -284,37 +305,18 @@ impl<'a, P: Platform> Keeper<'a, P> {
         Wanted { lists: Topic::ALL.into(), uris, tasks: Vec::new() }
     }
 
-    async fn keep(&self, servers: Vec<Arc<Server>>, told: &mut UnboundedReceiver<Told>, leases: Leases) {
+    async fn keep(&mut self, told: &mut UnboundedReceiver<Told>, leases: Leases) {
         let mut feed = feed(self.mcp.clone(), leases);
         // Few, and soon none: a set that knows whom to poll would cost more for as long as the session lasts.
         let mut preparing = Vec::new();
-        // Servers that have not been heard yet, and who waits for that.
-        let mut unheard: Vec<String> = servers.iter().map(|server| server.name.clone()).collect();
-        let mut waiting: Vec<(Log, Vec<String>)> = Vec::new();
-        let mut over: Vec<Heard> = Vec::with_capacity(servers.len());
-        for server in servers {
-            preparing.push(Box::pin(self.prepare(server, Duration::ZERO)));
-        }
-        let mut hush = false;
-        let mut unread = Duration::ZERO;
         let began = self.mcp.platform.clock().now();
         loop {
-            let patience = began.after(PATIENCE).since(self.mcp.platform.clock().now());
-            if unheard.is_empty() || patience.is_zero() {
-                self.desk.ready();
+            for (server, after) in std::mem::take(&mut self.due) {
+                preparing.push(Box::pin(prepare(self.mcp, self.client.clone(), server, after)));
             }
-            waiting.retain(|(log, servers)| {
-                let waits = !servers.is_empty();
-                if !waits {
-                    log.end();
-                }
-                waits
-            });
-            let look = if lock(&self.desk.0).ready { LOOK } else { patience.min(LOOK) };
+            let look = self.look(began);
             let next = {
                 let mut looks = pin!(self.mcp.platform.clock().sleep(look));
-                let mut news =
-                    pin!(async { if hush { std::future::pending().await } else { feed.next().await } });
                 std::future::poll_fn(|context| {
                     if let Poll::Ready(told) = told.poll_next_unpin(context) {
                         return Poll::Ready(Next::Told(told));
@@ -324,122 +326,125 @@ impl<'a, P: Platform> Keeper<'a, P> {
                             preparing.get_mut(at).map(|one: &mut Pin<Box<_>>| one.as_mut().poll(context))
                         {
                             drop(preparing.swap_remove(at));
+                            if preparing.is_empty() {
+                                preparing = Vec::new();
+                            }
                             return Poll::Ready(Next::Prepared(ready));
                         }
                     }
-                    if let Poll::Ready(news) = news.as_mut().poll(context) {
+                    if !feed.is_empty()
+                        && let Poll::Ready(Some(news)) = feed.poll_next(context)
+                    {
                         return Poll::Ready(Next::News(news));
                     }
-                    looks.as_mut().poll(context).map(|()| Next::Look)
+                    looks.as_mut().poll(context).map(|()| Next::Look(look))
                 })
                 .await
             };
-            match next {
-                Next::Told(None | Some(Told::End)) => return,
-                Next::Told(Some(Told::Subscriptions(log))) => {
-                    // Boxed, like all that is done seldom: what waits for so long need not make room for it.
-                    Box::pin(self.mcp.recheck(&self.session)).await;
-                    let mut changed = Vec::new();
-                    for Heard { server, over, wanted } in &mut over {
-                        let now = self.wanted(server);
-                        let listens = matches!(over, Over::Dedicated);
-                        if now != *wanted && listens {
-                            changed.push(server.name.clone());
-                            feed.add(Source {
-                                server: server.clone(),
-                                wanted: now.clone(),
-                                over: over.clone(),
-                            });
-                            hush = false;
-                        }
-                        *wanted = now;
-                    }
-                    waiting.push((log, changed));
-                }
-                Next::Prepared((server, Some(how))) => {
-                    let wanted = self.wanted(&server);
-                    over.retain(|heard| heard.server.name != server.name);
-                    over.push(Heard { server: server.clone(), over: how.clone(), wanted: wanted.clone() });
-                    feed.add(Source { server, wanted, over: how });
-                    hush = false;
-                }
-                Next::Prepared((server, None)) => heard(&mut unheard, &mut waiting, &server),
-                Next::News(None) => hush = true,
-                Next::News(Some(Notice { server, what, held })) => match what {
-                    What::Agreed(told) => {
-                        if self.announce && unheard.contains(&server.name) {
-                            for message in told.changes() {
-                                let _ = self.tell(&server, message, None);
-                            }
-                        }
-                        heard(&mut unheard, &mut waiting, &server);
-                    }
-                    What::Message(data) => {
-                        let heard = over.iter().find(|heard| heard.server.name == server.name);
-                        let own = heard.and_then(|heard| match &heard.over {
-                            Over::Own(session) => Some(session.clone()),
-                            Over::Line(_) => held.as_ref().map(|held| held.session.clone()),
-                            Over::Dedicated => None,
-                        });
-                        let reply = self.tell(&server, data, held.as_deref());
-                        if let (Some(reply), Some(session)) = (reply, own) {
-                            self.mcp.tell(&server, reply, &session).await;
-                        }
-                    }
-                    What::Down(_) | What::Silent => heard(&mut unheard, &mut waiting, &server),
-                    What::Lost => {
-                        heard(&mut unheard, &mut waiting, &server);
-                        let place = over.iter().position(|heard| heard.server.name == server.name);
-                        let heard = place.map(|place| over.swap_remove(place));
-                        if let Some(Heard { server, over: Over::Own(lost), .. }) = heard {
-                            let holder = Holder::Client(self.session.clone());
-                            let _ = Box::pin(self.mcp.drop_held(&server, &holder, &lost)).await;
-                            preparing.push(Box::pin(self.prepare(server, AGAIN)));
-                        }
-                    }
-                },
-                Next::Look => {
-                    unread = if self.desk.is_read() { Duration::ZERO } else { unread + look };
-                    if unread >= KEPT || lock(&self.session.memory.record).0.ended {
-                        return;
-                    }
-                    if self.mcp.recheck_due(&self.session) {
-                        Box::pin(self.mcp.recheck(&self.session)).await;
-                    }
-                }
+            // Boxed: most of the time nothing happens, and that need not make room for what does.
+            if !Box::pin(self.act(&mut feed, next)).await {
+                return;
             }
         }
     }
 
-    /// Finds out how `server` is to be heard; `None` if it has nothing to say but in answers.
-    async fn prepare(&self, server: Arc<Server>, after: Duration) -> (Arc<Server>, Option<Over>) {
-        if !after.is_zero() {
-            self.mcp.platform.clock().sleep(after).await;
+    /// Tells those who have waited long enough, and how long to wait for the next look.
+    fn look(&mut self, began: Timestamp) -> Duration {
+        let patience = began.after(PATIENCE).since(self.mcp.platform.clock().now());
+        if self.unheard.is_empty() || patience.is_zero() {
+            self.desk.ready();
         }
-        loop {
-            match self.over(&server).await {
-                Some(over) => return (server, over),
-                None => self.mcp.platform.clock().sleep(AGAIN).await,
+        self.waiting.retain(|(log, servers)| {
+            let waits = !servers.is_empty();
+            if !waits {
+                log.end();
             }
-        }
+            waits
+        });
+        if lock(&self.desk.0).ready { LOOK } else { patience.min(LOOK) }
     }
 
-    /// `None` if the server cannot be asked now.
-    async fn over(&self, server: &Arc<Server>) -> Option<Option<Over>> {
-        let profile = self.mcp.profile(server).await.ok()?;
-        if profile.revision_for(Era::Legacy).era() == Era::Modern {
-            return Some(Some(Over::Dedicated));
-        }
-        if profile.http_sse {
-            return Some(Some(Over::Line(Arc::new(self.client.clone()))));
-        }
-        match self.mcp.holder(server, &self.client, profile.sessions) {
-            Holder::Pool(..) if profile.sessions => Some(Some(Over::Dedicated)),
-            Holder::Pool(..) => Some(None),
-            holder @ Holder::Client(_) => {
-                let session = self.mcp.held(server, &holder).await.ok()?;
-                Some(session.id.is_some().then_some(Over::Own(session)))
+    /// Does what is to be done; `false` if nobody wants the streams any more.
+    async fn act<W: Future<Output = Stepped<P>>>(&mut self, feed: &mut Feed<P, W>, next: Next) -> bool {
+        match next {
+            Next::Told(None | Some(Told::End)) => return false,
+            Next::Told(Some(Told::Subscriptions(log))) => {
+                self.mcp.recheck(&self.session).await;
+                let mut changed = Vec::new();
+                for at in 0..self.over.len() {
+                    let Some(Heard { server, over, wanted }) = self.over.get(at) else { break };
+                    let now = self.wanted(server);
+                    if now != *wanted && matches!(over, Over::Dedicated) {
+                        changed.push(server.name.clone());
+                        feed.add(Source { server: server.clone(), wanted: now.clone(), over: over.clone() });
+                    }
+                    if let Some(heard) = self.over.get_mut(at) {
+                        heard.wanted = now;
+                    }
+                }
+                self.waiting.push((log, changed));
             }
+            Next::Prepared((server, Some(how))) => {
+                let wanted = self.wanted(&server);
+                self.over.retain(|heard| heard.server.name != server.name);
+                self.over.push(Heard { server: server.clone(), over: how.clone(), wanted: wanted.clone() });
+                feed.add(Source { server, wanted, over: how });
+            }
+            Next::Prepared((server, None)) => self.heard(&server),
+            Next::News(Notice { server, what, held }) => match what {
+                What::Agreed(told) => {
+                    if self.announce && self.unheard.contains(&server.name) {
+                        for message in told.changes() {
+                            let _ = self.tell(&server, message, None);
+                        }
+                    }
+                    self.heard(&server);
+                }
+                What::Message(data) => {
+                    let heard = self.over.iter().find(|heard| heard.server.name == server.name);
+                    let own = heard.and_then(|heard| match &heard.over {
+                        Over::Own(session) => Some(session.clone()),
+                        Over::Line(_) => held.as_ref().map(|held| held.session.clone()),
+                        Over::Dedicated => None,
+                    });
+                    let reply = self.tell(&server, data, held.as_deref());
+                    if let (Some(reply), Some(session)) = (reply, own) {
+                        self.mcp.tell(&server, reply, &session).await;
+                    }
+                }
+                What::Down(_) | What::Silent => self.heard(&server),
+                What::Lost => {
+                    self.heard(&server);
+                    let place = self.over.iter().position(|heard| heard.server.name == server.name);
+                    let heard = place.map(|place| self.over.swap_remove(place));
+                    if let Some(Heard { server, over: Over::Own(lost), .. }) = heard {
+                        let holder = Holder::Client(self.session.clone());
+                        let _ = self.mcp.drop_held(&server, &holder, &lost).await;
+                        self.due.push((server, AGAIN));
+                    }
+                }
+            },
+            Next::Look(look) => {
+                self.unread = if self.desk.is_read() { Duration::ZERO } else { self.unread + look };
+                if self.unread >= KEPT || lock(&self.session.memory.record).0.ended {
+                    return false;
+                }
+                if self.mcp.recheck_due(&self.session) {
+                    self.mcp.recheck(&self.session).await;
+                }
+            }
+        }
+        true
+    }
+
+    /// `server` is heard, or will not be for now: nobody need wait for it.
+    fn heard(&mut self, server: &Server) {
+        self.unheard.retain(|name| *name != server.name);
+        if self.unheard.is_empty() {
+            self.unheard = Vec::new();
+        }
+        for (_, servers) in &mut self.waiting {
+            servers.retain(|name| *name != server.name);
         }
     }
 
@@ -493,14 +498,44 @@ struct Heard {
 enum Next {
     Told(Option<Told>),
     Prepared((Arc<Server>, Option<Over>)),
-    News(Option<Notice>),
-    Look,
+    News(Notice),
+    /// So much time has passed.
+    Look(Duration),
 }
 
-/// `server` is heard, or will not be for now: nobody need wait for it.
-fn heard(unheard: &mut Vec<String>, waiting: &mut [(Log, Vec<String>)], server: &Server) {
-    unheard.retain(|name| *name != server.name);
-    for (_, servers) in waiting {
-        servers.retain(|name| *name != server.name);
+/// Finds out how `server` is to be heard; `None` if it has nothing to say but in answers.
+async fn prepare<P: Platform>(
+    mcp: &Mcp<P>,
+    client: Client,
+    server: Arc<Server>,
+    after: Duration,
+) -> (Arc<Server>, Option<Over>) {
+    if !after.is_zero() {
+        mcp.platform.clock().sleep(after).await;
+    }
+    loop {
+        match over(mcp, &client, &server).await {
+            Some(over) => return (server, over),
+            None => mcp.platform.clock().sleep(AGAIN).await,
+        }
+    }
+}
+
+/// `None` if the server cannot be asked now.
+async fn over<P: Platform>(mcp: &Mcp<P>, client: &Client, server: &Arc<Server>) -> Option<Option<Over>> {
+    let profile = mcp.profile(server).await.ok()?;
+    if profile.revision_for(Era::Legacy).era() == Era::Modern {
+        return Some(Some(Over::Dedicated));
+    }
+    if profile.http_sse {
+        return Some(Some(Over::Line(Arc::new(client.clone()))));
+    }
+    match mcp.holder(server, client, profile.sessions) {
+        Holder::Pool(..) if profile.sessions => Some(Some(Over::Dedicated)),
+        Holder::Pool(..) => Some(None),
+        holder @ Holder::Client(_) => {
+            let session = mcp.held(server, &holder).await.ok()?;
+            Some(session.id.is_some().then_some(Over::Own(session)))
+        }
     }
 }

@@ -52,6 +52,7 @@ impl State {
 
     fn wait(&mut self, waker: &Waker) {
         if !self.wakers.iter().any(|known| known.will_wake(waker)) {
+            self.wakers.reserve_exact(1);
             self.wakers.push(waker.clone());
         }
     }
@@ -97,6 +98,10 @@ impl Log {
         }
         let event = event(state.first + state.events.len() as u64);
         state.bytes += event.len();
+        if state.events.is_empty() {
+            // Many streams say one thing and then nothing for long.
+            state.events.reserve_exact(1);
+        }
         state.events.push_back(event);
         // The last event is kept whatever its size: without it there would be nothing to be read.
         while state.keeps.is_some_and(|keeps| state.bytes > keeps) && state.events.len() > 1 {

@@ -4,7 +4,7 @@
 //! `notifications/cancelled`, or the end of its session, may reach any other. So a call that takes a while is watched:
 //! the session's mailbox, which every instance tells, says when it is given up. Quick calls **never** ask.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -68,7 +68,7 @@ pub fn begin<P: Platform>(mailbox: &Mailbox<P>, id: &RawValue) -> (Said, Work) {
 }
 
 /// Forgets the call when nobody watches it any more.
-pub async fn run<P: Platform>(mailbox: &Mailbox<P>, started: Started) {
+pub async fn run<P: Platform>(mailbox: Arc<Mailbox<P>>, started: Started) {
     started.0.unread().await;
     lock(&mailbox.watched.0).retain(|(_, log)| log.is_read());
 }

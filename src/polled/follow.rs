@@ -17,6 +17,10 @@ use crate::platform::{Clock as _, Platform, SeamError, StateStore as _, Swap, Ti
 
 /// What may wait to be read here before no more is fetched.
 const BACKLOG: usize = 256 * 1024;
+/// An owner that lives takes a letter within [`LATE`]; one that has not for so long, in so many looks, is gone.
+const UNTAKEN: (Duration, u32) = (Duration::from_secs(3), 8);
+/// How often it is looked meanwhile whether the letter is still there.
+const ANXIOUS: Duration = Duration::from_secs(1);
 
 /// A letter that lies in an inbox, or did.
 pub(super) struct Following {
@@ -30,7 +34,7 @@ pub(super) struct Following {
 /// What a look at the owner's inbox shows.
 enum Seen {
     /// The owner lives, and has taken the letter or not.
-    Lives,
+    Lives(bool),
     /// It is gone, and the letter was still there: it has been taken back.
     TakenBack,
     /// It is gone, with the letter.
@@ -85,9 +89,12 @@ impl<P: Platform> Polled<P> {
             }
             let own = Letter { id: id.clone(), key: key.to_owned(), text: text.clone(), pieces, gone: false };
             inbox.letters.push(own);
-            if let Swap::Done(_) =
+            if let Swap::Stale =
                 platform.store().swap(&record, Some(held.version), inbox.write(), RECORD).await?
             {
+                // Many who write at once would else keep each other from it, and the owner from reading.
+                platform.clock().sleep(pace.next(platform, LATE / 8)).await;
+            } else {
                 return Ok(Some(Following {
                     id,
                     key: key.to_owned(),
@@ -111,6 +118,7 @@ impl<P: Platform> Polled<P> {
         let (mut pace, mut heard, mut looked) = (Pace::default(), 0_u64, *since);
         // When the owner was seen, by its clock; until then, when the letter was sent.
         let mut seen = *since;
+        let (mut looks, mut taken) = (0, false);
         loop {
             let pause = pace.next(platform, LATE);
             let waits = pin!(async {
@@ -130,7 +138,7 @@ impl<P: Platform> Polled<P> {
                     let _ = platform.store().swap(&record, Some(version), Bytes::new(), Duration::ZERO).await;
                     return Some((key.clone(), letter.clone()));
                 }
-                seen = seen.max(saying.said);
+                (seen, taken) = (seen.max(saying.said), true);
                 let known = usize::try_from(heard.saturating_sub(saying.heard)).unwrap_or(usize::MAX);
                 let news = saying.bytes.get(known..).map(Bytes::copy_from_slice).unwrap_or_default();
                 if !news.is_empty() {
@@ -154,11 +162,15 @@ impl<P: Platform> Polled<P> {
                     }
                 }
             }
-            if now.since(seen) >= BEAT * 2 && now.since(looked) >= BEAT {
+            looks += 1;
+            let untaken = !taken && looks >= UNTAKEN.1 && now.since(*since) >= UNTAKEN.0;
+            if untaken && now.since(looked) >= ANXIOUS
+                || now.since(seen) >= BEAT * 2 && now.since(looked) >= BEAT
+            {
                 looked = now;
-                let long = now.since(seen) >= LEASE;
-                match self.seen_there(platform, seat, id, long).await {
-                    Seen::Lives => {}
+                let silent = now.since(seen) >= LEASE;
+                match self.seen_there(platform, seat, id, untaken, silent).await {
+                    Seen::Lives(gone) => taken = taken || gone,
                     Seen::TakenBack => return Some((key.clone(), letter.clone())),
                     Seen::Lost => {
                         if let Some(event) = mailbox::lost(letter) {
@@ -172,22 +184,23 @@ impl<P: Platform> Polled<P> {
         }
     }
 
-    /// How it stands with the owner, which has said nothing for a while; `long`: for longer than anybody who lives.
-    async fn seen_there(&self, platform: &P, seat: &str, id: &str, long: bool) -> Seen {
+    /// How it stands with the owner, which has said nothing for a while: `silent`, for longer than anybody who lives;
+    /// `untaken`, it had the time to take the letter.
+    async fn seen_there(&self, platform: &P, seat: &str, id: &str, untaken: bool, silent: bool) -> Seen {
         let record = inbox_key(seat);
         for _ in 0..TRIES {
             let held = match platform.store().load(&record).await {
                 Ok(held) => held,
-                Err(_) => return Seen::Lives,
+                Err(_) => return Seen::Lives(false),
             };
             let open = held.and_then(|held| Some((held.version, Inbox::read(&held.value)?)));
             let Some((version, mut inbox)) = open else { return Seen::Lost };
             let now = platform.clock().now();
             let there = inbox.letters.iter().any(|letter| letter.id == id);
-            let dead = inbox.closed || now.since(inbox.beat) >= LEASE;
+            let dead = inbox.closed || now.since(inbox.beat) >= LEASE || untaken && there;
             if !dead {
                 // It lives, but a letter that it took and says nothing about is one that it lost.
-                return if long && !there { Seen::Lost } else { Seen::Lives };
+                return if silent && !there { Seen::Lost } else { Seen::Lives(!there) };
             }
             if !there {
                 return Seen::Lost;
@@ -197,10 +210,10 @@ impl<P: Platform> Polled<P> {
             match platform.store().swap(&record, Some(version), inbox.write(), RECORD).await {
                 Ok(Swap::Done(_)) => return Seen::TakenBack,
                 Ok(Swap::Stale) => {}
-                Err(_) => return Seen::Lives,
+                Err(_) => return Seen::Lives(false),
             }
         }
-        Seen::Lives
+        Seen::Lives(false)
     }
 
     /// Tells the owner that nobody listens any more. If it cannot be told, it finds out by itself, later.

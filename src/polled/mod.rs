@@ -499,35 +499,38 @@ impl<P: Platform> Polled<P> {
     async fn look(&self, platform: &P, pace: Option<&mut OwnedMutexGuard<Pace>>) -> Vec<Letter> {
         let Some(seat) = lock(&self.state).seat.clone() else { return Vec::new() };
         let record = inbox_key(&seat.id);
-        let now = platform.clock().now();
-        // A store that fails now may not later; meanwhile the lease runs.
-        let Ok(held) = platform.store().load(&record).await else { return Vec::new() };
-        let open = held.and_then(|held| Some((held.version, Inbox::read(&held.value)?)));
-        let Some((version, mut inbox)) = open.filter(|(_, inbox)| !inbox.closed) else {
-            self.unseat(&seat.id);
-            return Vec::new();
-        };
-        if inbox.letters.is_empty() && now.since(seat.beat) < BEAT {
-            return Vec::new();
-        }
-        let letters = std::mem::take(&mut inbox.letters);
-        inbox.beat = now;
-        let Ok(Swap::Done(_)) = platform.store().swap(&record, Some(version), inbox.write(), RECORD).await
-        else {
-            // Another letter came in between.
-            if let Some(pace) = pace {
+        for _ in 0..TRIES {
+            let now = platform.clock().now();
+            // A store that fails now may not later; meanwhile the lease runs.
+            let Ok(held) = platform.store().load(&record).await else { return Vec::new() };
+            let open = held.and_then(|held| Some((held.version, Inbox::read(&held.value)?)));
+            let Some((version, mut inbox)) = open.filter(|(_, inbox)| !inbox.closed) else {
+                self.unseat(&seat.id);
+                return Vec::new();
+            };
+            if inbox.letters.is_empty() && now.since(seat.beat) < BEAT {
+                return Vec::new();
+            }
+            let letters = std::mem::take(&mut inbox.letters);
+            inbox.beat = now;
+            match platform.store().swap(&record, Some(version), inbox.write(), RECORD).await {
+                Ok(Swap::Done(_)) => {}
+                // Another letter came in between.
+                Ok(Swap::Stale) => continue,
+                Err(_) => return Vec::new(),
+            }
+            self.seen(&seat.id, now);
+            if letters.is_empty() {
+                self.renew(platform, &seat.id).await;
+            } else if let Some(pace) = pace {
                 pace.quicken();
             }
-            return Vec::new();
-        };
-        self.seen(&seat.id, now);
-        if let Some(pace) = pace.filter(|_| !letters.is_empty()) {
+            return letters;
+        }
+        if let Some(pace) = pace {
             pace.quicken();
         }
-        if letters.is_empty() {
-            self.renew(platform, &seat.id).await;
-        }
-        letters
+        Vec::new()
     }
 
     /// Renews what says that this instance owns its keys, before that passes its time.

@@ -592,6 +592,10 @@ fn rpc_method(body: &[u8]) -> String {
 }
 
 impl StateStore for Fake {
+    fn is_near(&self) -> bool {
+        self.here.is_some()
+    }
+
     async fn load(&self, key: &str) -> Result<Option<Held>, SeamError> {
         let (held, time) = {
             let mut world = self.world();

@@ -218,9 +218,12 @@ impl Dock {
     #[must_use]
     pub fn shown(&self) -> Shown {
         let inner = self.lock();
-        let up = inner.is_up();
+        let (up, mut facts) = (inner.is_up(), inner.facts.clone());
         let open = inner.link.as_ref().map_or(0, Link::streams);
-        Shown { connected: up, resumable: !up && inner.link.is_some(), open, facts: inner.facts.clone() }
+        if let Some(link) = inner.link.as_ref().filter(|_| up) {
+            facts.seen = facts.seen.max(Some(link.heard_at()));
+        }
+        Shown { connected: up, resumable: !up && inner.link.is_some(), open, facts }
     }
 
     /// What is known from before this dock was made.

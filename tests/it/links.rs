@@ -12,6 +12,7 @@ use causeway::platform::Clock as _;
 use causeway::relay::through;
 use causeway::testing::{Fake, Step};
 use causeway::tunnel::dock::{Line, Say};
+use causeway::tunnel::frame::Frame;
 use causeway::tunnel::pair::Message;
 use futures_util::StreamExt as _;
 use http::Request;
@@ -79,6 +80,23 @@ fn a_call_while_nobody_is_there_is_answered_at_once() {
     world.fake.pass(Duration::from_secs(12));
     let got = call(&world, "files__read");
     assert!(message(&got).contains("not connected, last seen 12 s ago; start"), "{}", got.body);
+}
+
+#[test]
+fn a_gateway_that_is_killed_knows_about_when_a_companion_was_there() {
+    let mut world = world(Offline::Keep);
+    let companion = Companion::dial(&world.fake, "laptop", &["files"]);
+    for _ in 0..10 {
+        world.fake.pass(Duration::from_secs(15));
+        companion.say(&world.fake, Frame::Ack(0).encode());
+    }
+    // Nobody is told of anything.
+    world.restart();
+    let got = call(&world, "files__read");
+    let said = message(&got);
+    let ago = said.split_once("last seen ").and_then(|(_, ago)| ago.split_once(" s ago"));
+    let ago: u64 = ago.unwrap_or_else(|| panic!("{said}")).0.parse().unwrap();
+    assert!(ago <= 75, "{said}");
 }
 
 /// Knocks at `/tunnel` with these headers.

@@ -24,6 +24,8 @@ use crate::platform::Native;
 const HELLO: Duration = Duration::from_secs(10);
 /// How long a message may wait to be taken by the network.
 const SEND: Duration = Duration::from_secs(30);
+/// What is read at a time. Links are many and mostly idle, and each has such a buffer.
+const BUFFER: usize = 4 * 1024;
 /// The close code of a link that has ended for the reason number 0; codes from 4000 on are an application's.
 const CLOSED: u16 = 4000;
 /// The longest reason of a close frame (RFC 6455 section 5.5).
@@ -47,6 +49,7 @@ pub(crate) async fn serve(docked: Docked<Native>, opening: Opening, upgrade: OnU
     let limits = WebSocketConfig::default()
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE))
+        .read_buffer_size(BUFFER)
         .write_buffer_size(0);
     let io = TokioIo::new(upgraded);
     let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(limits)).await;

@@ -85,6 +85,20 @@ fn missing_secret_is_a_warning_that_can_be_left_out() {
 }
 
 #[test]
+fn missing_program_is_a_warning_where_it_stands() {
+    let text =
+        "mcpServers:\n  a:\n    command: sh\n  b:\n    args: [x]\n    command: causeway-no-such-program\n";
+    let said = err(&check(text, &["validate", "g.yaml"], 0));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 1, "{said}");
+    assert!(
+        lines[0].starts_with("g.yaml:6:5: warning: mcpServers.b.command: `causeway-no-such-program` is not"),
+        "{said}"
+    );
+    assert!(err(&check(text, &["validate", "g.yaml", "--no-secrets"], 0)).is_empty());
+}
+
+#[test]
 fn schema_and_version_are_json() {
     let schema: Value = serde_json::from_str(&out(&check(GOOD, &["schema"], 0))).unwrap();
     assert!(schema["properties"]["mcpServers"].is_object());

@@ -8,7 +8,7 @@ use causeway::gateway::{Body, Gateway, Reply};
 use causeway::platform::{Clock as _, SeamError};
 use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt as _};
-use http::header::CONTENT_LENGTH;
+use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use spin_sdk::http::Request;
 use spin_sdk::http_service;
 use spin_sdk::wasip3::http::types::{ErrorCode, Fields, Response};
@@ -34,6 +34,10 @@ async fn handle(request: Request) -> Result<Response, ErrorCode> {
         instance::look(&instance).await;
     });
     let (mut parts, body) = response.into_parts();
+    // What is between two neighbours belongs to the host, which refuses a response that has it.
+    for header in [CONNECTION, UPGRADE] {
+        parts.headers.remove(header);
+    }
     if let Body::Full(bytes) = &body
         && !bytes.is_empty()
     {

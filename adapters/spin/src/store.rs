@@ -67,6 +67,10 @@ async fn run(connection: &Connection, statement: &str, values: Vec<Value>) -> Re
 }
 
 impl StateStore for Sqlite {
+    fn is_near(&self) -> bool {
+        true
+    }
+
     async fn load(&self, key: &str) -> Result<Option<Held>, SeamError> {
         let rows = self.rows(LOAD, vec![Value::text(key), Value::Integer(now())]).await?;
         let Some(row) = rows.first() else { return Ok(None) };

@@ -34,7 +34,10 @@ impl<P: Platform> Call<P> {
         let front = self.asked.task.front();
         let own = dialect(provider.kind);
         let reader = Reader::new(&provider.name, own, provider.max_response);
-        let writer = (!front.is(own)).then(|| self.writer());
+        let writer = match self.said.writer.take() {
+            Some(writer) => Some(writer),
+            None => (!front.is(own)).then(|| self.writer()),
+        };
         self.state = State::Streaming { body, reader, writer, tail: BytesMut::new() };
     }
 
@@ -170,22 +173,27 @@ impl<P: Platform> Call<P> {
 
     /// A whole answer where a stream was asked for.
     pub(super) fn stream_whole(&mut self, events: Vec<Event>, own: bool) {
-        let mut writer = if own && self.chat.is_none() {
+        let mut writer = if let Some(writer) = self.said.writer.take() {
+            writer
+        } else if own && self.chat.is_none() {
             // Nothing was converted so far: whether usage is wanted is in the request.
             let wants_usage = self.chat().is_ok_and(|chat| chat.wants_usage);
             Writer::new(self.asked.task.front(), self.id(), self.model(), self.began.0 / 1000, wants_usage)
         } else {
             self.writer()
         };
-        let mut out = BytesMut::new();
+        let (mut out, length) = (BytesMut::new(), self.said.length());
         for event in events {
             match event {
-                Event::Failed(refusal) => return self.failed(refusal, None),
-                Event::Usage(usage) => {
-                    self.metered.usage.update(&usage);
-                    writer.push(Event::Usage(usage), &mut out);
+                Event::Failed(refusal) => {
+                    self.said.back(length);
+                    return self.failed(refusal, None);
                 }
-                event => writer.push(event, &mut out),
+                event => {
+                    if let Some(event) = self.said.tell(event, &mut self.metered.usage) {
+                        writer.push(event, &mut out);
+                    }
+                }
             }
         }
         writer.end(&mut out);
@@ -198,7 +206,7 @@ impl<P: Platform> Call<P> {
     pub(super) fn heard(&mut self, chunk: Option<Result<Bytes, SeamError>>) {
         self.heard_at = self.now();
         let mut events = Vec::new();
-        let before = self.out.len();
+        let (before, length) = (self.out.len(), self.said.length());
         let State::Streaming { reader, writer, tail, .. } = &mut self.state else { return };
         let (ended, pushed) = match chunk {
             Some(Ok(chunk)) => {
@@ -233,10 +241,8 @@ impl<P: Platform> Call<P> {
             match event {
                 Event::Failed(refusal) => failure = Some(refusal),
                 event => {
-                    if let Event::Usage(usage) = &event {
-                        self.metered.usage.update(usage);
-                    }
-                    if let Some(writer) = writer {
+                    let event = self.said.tell(event, &mut self.metered.usage);
+                    if let (Some(writer), Some(event)) = (writer.as_mut(), event) {
                         writer.push(event, &mut self.out);
                     }
                 }
@@ -247,19 +253,26 @@ impl<P: Platform> Call<P> {
             self.commit();
         }
         if let Some(refusal) = failure {
-            if passes && matches!(refusal.fault.kind, Kind::UpstreamTooLarge | Kind::UpstreamInvalid) {
-                // What makes no sense to us makes none to the caller.
-                self.out.truncate(before);
-            } else if passes && self.committed {
-                // The provider's own error event is in the bytes already.
-                self.missed(&refusal);
-                self.metered.fault = Some(refusal.fault.kind);
-                self.price();
-                self.state = State::Over;
-                self.conclude(refusal.fault.kind.row().label);
+            if !(passes && self.committed) {
+                return self.failed(refusal, None);
+            }
+            let given = self.out.split_off(before);
+            self.said.back(length);
+            self.missed(&refusal);
+            if self.goes_on(&refusal) {
                 return;
             }
-            return self.failed(refusal, None);
+            if matches!(refusal.fault.kind, Kind::UpstreamTooLarge | Kind::UpstreamInvalid) {
+                // What makes no sense to us makes none to the caller.
+                return self.tell(&refusal);
+            }
+            // The provider's own error event is in the bytes already.
+            self.out.unsplit(given);
+            self.metered.fault = Some(refusal.fault.kind);
+            self.price();
+            self.state = State::Over;
+            self.conclude(refusal.fault.kind.row().label);
+            return;
         }
         match ended {
             None => {}

@@ -31,7 +31,9 @@ impl<P: Platform> Call<P> {
         self.metered.model = Some(candidate.model.clone());
         self.current = Some(candidate.clone());
         self.sent = false;
-        let encoded = match self.encoded(&candidate) {
+        let encoded =
+            if self.said.has_gone_on() { self.rest(&candidate).map(Some) } else { self.encoded(&candidate) };
+        let encoded = match encoded {
             Ok(Some(encoded)) => encoded,
             // Answered without anybody.
             Ok(None) => return,

@@ -7,7 +7,6 @@ use http::StatusCode;
 
 use super::{Call, State};
 use crate::fault::{Fault, Kind};
-use crate::llm::chat::Usage;
 use crate::llm::convert;
 use crate::llm::refusal::Refusal;
 use crate::llm::route::brief;
@@ -21,14 +20,21 @@ const MOST_MISSED: usize = 8;
 impl<P: Platform> Call<P> {
     /// The current candidate does not answer, or not to the end.
     pub(super) fn failed(&mut self, refusal: Refusal, raw: Option<(StatusCode, Bytes)>) {
-        self.state = State::Over;
+        let state = std::mem::replace(&mut self.state, State::Over);
         self.missed(&refusal);
         if self.committed {
-            self.tell(&refusal);
+            if let State::Streaming { writer: Some(writer), .. } = state {
+                self.said.writer = Some(writer);
+            }
+            if !self.goes_on(&refusal) {
+                let first = self.said.refusal.take();
+                self.tell(first.as_ref().unwrap_or(&refusal));
+            }
             return;
         }
         self.out.clear();
-        self.metered.usage = Usage::default();
+        self.said.anew();
+        self.metered.usage = self.said.before;
         let (passes, mends) = (refusal.may_pass(), refusal.may_mend());
         let own_wait = refusal.wait;
         let (first, raw) = match self.refusal.take() {

@@ -2,11 +2,13 @@
 //!
 //! A [`Call`] is driven by [`Call::next`], which may be dropped and called again at any time without losing anything.
 //! Invariant: until the first word of an answer nothing of it is given to the caller, so another candidate can still
-//! be asked; after it, the call ends with this candidate, whole or with the dialect's own error event.
+//! be asked; after it, what was said stands: the answer goes on where a model takes its beginning, or ends with the
+//! dialect's own error event. It never begins twice, and nothing is said twice.
 
 mod answer;
 mod ask;
 mod fail;
+mod resume;
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -140,6 +142,8 @@ pub struct Call<P: Platform> {
     promised: bool,
     /// Something of the answer has been given out, or may be.
     committed: bool,
+    /// What was said so far.
+    said: resume::Said,
     /// What is known of it.
     pub metered: Metered,
 }
@@ -173,6 +177,7 @@ impl<P: Platform> Call<P> {
             whole: None,
             promised: false,
             committed: false,
+            said: resume::Said::default(),
             metered,
         }
     }
@@ -301,7 +306,11 @@ impl<P: Platform> Call<P> {
             let (ticks, (asked, first)) = (self.platform.clock().ticks(), self.since);
             let (first, rest) = (first.saturating_sub(asked), ticks.saturating_sub(first));
             let tokens = self.metered.usage.output.unwrap_or(0);
-            self.memory.answered(candidate, first, rest, tokens, self.now());
+            if self.said.has_gone_on() {
+                self.memory.answers(candidate);
+            } else {
+                self.memory.answered(candidate, first, rest, tokens, self.now());
+            }
         }
         self.conclude("ok");
     }

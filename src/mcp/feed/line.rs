@@ -1,6 +1,6 @@
 //! One server of a feed: connecting, reading, and connecting again when the line breaks.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::{HeaderValue, Method, StatusCode};
 
-use super::{Leases, Notice, Over, Source, Wanted, What};
+use super::{Leases, Notice, Over, Source, Topic, Wanted, What};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::mcp::client::Client;
@@ -56,14 +56,14 @@ pub struct Line<P: Platform> {
     breaks: u32,
     /// The link that the server is behind was not there at the last attempt.
     offline: bool,
-    /// What was agreed last.
-    told: Wanted,
+    /// The lists whose changes it tells of, as was agreed last.
+    told: BTreeSet<Topic>,
     /// The pause that the server asked for.
     retry: Option<Duration>,
     /// The server's last event id.
     last_id: Option<String>,
     /// The session of its own, and what it is subscribed to once that is known.
-    session: Option<(UpstreamSession, Option<Vec<String>>)>,
+    session: Option<Box<(UpstreamSession, Option<Vec<String>>)>>,
 }
 
 enum State<P: Platform> {
@@ -72,7 +72,7 @@ enum State<P: Platform> {
     /// Connected.
     Open(Box<Open<P>>),
     /// The server itself has nothing to say; its link is watched.
-    Watching(UpstreamBody<P>, bool),
+    Watching(Box<UpstreamBody<P>>, bool),
     /// There is nothing to be heard: what is left is to end the session.
     Leaving,
 }
@@ -85,7 +85,7 @@ struct Open<P: Platform> {
     ready: VecDeque<Event>,
     since: Timestamp,
     /// The session for answers to the server's own requests, if they are answered here.
-    session: Option<UpstreamSession>,
+    session: Option<Box<UpstreamSession>>,
     /// The session, if a mailbox keeps it for its client.
     held: Option<Arc<Held>>,
     modern: bool,
@@ -98,7 +98,7 @@ enum Connected<P: Platform> {
     /// The server is heard, and will tell so much. The flag: nothing can have been missed since the last time.
     Heard(Box<Open<P>>, Wanted, bool),
     /// The server has nothing to say, and its link is watched: what comes and goes with it.
-    Watched(UpstreamBody<P>, Wanted),
+    Watched(Box<UpstreamBody<P>>, Wanted),
     /// The server has nothing to say.
     Nothing,
     /// The session of somebody else, over which it was to be heard, is over.
@@ -118,15 +118,15 @@ pub(super) fn step<P: Platform>(mut line: Line<P>) -> impl Future<Output = Stepp
             }
             match &mut line.state {
                 State::Closed => {
-                    line.pause().await;
                     // Boxed: a line connects seldom, and every line would have to make room for it.
+                    Box::pin(line.pause()).await;
                     match Box::pin(line.connect()).await {
                         Ok(Connected::Heard(open, wanted, seamless)) => {
                             line.state = State::Open(open);
                             if std::mem::replace(&mut line.heard, true) && !seamless {
                                 line.announce(&wanted);
                             }
-                            line.told = wanted.clone();
+                            line.told.clone_from(&wanted.lists);
                             return line.tells(What::Agreed(wanted));
                         }
                         Ok(Connected::Watched(watch, wanted)) => {
@@ -134,7 +134,7 @@ pub(super) fn step<P: Platform>(mut line: Line<P>) -> impl Future<Output = Stepp
                             if std::mem::replace(&mut line.heard, true) {
                                 line.announce(&wanted);
                             }
-                            line.told = wanted.clone();
+                            line.told.clone_from(&wanted.lists);
                             return line.tells(What::Agreed(wanted));
                         }
                         Ok(Connected::Nothing) => {
@@ -154,22 +154,17 @@ pub(super) fn step<P: Platform>(mut line: Line<P>) -> impl Future<Output = Stepp
                         }
                     }
                 }
-                State::Open(open) => match open.next().await {
-                    Ok(Some(event)) => match line.takes(event) {
-                        Taken::Message(message) => return line.tells(What::Message(message)),
-                        // Boxed, for the same reason.
-                        Taken::Reply(reply, session) => {
-                            Box::pin(line.mcp.tell(&line.source.server, reply, &session)).await;
-                        }
-                        Taken::End => line.broke(),
-                        Taken::Nothing => {}
-                    },
-                    Ok(None) => line.broke(),
-                    Err(fault) => {
-                        line.broke();
-                        return line.tells(What::Down(fault));
-                    }
-                },
+                State::Open(open) => {
+                    let came = open.next().await;
+                    let reply = match line.came(came) {
+                        Came::Tell(what) => return line.tells(*what),
+                        Came::Reply(reply) => reply,
+                        Came::Nothing => continue,
+                    };
+                    let (body, session) = reply.as_ref();
+                    // Boxed, for the same reason.
+                    Box::pin(line.mcp.tell(&line.source.server, body.clone(), session)).await;
+                }
                 State::Watching(watch, began) => match watch.next().await {
                     // How the link is to begin with.
                     Some(Ok(_)) if !std::mem::replace(began, true) => {}
@@ -180,15 +175,22 @@ pub(super) fn step<P: Platform>(mut line: Line<P>) -> impl Future<Output = Stepp
                     }
                 },
                 State::Leaving => {
-                    if let Some((session, _)) = line.session.take() {
-                        Box::pin(line.mcp.end(&line.source.server, &session)).await;
-                        line.leases.let_go(&line.source.server, &session);
+                    if let Some(held) = line.session.take() {
+                        Box::pin(line.mcp.end(&line.source.server, &held.0)).await;
+                        line.leases.let_go(&line.source.server, &held.0);
                     }
                     return (None, None);
                 }
             }
         }
     }
+}
+
+/// What there is to do about what came, or did not.
+enum Came {
+    Tell(Box<What>),
+    Reply(Box<(Bytes, UpstreamSession)>),
+    Nothing,
 }
 
 /// What becomes of an event.
@@ -210,7 +212,7 @@ impl<P: Platform> Line<P> {
             heard: false,
             breaks: 0,
             offline: false,
-            told: Wanted::default(),
+            told: BTreeSet::new(),
             retry: None,
             last_id: None,
             session: None,
@@ -241,6 +243,24 @@ impl<P: Platform> Line<P> {
             let [random] = random;
             self.mcp.platform.clock().sleep(pause(self.breaks, self.retry, random)).await;
         }
+    }
+
+    /// Makes sense of what came, or did not.
+    fn came(&mut self, came: Result<Option<Event>, Fault>) -> Came {
+        let taken = match came {
+            Ok(event) => event.map_or(Taken::End, |event| self.takes(event)),
+            Err(fault) => {
+                self.broke();
+                return Came::Tell(Box::new(What::Down(fault)));
+            }
+        };
+        match taken {
+            Taken::Message(message) => return Came::Tell(Box::new(What::Message(message))),
+            Taken::Reply(reply, session) => return Came::Reply(Box::new((reply, session))),
+            Taken::End => self.broke(),
+            Taken::Nothing => {}
+        }
+        Came::Nothing
     }
 
     /// The connection has ended.
@@ -275,7 +295,7 @@ impl<P: Platform> Line<P> {
         if let Some(via) = &self.source.server.via {
             self.mcp.memory.link_changed(&via.link);
         }
-        self.due.extend(Wanted { lists: self.told.lists.clone(), ..Wanted::default() }.changes());
+        self.due.extend(Wanted { lists: self.told.clone(), ..Wanted::default() }.changes());
     }
 
     /// Says what may have changed while the server was not heard.
@@ -307,7 +327,7 @@ impl<P: Platform> Line<P> {
             return match server.via.as_ref().filter(|_| !listed.is_nothing()) {
                 None => Ok(Connected::Nothing),
                 Some(via) => match self.mcp.watch_link(&via.link).await {
-                    Some(watch) => Ok(Connected::Watched(watch, listed)),
+                    Some(watch) => Ok(Connected::Watched(Box::new(watch), listed)),
                     None => Ok(Connected::Nothing),
                 },
             };
@@ -383,12 +403,12 @@ impl<P: Platform> Line<P> {
         loop {
             let reused = self.session.is_some();
             let (session, subscribed) = match self.session.clone() {
-                Some(held) => held,
+                Some(held) => *held,
                 None => {
                     let revision = profile.legacy.unwrap_or(Revision::LEGACY);
                     let (session, _) = self.mcp.handshake(&server, "{}", IMPLEMENTATION, revision).await?;
                     self.leases.hold(&server, &session);
-                    self.session = Some((session.clone(), None));
+                    self.session = Some(Box::new((session.clone(), None)));
                     self.mcp.confirm(&server, &session).await;
                     (session, None)
                 }
@@ -405,7 +425,7 @@ impl<P: Platform> Line<P> {
                     Err(Unsubscribed::Failed(fault)) => return Err(fault),
                 },
             };
-            self.session = Some((session.clone(), Some(uris.clone())));
+            self.session = Some(Box::new((session.clone(), Some(uris.clone()))));
             let answered = self.dial(self.get(&session)).await?;
             match answered.status {
                 status if status.is_success() => {
@@ -545,6 +565,7 @@ impl<P: Platform> Line<P> {
             Over::Own(_) | Over::Line(_) => server.max_response,
         };
         let since = self.mcp.platform.clock().now();
+        let session = session.map(Box::new);
         let (decoder, ready) = (Decoder::new(limit), VecDeque::new());
         Ok(Box::new(Open {
             reader,
@@ -599,7 +620,7 @@ impl<P: Platform> Line<P> {
                     } else {
                         jsonrpc::error(Some(id), -32601, "nobody can be asked over this session", None)
                     };
-                    Taken::Reply(reply, session.clone())
+                    Taken::Reply(reply, session.as_ref().clone())
                 }
                 None => Taken::Nothing,
             },

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 
+use super::super::code::ResetCode;
 use super::*;
 
 const SESSION: SessionId = SessionId([9; 16]);

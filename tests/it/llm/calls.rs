@@ -336,7 +336,14 @@ pub(super) fn two(first: ProviderKind, second: ProviderKind) -> World {
     let world = world_of(vec![first, provider("two", second)]);
     change(&world, |plan| {
         let targets = vec![target("one"), target("two")];
-        plan.llm.models = vec![Model { name: "some-model".into(), targets, ..Model::default() }];
+        // Neither goes on with what it is given.
+        let plain =
+            |name: &str| Model { name: name.into(), features: Some(Default::default()), ..Model::default() };
+        plan.llm.models = vec![
+            Model { name: "some-model".into(), targets, ..Model::default() },
+            plain("one/some-model"),
+            plain("two/some-model"),
+        ];
     })
 }
 

@@ -5,3 +5,4 @@ mod choice;
 mod fixtures;
 mod grid;
 mod hostile;
+mod resume;

@@ -39,13 +39,15 @@ pub struct Request {
     method: Method,
     headers: HeaderMap,
     body: Bytes,
+    patience: Duration,
 }
 
 impl Request {
     /// A request with nothing but a method and a URL.
     #[must_use]
     pub fn new(method: &str, url: String) -> Self {
-        Self { url, method: method.parse().unwrap(), headers: HeaderMap::new(), body: Bytes::new() }
+        let method = method.parse().unwrap();
+        Self { url, method, headers: HeaderMap::new(), body: Bytes::new(), patience: HANG }
     }
 
     /// A POST of `body` as an MCP client makes it, without the headers of either era.
@@ -89,6 +91,13 @@ impl Request {
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.insert(HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap());
+        self
+    }
+
+    /// This request, whose answer, and each piece of it, may take so long.
+    #[must_use]
+    pub fn within(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -148,10 +157,11 @@ impl Request {
         if let (false, Some(key)) = (brings_key, key_for(&self.url)) {
             request.headers_mut().insert("x-api-key", HeaderValue::from_static(key));
         }
-        let response = tokio::time::timeout(HANG, http.request(request)).await;
+        let response = tokio::time::timeout(self.patience, http.request(request)).await;
         let response = response.map_err(|_| "no answer in time")?;
         let (head, body) = response.map_err(|error| format!("no HTTP answer: {error:?}"))?.into_parts();
-        Ok(Reply { status: head.status.as_u16(), headers: head.headers, body })
+        let patience = self.patience;
+        Ok(Reply { status: head.status.as_u16(), headers: head.headers, body, patience })
     }
 
     /// Sends it and reads the whole answer.
@@ -174,6 +184,7 @@ pub struct Reply {
     /// The headers.
     pub headers: HeaderMap,
     body: Incoming,
+    patience: Duration,
 }
 
 impl Reply {
@@ -185,7 +196,8 @@ impl Reply {
 
     /// The body as text.
     pub async fn text(self) -> String {
-        let whole = tokio::time::timeout(HANG, self.body.collect()).await.expect("the whole answer in time");
+        let whole = tokio::time::timeout(self.patience, self.body.collect()).await;
+        let whole = whole.expect("the whole answer in time");
         String::from_utf8(whole.expect("an answer that is not cut").to_bytes().to_vec()).unwrap()
     }
 
@@ -198,7 +210,14 @@ impl Reply {
     /// The messages one by one as they come.
     #[must_use]
     pub fn events(self) -> Events {
-        Events { body: self.body, buffer: Vec::new(), ready: VecDeque::new(), comments: 0, unreadable: 0 }
+        Events {
+            body: self.body,
+            buffer: Vec::new(),
+            ready: VecDeque::new(),
+            comments: 0,
+            unreadable: 0,
+            patience: self.patience,
+        }
     }
 
     /// The whole answer.
@@ -217,8 +236,8 @@ impl Reply {
             }
             answer.unreadable = events.unreadable;
         } else {
-            let whole =
-                tokio::time::timeout(HANG, self.body.collect()).await.expect("the whole answer in time");
+            let whole = tokio::time::timeout(self.patience, self.body.collect()).await;
+            let whole = whole.expect("the whole answer in time");
             answer.text = String::from_utf8(whole.ok()?.to_bytes().to_vec()).unwrap();
             answer.messages.extend(serde_json::from_str::<Value>(&answer.text));
         }
@@ -236,6 +255,7 @@ pub struct Events {
     pub comments: usize,
     /// How many events were no message.
     pub unreadable: usize,
+    patience: Duration,
 }
 
 impl Events {
@@ -256,7 +276,8 @@ impl Events {
 
     /// Reads more; says whether there was any.
     pub async fn pull(&mut self) -> bool {
-        let frame = tokio::time::timeout(HANG, self.body.frame()).await.expect("the next event in time");
+        let frame =
+            tokio::time::timeout(self.patience, self.body.frame()).await.expect("the next event in time");
         let Some(frame) = frame else { return false };
         if let Ok(data) = frame.expect("a stream that is not cut").into_data() {
             self.buffer.extend_from_slice(&data);

@@ -33,6 +33,7 @@ pub mod link;
 pub mod models;
 pub mod modern;
 pub mod party;
+pub mod processes;
 pub mod program;
 pub mod sse;
 

@@ -10,10 +10,16 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::host::{eventually, program};
+use crate::host::{Host, eventually, program};
 
 /// How often a companion asks and how long it waits is set short here, so that no case takes long.
 const SHORT: [&str; 4] = ["--heartbeat", "3", "--resume", "60"];
+
+/// The ways in which companions may dial in to the host.
+#[must_use]
+pub fn transports() -> &'static [&'static str] {
+    if Host::chosen() == Host::Spin { &["http"] } else { &["websocket", "http"] }
+}
 
 /// A companion. Dropping it ends it.
 #[derive(Debug)]
@@ -161,7 +167,10 @@ fn launch(
 ) -> Child {
     let mut command = Command::new(program());
     command.args(["connect", gateway, "--name", name, "--json", "--config"]).arg(folder.join("mcp.json"));
-    command.args(SHORT).args(more).env_remove("CAUSEWAY_KEY");
+    for short in SHORT.chunks(2).filter(|short| !more.iter().any(|more| short.contains(&more.as_str()))) {
+        command.args(short);
+    }
+    command.args(more).env_remove("CAUSEWAY_KEY");
     if let Some(key) = key {
         command.env("CAUSEWAY_KEY", key);
     }

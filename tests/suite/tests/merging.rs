@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use causeway_fixture::{Fixture, Mode, Options, Trouble, plain_tool};
 use causeway_suite::host::eventually;
-use causeway_suite::{Client, ERAS, Era, Gateway, Request, hash, names, serving, with};
+use causeway_suite::{Client, ERAS, Era, Gateway, Host, Request, hash, names, serving, with};
 use serde_json::{Value, json};
 
 /// A server with the tools `names`.
@@ -374,7 +374,9 @@ async fn many_who_ask_at_once_cost_one_list_for_each_kind_of_client() {
     let lists = futures_util::future::join_all((0..12).map(|_| client.tool_names())).await;
     assert!(lists.iter().all(|tools| tools.contains(&"one__echo".to_owned())));
     let asked = fixture.trace().iter().filter(|method| *method == "tools/list").count();
-    assert_eq!(asked, 2, "for clients that can do everything, and nothing: {:?}", fixture.trace());
+    // For clients that can do everything, and nothing; where instances know nothing of each other, in each that was asked.
+    let most = if Host::chosen() == Host::Spin { 12 * 2 } else { 2 };
+    assert!((2..=most).contains(&asked), "{asked}: {:?}", fixture.trace());
 }
 
 #[tokio::test]

@@ -53,7 +53,12 @@ async fn pair(first: &str, second: &str, patch: Value) -> (Model, Model, Gateway
         entry[key] = value.clone();
     }
     let providers = json!({"one": entry, "two": two.entry()});
-    let llm = json!({"providers": providers, "models": {"m": ["one/m-1", "two/m-1"]}});
+    let llm = json!({"providers": providers, "models": {
+        "m": ["one/m-1", "two/m-1"],
+        // Nobody goes on with what another has begun.
+        "one/m-1": {"features": ["tools"]},
+        "two/m-1": {"features": ["tools"]},
+    }});
     let gateway = Gateway::start(json!({"mcpServers": {}, "llm": llm})).await;
     (one, two, gateway)
 }

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
-use causeway::config::schema;
+use causeway::config::plan::Server;
+use causeway::config::{Problem, schema};
 use causeway::platform::{Abilities, Links};
 use serde_json::json;
 
 use super::{Failure, Outcome, complain, print, print_json};
+use crate::programs::Launch;
+use crate::sandbox::Keeper;
 use crate::secrets::Secrets;
 use crate::source;
 
@@ -14,8 +17,8 @@ use crate::source;
 #[derive(Debug, clap::Args)]
 #[command(
     long_about = "Check a configuration file and list every problem in it, as file:line:column: key: problem: fix.\n\n\
-    Warnings name what is ignored or left out, such as a server whose ${NAME} is not set here; they do not make \
-    the file invalid.",
+    Warnings name what is ignored or left out, such as a server whose ${NAME} is not set here, and programs that this \
+    machine does not have; they do not make the file invalid.",
     after_help = "Examples:\n  \
     causeway validate gateway.yaml\n  \
     causeway validate ~/.cursor/mcp.json\n  \
@@ -25,7 +28,7 @@ pub(super) struct Validate {
     /// The configuration: YAML, TOML or JSON, or an unchanged mcp.json
     file: PathBuf,
 
-    /// Check the file alone, not what its ${NAME}s stand for on this machine
+    /// Check the file alone, not what its ${NAME}s stand for on this machine, nor whether its programs are there
     #[arg(long)]
     no_secrets: bool,
 
@@ -60,11 +63,15 @@ impl Validate {
                 links: Links::Sockets,
             };
             match checked.plan(&secrets, abilities) {
-                Ok(plan) => problems.extend(checked.reading.skipped(&plan)),
+                Ok(plan) => {
+                    problems.extend(checked.reading.skipped(&plan));
+                    let missing = plan.servers.iter().filter_map(|server| missing(server));
+                    problems.extend(missing.map(|problem| checked.reading.locate(problem)));
+                }
                 Err(all) => problems = all,
             }
         }
-        let valid = !problems.iter().any(causeway::config::Problem::is_error);
+        let valid = !problems.iter().any(Problem::is_error);
         let digest = checked.config().map(causeway::config::Config::digest);
         if self.json {
             print_json(&json!({
@@ -84,6 +91,13 @@ impl Validate {
         }
         if valid { Ok(()) } else { Err(Failure::Refused(String::new())) }
     }
+}
+
+/// Why the program that `server` is does not start on this machine, if it is one.
+fn missing(server: &Server) -> Option<Problem> {
+    let why = Launch::new(&server.name, server.program.as_ref()?, &Keeper::own()).err()?;
+    let (key, what) = why.split_once(": ").unwrap_or(("command", &why));
+    Some(Problem::warning(format!("mcpServers.{}.{key}", server.name), what, ""))
 }
 
 /// Print the JSON Schema of the configuration, for editors.

@@ -68,6 +68,10 @@ pub(super) struct Connect {
     #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     heartbeat: Duration,
 
+    /// The longest pause before dialling again, after one that is short and grows
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = pause)]
+    pause: Duration,
+
     /// Print JSON: an object for each event, a line each
     #[arg(long)]
     json: bool,
@@ -78,11 +82,19 @@ pub(super) struct Connect {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
+    between(text, 0.1)
+}
+
+fn pause(text: &str) -> Result<Duration, String> {
+    between(text, 0.01)
+}
+
+fn between(text: &str, least: f64) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "write a number of seconds".to_owned())?;
-    if (0.1..=3600.0).contains(&seconds) {
+    if (least..=3600.0).contains(&seconds) {
         Ok(Duration::from_secs_f64(seconds))
     } else {
-        Err("from 0.1 to 3600 seconds".to_owned())
+        Err(format!("from {least} to 3600 seconds"))
     }
 }
 
@@ -137,6 +149,7 @@ impl Connect {
             transport: self.transport,
             resume: self.resume,
             heartbeat: self.heartbeat,
+            pause: self.pause,
             once: self.once,
             show: Show::suits(self.json),
             log,

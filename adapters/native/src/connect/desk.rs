@@ -33,9 +33,8 @@ use crate::watch::Watch;
 
 /// A machine that has slept must not wait long to notice.
 const GLANCE: Duration = Duration::from_secs(5);
-/// Pauses before dialling again: after a connection that held, and at the most.
+/// The pause before dialling again after a connection that held.
 const FIRST: Duration = Duration::from_millis(100);
-const MOST: Duration = Duration::from_secs(30);
 /// A connection that has held for this long was a good one.
 const HELD: Duration = Duration::from_secs(5);
 
@@ -108,7 +107,7 @@ impl Desk {
             link,
             state: State::Waiting(tokio::time::Instant::now()),
             transport: options.transport,
-            pause: FIRST,
+            pause: FIRST.min(options.pause),
             up_since: None,
             welcomed: false,
             streams: HashMap::new(),
@@ -241,7 +240,7 @@ impl Desk {
     fn lost(&mut self, why: &Why) {
         self.link.on(self.clock.now(), Input::Lost, &mut Vec::new());
         if self.up_since.take().is_some_and(|since| since.elapsed() >= HELD) {
-            self.pause = FIRST;
+            self.pause = FIRST.min(self.options.pause);
         }
         match why {
             // What was right once may be so again: a configuration that was pushed by mistake is taken back.
@@ -255,7 +254,7 @@ impl Desk {
             }
             Why::Later(words) | Why::Never(words) => {
                 let pause = jitter(self.pause);
-                self.pause = (self.pause * 2).min(MOST);
+                self.pause = (self.pause * 2).min(self.options.pause);
                 self.view.lost(words, pause);
                 self.state = State::Waiting(tokio::time::Instant::now() + pause);
             }

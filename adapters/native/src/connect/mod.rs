@@ -55,6 +55,8 @@ pub struct Options {
     pub resume: Duration,
     /// After how much silence the gateway is asked whether it is there.
     pub heartbeat: Duration,
+    /// The longest pause before dialling again.
+    pub pause: Duration,
     /// Connect, check, and end.
     pub once: bool,
     /// What to show.

@@ -189,7 +189,7 @@ async fn handshake(peer: &Peer) -> Result<Socket, Why> {
     let config = WebSocketConfig::default()
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE))
-        .read_buffer_size(64 * 1024)
+        .read_buffer_size(16 * 1024)
         .write_buffer_size(0);
     match tokio_tungstenite::client_async_with_config(request, connection, Some(config)).await {
         Ok((socket, _)) => Ok(socket),

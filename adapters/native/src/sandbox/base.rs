@@ -13,10 +13,16 @@
 use std::ffi::{OsStr, OsString};
 use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::Spec;
 
 type Environment = Vec<(OsString, OsString)>;
+
+/// How often it is looked for temporary folders that were left, and how old they are at least.
+const SWEEP: Duration = Duration::from_secs(60 * 60);
+const NEW: Duration = Duration::from_secs(10);
 
 const PLAIN: [&str; 11] = [
     "HOME",
@@ -172,38 +178,48 @@ impl Private {
     }
 }
 
-/// Removes temporary folders whose keeper was killed, once and beside everything else.
+/// Says that the temporary folder at `path` is in use, for as long as what this gives is there and whoever has it lives.
+#[cfg(unix)]
+pub(super) fn hold(path: &Path) -> Option<std::fs::File> {
+    let folder = std::fs::File::open(path).ok()?;
+    folder.try_lock().ok().map(|()| folder)
+}
+
+/// Removes temporary folders whose keeper was killed: beside everything else, and not too often.
 pub(super) fn sweep() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        // Without a thread they stay for another day.
-        _ = std::thread::Builder::new().name("sweep".to_owned()).spawn(|| {
-            let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
-            for path in entries.flatten().map(|entry| entry.path()).filter(|path| is_left(path)) {
-                _ = std::fs::remove_dir_all(path);
-            }
-        });
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_some_and(|last| last.elapsed() < SWEEP) {
+        return;
+    }
+    *last = Some(Instant::now());
+    // Without a thread they stay for another day.
+    _ = std::thread::Builder::new().name("sweep".to_owned()).spawn(|| {
+        let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return };
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| is_left(path)) {
+            _ = std::fs::remove_dir_all(path);
+        }
     });
 }
 
-/// Whether `path` is a folder of ours, of a gateway that is gone. It is given a day, as a gateway in a container may use
-/// the same folder and not be seen from here.
+/// Whether `path` is a folder of ours that no keeper [holds](hold) any more: of this gateway, or of one that is gone. A new
+/// one may be about to be held.
 fn is_left(path: &Path) -> bool {
     let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
     let Some((pid, word)) = name.strip_prefix("causeway-").and_then(|own| own.split_once('-')) else {
         return false;
     };
     let ours = word.len() == 16 && word.chars().all(|c| c.is_ascii_hexdigit());
-    let Some(pid) = pid.parse::<i32>().ok().filter(|_| ours) else { return false };
+    let Some(pid) = pid.parse::<u32>().ok().filter(|_| ours) else { return false };
     let Ok(about) = path.symlink_metadata() else { return false };
-    let day = std::time::Duration::from_secs(24 * 60 * 60);
-    let old = about.modified().is_ok_and(|time| time.elapsed().is_ok_and(|age| age > day));
+    let old = about.modified().is_ok_and(|time| time.elapsed().is_ok_and(|age| age > NEW));
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
-        let alive = rustix::process::Pid::from_raw(pid)
-            .is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok());
-        old && !alive && about.is_dir() && about.uid() == rustix::process::geteuid().as_raw()
+        // The keepers of another gateway may be of a version that holds nothing.
+        (old && about.is_dir() && about.uid() == rustix::process::geteuid().as_raw())
+            && (!is_alive(pid) || pid == std::process::id())
+            && hold(path).is_some()
     }
     #[cfg(not(unix))]
     {
@@ -212,27 +228,38 @@ fn is_left(path: &Path) -> bool {
     }
 }
 
+#[cfg(unix)]
+fn is_alive(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[cfg(unix)]
     #[test]
-    fn only_old_folders_of_gateways_that_are_gone_are_left() {
+    fn only_folders_that_no_keeper_holds_are_left() {
         let folder = tempfile::tempdir().unwrap();
-        let check = |name: &str, days: u64, expect: bool| {
+        let check = |name: &str, age: Duration, held: bool, expect: bool| {
             let path = folder.path().join(name);
             std::fs::create_dir(&path).unwrap();
-            let time = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 86_400 + 60);
+            let time = std::time::SystemTime::now() - age;
             std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
+            let _held = held.then(|| hold(&path).unwrap());
             assert_eq!(is_left(&path), expect, "{name}");
         };
-        check("causeway-2147483647-0123456789abcdef", 1, true);
-        check("causeway-2147483646-0123456789abcdef", 0, false);
-        check(&format!("causeway-{}-0123456789abcdef", std::process::id()), 1, false);
-        check("causeway-2147483647-mine", 1, false);
-        check("causeway-mine-0123456789abcdef", 1, false);
-        check("mine", 1, false);
+        let (new, old, own) = (Duration::ZERO, NEW * 2, std::process::id());
+        check("causeway-2147483647-0123456789abcdef", old, false, true);
+        check("causeway-2147483646-0123456789abcdef", new, false, false);
+        check("causeway-2147483645-0123456789abcdef", old, true, false);
+        check(&format!("causeway-{own}-0123456789abcdef"), old, false, true);
+        check(&format!("causeway-{own}-1123456789abcdef"), old, true, false);
+        check("causeway-1-0123456789abcdef", old, false, !is_alive(1));
+        check("causeway-2147483647-mine", old, false, false);
+        check("causeway-mine-0123456789abcdef", old, false, false);
+        check("mine", old, false, false);
     }
 
     #[test]

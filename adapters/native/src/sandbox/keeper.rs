@@ -59,6 +59,8 @@ fn keep(orders: &Orders) -> Result<ExitStatus, String> {
     for folder in orders.private.iter().chain(&orders.temp) {
         make(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     }
+    // For as long as this process lives, however it ends.
+    let _held = orders.temp.as_deref().and_then(super::base::hold);
     let guard = guard(orders)?;
     let server = Command::new(own())
         .arg0("causeway")

@@ -255,6 +255,31 @@ fn the_keeper_ends_as_the_server_did() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_temporary_folder_is_held_for_as_long_as_its_keeper_lives() {
+    let own = format!("causeway-{}-", std::process::id());
+    let held =
+        |path: &std::path::Path| std::fs::File::open(path).is_ok_and(|folder| folder.try_lock().is_err());
+    let mark = mark("held");
+    let mut child = started(&waiting(&mark, Sandbox::default()));
+    let _out = ready(&mut child);
+    // The server's environment names it; others of this test are there as well.
+    let environment = std::fs::read(format!("/proc/{}/environ", part(&mark, "wait"))).unwrap_or_default();
+    let environment = String::from_utf8_lossy(&environment).into_owned();
+    let Some(temp) = environment.split('\0').find_map(|entry| entry.strip_prefix("TMPDIR=")) else {
+        return; // Without the right to look there is nothing to see; root has it.
+    };
+    let temp = std::path::PathBuf::from(temp);
+    assert!(temp.file_name().unwrap().to_string_lossy().starts_with(&own), "{temp:?}");
+    assert!(held(&temp));
+    end(child.id());
+    until("none is left", || marked(&mark).is_empty());
+    child.wait().unwrap();
+    assert!(temp.is_dir() && !held(&temp), "whoever sweeps may take it");
+    std::fs::remove_dir_all(temp).unwrap();
+}
+
 #[test]
 fn temporary_folders_go_with_the_server() {
     let mark = mark("temp");

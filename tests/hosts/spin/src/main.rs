@@ -2,9 +2,10 @@
 //!
 //! It reads the very manifest (`spin.toml`) that Spin reads, as far as the gateway's needs go, and takes variables from
 //! `SPIN_VARIABLE_*`. Instances are shared and let go by Spin's rules, through the same crate that Spin uses for it.
-//! What differs: one component, HTTP/1.1 only, a connection of its own for each request that goes out.
+//! What differs: one component, HTTP/1.1 only, a connection of its own for each request that goes out by TLS.
 
 mod manifest;
+mod outbound;
 mod serve;
 mod spin;
 

@@ -23,6 +23,7 @@ use wasmtime_wasi_http::p3::{
 };
 
 use crate::manifest::{Allowed, Manifest};
+use crate::outbound::Connections;
 
 mod generated {
     wasmtime::component::bindgen!({ path: "wit", world: "causeway:spin-host/host" });
@@ -39,6 +40,8 @@ pub struct Host {
 }
 
 struct Shared {
+    /// Instances share what is connected, as they do in Spin.
+    connections: Connections,
     /// Spin shares one connection to a database among all instances, too.
     database: Mutex<Connection>,
     values: Mutex<Connection>,
@@ -92,6 +95,7 @@ impl Host {
             "CREATE TABLE IF NOT EXISTS spin_key_value (store TEXT, key TEXT, value BLOB, PRIMARY KEY (store, key))",
         )?;
         let shared = Shared {
+            connections: Connections::default(),
             database: Mutex::new(open("sqlite_db.db")?),
             values: Mutex::new(values),
             variables: manifest.variables.clone(),
@@ -154,9 +158,14 @@ impl WasiHttpHooks for Hooks {
         let uri = request.uri();
         let (scheme, host) = (uri.scheme_str().unwrap_or("https"), uri.host().unwrap_or_default());
         let allowed = self.0.outbound.iter().any(|entry| entry.admits(scheme, host, uri.port_u16()));
+        let plain = (scheme == "http").then(|| self.0.connections.clone());
         Box::new(async move {
             if !allowed {
                 return Err(ErrorCode::HttpRequestDenied.into());
+            }
+            if let Some(connections) = plain {
+                let response = connections.send(request, options).await?;
+                return Ok((response, Box::new(std::future::ready(Ok(()))) as Box<_>));
             }
             let (response, io) = default_send_request(request, options).await?;
             Ok((response.map(|body| body.boxed_unsync()), Box::new(io) as Box<_>))

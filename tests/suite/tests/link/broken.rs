@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use causeway_fixture::{Fixture, Options};
-use causeway_suite::{Companion, Gateway};
+use causeway_suite::host::eventually;
+use causeway_suite::link::transports;
+use causeway_suite::{Companion, Gateway, with};
 use serde_json::json;
 
 use crate::proxy::Proxy;
@@ -12,6 +14,11 @@ use crate::{KEY, World, assert_works, behind, call, error, offering};
 /// A call that takes `ms` and says nothing meanwhile.
 fn slow(gateway: &Gateway, ms: u64) -> causeway_suite::Request {
     call(gateway, "slow", json!({"ms": ms, "quiet": true}))
+}
+
+/// The calls that `fixture` got; that the gateway asks of what era it is does not count.
+fn calls_at(fixture: &Fixture) -> usize {
+    fixture.trace().iter().filter(|line| *line == "tools/call").count()
 }
 
 async fn behind_a_proxy(more: &[&str]) -> (Fixture, Gateway, Proxy, Companion) {
@@ -28,7 +35,7 @@ async fn a_killed_companion_fails_its_calls_once_and_its_successor_serves() {
     let mut world = World::new(Options::modern("one"), &[]).await;
     let began = Instant::now();
     let calls: Vec<_> = (0..5).map(|_| tokio::spawn(slow(&world.gateway, 60_000).answer())).collect();
-    assert!(world.fixture.until(|fixture| fixture.trace().len() >= 5).await, "all of them have arrived");
+    assert!(world.fixture.until(|fixture| calls_at(fixture) >= 5).await, "all of them have arrived");
     world.companion.kill().await;
     world.companion.again().await;
     for call in calls {
@@ -43,7 +50,7 @@ async fn a_killed_companion_fails_its_calls_once_and_its_successor_serves() {
 async fn a_companion_that_does_not_come_back_fails_its_calls_when_it_is_too_late() {
     let mut world = World::new(Options::modern("one"), &[]).await;
     let pending = tokio::spawn(slow(&world.gateway, 60_000).answer());
-    assert!(world.fixture.until(|fixture| !fixture.trace().is_empty()).await);
+    assert!(world.fixture.until(|fixture| calls_at(fixture) >= 1).await);
     tokio::time::sleep(Duration::from_millis(200)).await;
     world.companion.kill().await;
     let began = Instant::now();
@@ -63,7 +70,7 @@ async fn a_companion_that_does_not_come_back_fails_its_calls_when_it_is_too_late
 async fn a_killed_gateway_is_dialled_again() {
     let mut world = World::new(Options::modern("one"), &[]).await;
     let pending = tokio::spawn(slow(&world.gateway, 60_000).try_send());
-    assert!(world.fixture.until(|fixture| !fixture.trace().is_empty()).await);
+    assert!(world.fixture.until(|fixture| calls_at(fixture) >= 1).await);
     world.gateway.restart().await;
     world.companion.until_connected(2).await;
     assert_eq!(world.companion.events("connected")[1]["resumed"], false);
@@ -74,7 +81,7 @@ async fn a_killed_gateway_is_dialled_again() {
 
 #[tokio::test]
 async fn calls_in_flight_outlive_cuts() {
-    for transport in ["websocket", "http"] {
+    for &transport in transports() {
         let (_fixture, gateway, proxy, companion) = behind_a_proxy(&["--transport", transport]).await;
         for round in 0..5 {
             let calls: Vec<_> = (0..4).map(|_| tokio::spawn(slow(&gateway, 600).answer())).collect();
@@ -112,7 +119,7 @@ async fn calls_in_flight_outlive_a_network_that_is_gone_for_seconds() {
 async fn a_cut_past_the_time_to_resume_fails_each_call_once() {
     let (fixture, gateway, proxy, companion) = behind_a_proxy(&[]).await;
     let calls: Vec<_> = (0..4).map(|_| tokio::spawn(slow(&gateway, 60_000).answer())).collect();
-    assert!(fixture.until(|fixture| fixture.trace().len() >= 4).await);
+    assert!(fixture.until(|fixture| calls_at(fixture) >= 4).await);
     tokio::time::sleep(Duration::from_millis(200)).await;
     let began = Instant::now();
     proxy.close();
@@ -125,6 +132,63 @@ async fn a_cut_past_the_time_to_resume_fails_each_call_once() {
     proxy.open();
     companion.until_connected(before + 1).await;
     assert_works(&gateway).await;
+}
+
+/// A minute in which nothing passes and nobody is told; the link may be away for `resume`.
+async fn a_minute_of_nothing(resume: &str) {
+    const MINUTE: Duration = Duration::from_secs(61);
+    let long = resume == "180s";
+    let fixture = Fixture::start(Options::modern("one")).await;
+    let patience = json!({"timeouts": {"first_byte": "4m", "idle": "4m", "total": "5m"}});
+    let changes = json!({"mcpServers": {"one": patience}, "limits": {"link_resume": resume}});
+    let gateway = Gateway::start(with(behind(&["one"]), changes)).await;
+    let proxy = Proxy::to(gateway.authority()).await;
+    let more = ["--resume", "180", "--pause", "2"];
+    let offer = offering(&[("one", &fixture)]);
+    let companion = Companion::start(&proxy.url(), "laptop", Some(KEY), &offer, &more).await;
+    assert_works(&gateway).await;
+    let known = fixture.trace().len();
+    let calls: Vec<_> =
+        (0..4).map(|_| tokio::spawn(slow(&gateway, 5_000).within(MINUTE * 3).answer())).collect();
+    assert!(fixture.until(|fixture| fixture.trace().len() >= known + 4).await);
+    proxy.hold();
+    let began = Instant::now();
+    if !long {
+        // The edge gives up what is away for too long, while nothing passes yet.
+        for call in calls {
+            let why = error(&call.await.unwrap());
+            assert!(why.contains("laptop"), "{why}");
+        }
+        assert!(began.elapsed() < MINUTE, "told after {:?}", began.elapsed());
+        let asked = Instant::now();
+        let why = error(&call(&gateway, "echo", json!({"text": "hi"})).answer().await);
+        assert!(why.contains("link \"laptop\" is not connected, last seen"), "{why}");
+        assert!(asked.elapsed() < Duration::from_secs(10), "told after {:?}", asked.elapsed());
+        tokio::time::sleep(MINUTE.saturating_sub(began.elapsed())).await;
+        proxy.open();
+    } else {
+        tokio::time::sleep(MINUTE).await;
+        proxy.open();
+        for call in calls {
+            let answer = call.await.unwrap();
+            assert!(answer.result()["content"].is_array(), "{answer:?}");
+        }
+    }
+    let before = companion.connections();
+    assert!(before >= 1);
+    let back = async || {
+        let answer = call(&gateway, "echo", json!({"text": "hi"})).answer().await;
+        answer.messages.iter().any(|message| message["result"].is_object())
+    };
+    // The dials that were held up are given up one by one.
+    assert!(eventually(back).await || eventually(back).await, "{:?}", companion.events("lost"));
+    let resumed = companion.events("connected").last().unwrap()["resumed"] == true;
+    assert_eq!(resumed, long);
+}
+
+#[tokio::test]
+async fn a_minute_without_network_keeps_calls_if_links_may_be_away_for_as_long_and_ends_each_once_if_not() {
+    tokio::join!(a_minute_of_nothing("6s"), a_minute_of_nothing("180s"));
 }
 
 #[tokio::test]

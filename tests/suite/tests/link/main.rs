@@ -13,10 +13,12 @@ mod broken;
 mod crowd;
 mod models;
 mod offline;
+mod programs;
 mod proxy;
 mod rights;
 
 use causeway_fixture::{Fixture, Options};
+use causeway_suite::link::transports;
 use causeway_suite::{Client, Companion, Era, Gateway, Request, hash};
 use serde_json::{Value, json};
 
@@ -95,7 +97,7 @@ pub fn error(answer: &causeway_suite::Answer) -> String {
 
 #[tokio::test]
 async fn clients_of_both_eras_reach_servers_of_both_eras() {
-    for transport in ["websocket", "http"] {
+    for &transport in transports() {
         for options in [Options::modern("one"), Options::legacy("one"), Options::sse("one")] {
             let what = format!("{:?} by {transport}", options.era);
             let world = World::new(options, &["--transport", transport]).await;

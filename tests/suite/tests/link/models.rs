@@ -186,20 +186,25 @@ async fn a_model_goes_on_speaking_where_its_connection_was_cut() {
 
 #[tokio::test]
 async fn a_companion_killed_while_a_model_speaks_ends_the_answer_with_one_error() {
-    let model = Model::start("ollama").await;
+    // A kind of which it is not known that it could go on with what was said.
+    let kind = "openai-compatible";
+    let model = Model::start(kind).await;
     model.behave(Manner::Slow(Duration::from_millis(100)));
-    let gateway = Gateway::start(behind(&["ollama"], json!({}), json!({}))).await;
-    let offer = offering(&[("ollama", &model)]);
+    let gateway = Gateway::start(behind(&[kind], json!({}), json!({}))).await;
+    let offer = offering(&[(kind, &model)]);
     let mut companion = Companion::start(&gateway.url(""), "laptop", Some(KEY), &offer, &[]).await;
     let long = "word ".repeat(1000);
-    let reply = asking(&gateway, Dialect::OpenAi, "ollama/m-1", &long, true).send().await;
+    let reply = asking(&gateway, Dialect::OpenAi, &format!("{kind}/m-1"), &long, true).send().await;
     assert_eq!(reply.status, 200);
     companion.kill().await;
     companion.again().await;
     let heard = Dialect::OpenAi.streamed(&reply.text().await);
     assert!(!heard.error.is_empty() && !heard.over && heard.starts == 1, "{heard:?}");
     model.behave(Manner::Well);
-    assert_eq!(ask(&gateway, Dialect::OpenAi, "ollama/m-1", "Hello", true).await.1.text, "You said: Hello");
+    assert_eq!(
+        ask(&gateway, Dialect::OpenAi, &format!("{kind}/m-1"), "Hello", true).await.1.text,
+        "You said: Hello"
+    );
 }
 
 #[tokio::test]

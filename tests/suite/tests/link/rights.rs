@@ -1,6 +1,7 @@
 //! Who may open a link, and what may go through it.
 
 use causeway_fixture::{Fixture, Options};
+use causeway_suite::link::transports;
 use causeway_suite::{Client, Companion, Era, Gateway};
 use serde_json::json;
 
@@ -10,7 +11,7 @@ async fn refused(name: &str, key: Option<&str>) -> String {
     let fixture = Fixture::start(Options::modern("one")).await;
     let gateway = Gateway::start(behind(&["one"])).await;
     let mut said = String::new();
-    for transport in ["websocket", "http"] {
+    for &transport in transports() {
         let offer = offering(&[("one", &fixture)]);
         let more = ["--transport", transport];
         let mut companion = Companion::begin(&gateway.url(""), name, key, &offer, &more, &[]);
@@ -80,7 +81,7 @@ async fn once_says_whether_everything_works() {
     let gateway = Gateway::start(behind(&["one", "two", "three"])).await;
     let mut offer = offering(&[("one", &modern), ("two", &legacy), ("three", &old)]);
     offer["mcpServers"]["three"]["type"] = json!("sse");
-    for transport in ["websocket", "http"] {
+    for &transport in transports() {
         let more = ["--once", "--transport", transport];
         let mut fine = Companion::begin(&gateway.url(""), "laptop", Some(KEY), &offer, &more, &[]);
         let (status, said) = fine.ended().await;

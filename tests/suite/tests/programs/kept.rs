@@ -6,7 +6,7 @@ use causeway_suite::host::eventually;
 use causeway_suite::{Client, ERAS, Era, with};
 use serde_json::json;
 
-use super::{children, fixture, gateway, is_there, left_out, processes, signal, status};
+use super::{below, children, fixture, gateway, is_there, left_out, processes, signal, status};
 
 #[tokio::test]
 async fn clients_that_can_be_asked_nothing_share_a_process() {
@@ -182,4 +182,28 @@ async fn a_gateway_that_stops_leaves_nothing_behind() {
         assert!(eventually(async || !is_there(own)).await, "{manners}");
         assert!(!before.iter().any(|pid| is_there(*pid)), "{manners}");
     }
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_killed_leaves_nothing_behind() {
+    if left_out("kill -9 of the gateway") {
+        return;
+    }
+    let config = json!({"mcpServers": {
+        "one": fixture(&["--era", "legacy"]),
+        // It goes on when its input is closed and when it is asked to end.
+        "two": fixture(&["--era", "modern", "--manners", "stays"]),
+        "three": with(fixture(&["--era", "modern"]), json!({"sandbox": "off"})),
+    }});
+    let gateway = causeway_suite::Gateway::start(config).await;
+    let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
+    for name in ["one", "two", "three"] {
+        assert_eq!(client.tool(&format!("{name}__echo"), json!({"text": "x"})).await.text(), "x", "{name}");
+    }
+    let own = gateway.process().unwrap();
+    let all = below(own);
+    assert!(all.len() >= 3, "{all:?}");
+    signal("KILL", own);
+    let left = || all.iter().filter(|(pid, _)| is_there(**pid)).collect::<Vec<_>>();
+    assert!(eventually(async || left().is_empty()).await, "{:?}", left());
 }

@@ -15,9 +15,8 @@ mod broken;
 mod kept;
 mod real;
 
-use std::collections::BTreeSet;
-
 use causeway_suite::host::{fixture_program, skip};
+pub use causeway_suite::processes::{below, fixtures as children, is_there, signal};
 use causeway_suite::{Gateway, Host, Request};
 use serde_json::{Value, json};
 
@@ -57,51 +56,4 @@ pub async fn processes(gateway: &Gateway, name: &str) -> Vec<u64> {
         .flatten()
         .map(|process| process["pid"].as_u64().unwrap())
         .collect()
-}
-
-/// The processes below `parent` whose program is the fixture, as the system has them.
-pub fn children(parent: u32) -> BTreeSet<u32> {
-    let mut parents = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        // `pid (program) state parent …`
-        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let Some((start, rest)) = stat.rsplit_once(") ") else { continue };
-        let mut rest = rest.split_whitespace();
-        let (state, of) =
-            (rest.next().unwrap_or_default(), rest.next().and_then(|of| of.parse::<u32>().ok()));
-        if state != "Z"
-            && let Some(of) = of
-        {
-            parents.push((pid, of, start.contains("(causeway-fixtur")));
-        }
-    }
-    let mut below = BTreeSet::from([parent]);
-    loop {
-        let more: Vec<u32> = parents
-            .iter()
-            .filter(|(pid, of, _)| below.contains(of) && !below.contains(pid))
-            .map(|(pid, ..)| *pid)
-            .collect();
-        if more.is_empty() {
-            break;
-        }
-        below.extend(more);
-    }
-    parents.iter().filter(|(pid, _, fixture)| *fixture && below.contains(pid)).map(|(pid, ..)| *pid).collect()
-}
-
-/// Whether the process is there.
-pub fn is_there(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
-}
-
-/// Sends the process a signal.
-pub fn signal(name: &str, pid: u32) {
-    let done =
-        std::process::Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap();
-    assert!(done.success(), "kill -{name} {pid}");
 }
