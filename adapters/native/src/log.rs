@@ -169,12 +169,19 @@ impl std::fmt::Debug for Log {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use causeway::platform::Log as _;
 
+    /// Keeps what is written to it; clones share it.
     #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
+    pub(crate) struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Sink {
+        pub(crate) fn text(&self) -> String {
+            String::from_utf8_lossy(&locked(&self.0)).into_owned()
+        }
+    }
 
     impl Write for Sink {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -191,7 +198,7 @@ mod tests {
         let log = Log::to(level, Box::new(sink.clone()));
         lines.iter().for_each(|line| log.write(line));
         log.flush();
-        assert_eq!(String::from_utf8_lossy(&locked(&sink.0)), expect);
+        assert_eq!(sink.text(), expect);
     }
 
     #[test]

@@ -28,6 +28,8 @@ use crate::http::{Answer, Http};
 const MAX_BODY: usize = 64 << 20;
 /// How many redirects within one origin are followed.
 const MAX_REDIRECTS: usize = 3;
+/// How many pieces of an answer that are there already go in one frame.
+const TOGETHER: usize = 64;
 /// How many endpoints of servers of HTTP+SSE are remembered.
 const MAX_ENDPOINTS: usize = 1024;
 
@@ -302,13 +304,14 @@ pub(super) async fn pass(
 ) -> Result<(), Reset> {
     let mut filtering = Filtering::new(exposed, content_type(&response));
     let mut endpoint = Decoder::new(16 * 1024);
-    let (head, mut body) = response.into_parts();
+    let (head, body) = response.into_parts();
+    let mut body = body.ready_chunks(TOGETHER);
     let headers = Headers::from_map(&head.headers);
     outlet.say(Ask::Head(frame::Response { status: head.status.as_u16(), headers }));
     let too_large =
         || Reset::new(ResetCode::TooLarge, "an answer that is too large for --allow to look into");
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| Reset::new(ResetCode::Cut, error.to_string()))?;
+    while let Some(pieces) = body.next().await {
+        let (chunk, failed) = joined(pieces);
         if let Some((kitchen, server)) = names {
             let mut events = Vec::new();
             let fine = endpoint.push(&chunk, &mut events).is_ok();
@@ -322,9 +325,30 @@ pub(super) async fn pass(
             }
         }
         outlet.data(filtering.push(chunk).map_err(|_| too_large())?).await;
+        if let Some(error) = failed {
+            return Err(Reset::new(ResetCode::Cut, error.to_string()));
+        }
     }
     outlet.data(filtering.finish()).await;
     Ok(())
+}
+
+/// Pieces of a body as one, and the error behind them. Each would be a frame of its own, and some servers write byte by byte.
+fn joined(pieces: Vec<Result<Bytes, SeamError>>) -> (Bytes, Option<SeamError>) {
+    let (mut chunk, mut more) = (Bytes::new(), BytesMut::new());
+    for piece in pieces {
+        match piece {
+            Ok(piece) if chunk.is_empty() => chunk = piece,
+            Ok(piece) => {
+                if more.is_empty() {
+                    more.extend_from_slice(&chunk);
+                }
+                more.extend_from_slice(&piece);
+            }
+            Err(error) => return (if more.is_empty() { chunk } else { more.freeze() }, Some(error)),
+        }
+    }
+    (if more.is_empty() { chunk } else { more.freeze() }, None)
 }
 
 /// How long a server may take to answer when it is only checked.
@@ -341,6 +365,20 @@ mod tests {
     async fn path(kitchen: &Kitchen, path: &str) -> Reset {
         let head = frame::Request { path: path.to_owned(), ..frame::Request::post(Offer::server("old"), "") };
         ask(kitchen, &server(), &head, Bytes::new()).await.map(drop).unwrap_err()
+    }
+
+    #[test]
+    fn pieces_that_are_there_go_together() {
+        let check = |pieces: &[Option<&'static str>], expect: &str, fails: bool| {
+            let cut = || SeamError::Cut("cut".to_owned());
+            let pieces = pieces.iter().map(|piece| piece.map(Bytes::from).ok_or_else(cut));
+            let (chunk, failed) = joined(pieces.collect());
+            assert_eq!((chunk, failed.is_some()), (Bytes::from(expect.to_owned()), fails));
+        };
+        check(&[Some("a")], "a", false);
+        check(&[Some("a"), Some(""), Some("b"), Some("c")], "abc", false);
+        check(&[Some("a"), Some("b"), None], "ab", true);
+        check(&[None], "", true);
     }
 
     #[tokio::test]

@@ -28,6 +28,15 @@ const TRIES: usize = 3;
 
 type Answer = Result<Response<Body>, SeamError>;
 
+/// What a client asks.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    text: &'a [u8],
+    id: &'a RawValue,
+    method: &'a str,
+    params: Option<&'a RawValue>,
+}
+
 /// Answers a request to `program`.
 pub(super) async fn answer(program: &Arc<Program>, request: Request<Bytes>) -> Answer {
     let (head, body) = request.into_parts();
@@ -75,7 +84,7 @@ async fn post(program: &Arc<Program>, session: Option<Arc<Session>>, modern: boo
             open(program, id, params).await
         }
         (Message::Request { id, method, params }, Some(session)) => {
-            in_session(program, &session, body, id, &method, params).await
+            in_session(program, &session, Asked { text: body, id, method: &method, params }).await
         }
         (Message::Notification { method, params }, Some(session)) => {
             notification(&session, body, &method, params);
@@ -89,7 +98,7 @@ async fn post(program: &Arc<Program>, session: Option<Arc<Session>>, modern: boo
             Ok(empty(StatusCode::ACCEPTED))
         }
         (Message::Request { id, method, params }, None) if modern => {
-            stateless(program, body, id, &method, params).await
+            stateless(program, Asked { text: body, id, method: &method, params }).await
         }
         (Message::Request { id, .. }, None) => {
             let why = "Bad Request: Mcp-Session-Id header is required";
@@ -114,13 +123,8 @@ async fn open(program: &Arc<Program>, id: &RawValue, params: Option<&RawValue>) 
 }
 
 /// A request of 2026-07-28.
-async fn stateless(
-    program: &Arc<Program>,
-    body: &[u8],
-    id: &RawValue,
-    method: &str,
-    params: Option<&RawValue>,
-) -> Answer {
+async fn stateless(program: &Arc<Program>, asked: Asked<'_>) -> Answer {
+    let Asked { text, id, method, params } = asked;
     if program.era().await? == Era::Legacy {
         // Asked with as much as a server may make of it, only the question what it is were harmless.
         return Ok(match method {
@@ -147,7 +151,7 @@ async fn stateless(
             cancellable: true,
             to: To::Client(to),
         };
-        match sent(&process, flight, body, id, read.token()) {
+        match sent(&process, flight, text, id, read.token()) {
             Ok(ticket) => break (ticket, inlet),
             // It was stopped at this very moment.
             Err(Unsent::Closing) if tries < TRIES => tries += 1,
@@ -168,33 +172,24 @@ async fn stateless(
 }
 
 /// A request in a session. A process that is stopped at this very moment gives way to another.
-async fn in_session(
-    program: &Arc<Program>,
-    session: &Arc<Session>,
-    body: &[u8],
-    id: &RawValue,
-    method: &str,
-    params: Option<&RawValue>,
-) -> Answer {
+async fn in_session(program: &Arc<Program>, session: &Arc<Session>, asked: Asked<'_>) -> Answer {
     for _ in 0..TRIES {
-        match try_in_session(program, session, body, id, method, params).await? {
+        match try_in_session(program, session, asked).await? {
             Ok(response) => return Ok(response),
             Err(Unsent::Full) => return Err(Unsent::Full.into()),
             Err(Unsent::Closing) if matches!(session.place, Place::Own(_)) => break,
             Err(Unsent::Closing) => {}
         }
     }
-    Ok(refusal(StatusCode::NOT_FOUND, Some(id), -32001, "Session not found"))
+    Ok(refusal(StatusCode::NOT_FOUND, Some(asked.id), -32001, "Session not found"))
 }
 
 async fn try_in_session(
     program: &Arc<Program>,
     session: &Arc<Session>,
-    body: &[u8],
-    id: &RawValue,
-    method: &str,
-    params: Option<&RawValue>,
+    asked: Asked<'_>,
 ) -> Result<Result<Response<Body>, Unsent>, SeamError> {
+    let Asked { text, id, method, params } = asked;
     let read = Params::of(params);
     let (process, changed) = match &session.place {
         Place::Own(process) => (process.clone(), None),
@@ -238,7 +233,7 @@ async fn try_in_session(
             }
         }
     };
-    let changed = changed.map_or_else(|| Bytes::copy_from_slice(body), |change| replaced(body, [change]));
+    let changed = changed.map_or_else(|| Bytes::copy_from_slice(text), |change| replaced(text, [change]));
     let (to, inlet) = outlet();
     let flight = Flight {
         id: id.to_owned(),
@@ -254,7 +249,7 @@ async fn try_in_session(
             let token = Params::of(params).token();
             sent(&process, flight, &changed, id, token)
         }
-        _ => sent(&process, flight, body, id, read.token()),
+        _ => sent(&process, flight, text, id, read.token()),
     };
     let ticket = match ticket {
         Ok(ticket) => ticket,

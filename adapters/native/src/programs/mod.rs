@@ -7,8 +7,8 @@
 //! | file | what |
 //! |---|---|
 //! | `face` | requests in, responses out |
-//! | `program` | one server: which processes it has, and who is served by which |
-//! | `process` | one process: started, spoken to, watched, ended in order |
+//! | `program` | one server: which processes it has, and who is served by which; `era` finds out what it is, `sessions` keeps who shares |
+//! | `process` | one process: started and spoken to; `pipes` reads and writes, `heard` finds whom a message concerns, `watch` watches over it and ends it in order |
 //! | `table` | its requests without an answer yet, and whom each belongs to |
 //! | `session`, `shared` | sessions of older revisions, and the processes that several of them share |
 //! | `outlet` | what is said to one reader |

@@ -79,21 +79,7 @@ impl Voice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
-    use std::sync::Arc;
-
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::log::tests::Sink;
 
     #[test]
     fn lines_are_named_short_plain_and_few() {
@@ -105,7 +91,7 @@ mod tests {
         voice.say(Level::Info, "program.stderr", &"x".repeat(10_000));
         (0..1000).for_each(|_| voice.say(Level::Info, "program.stderr", "again"));
         log.flush();
-        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let text = sink.text();
         assert!(text.contains("files: key *** on port 80  [31m"), "{text}");
         assert_eq!(text.lines().count(), MOST as usize);
         assert!(text.lines().all(|line| line.len() < 700));

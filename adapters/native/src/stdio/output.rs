@@ -113,20 +113,7 @@ pub(super) fn plain(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
-
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::log::tests::Sink;
 
     struct Closed;
 
@@ -146,7 +133,7 @@ mod tests {
         output.line(Bytes::from_static(b"{\"a\":1}")).await;
         output.line(Bytes::from_static(b"{\r\n  \"a\": \"\\n\"\n}\n")).await;
         output.finish(Duration::from_secs(5)).await;
-        assert_eq!(String::from_utf8_lossy(&sink.0.lock().unwrap()), "{\"a\":1}\n{    \"a\": \"\\n\" }\n");
+        assert_eq!(sink.text(), "{\"a\":1}\n{    \"a\": \"\\n\" }\n");
     }
 
     #[tokio::test]

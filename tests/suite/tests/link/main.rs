@@ -53,8 +53,13 @@ pub fn offering(servers: &[(&str, &Fixture)]) -> Value {
 
 impl World {
     pub async fn new(options: Options, more: &[&str]) -> Self {
+        Self::with(options, json!({}), more).await
+    }
+
+    /// With `patch` laid over the gateway's configuration.
+    pub async fn with(options: Options, patch: Value, more: &[&str]) -> Self {
         let fixture = Fixture::start(options).await;
-        let gateway = Gateway::start(behind(&["one"])).await;
+        let gateway = Gateway::start(causeway_suite::with(behind(&["one"]), patch)).await;
         let offer = offering(&[("one", &fixture)]);
         let companion = Companion::start(&gateway.url(""), "laptop", Some(KEY), &offer, more).await;
         Self { fixture, gateway, companion }
