@@ -2,7 +2,7 @@
 //! a comparison asks all and picks one.
 //!
 //! All but the last stage are whole answers that the caller does not see; the last is asked as any call is, and streams.
-//! A [`Team`] is driven by [`Team::run`], which may be dropped and called again without losing anything.
+//! A `Team` is driven by `Team::run`, which may be dropped and called again without losing anything.
 //! Invariant: no more stages than the configuration names, and no more time or money than it allows.
 
 use std::pin::pin;

@@ -7,7 +7,7 @@ use super::{Effect, Link, Out, Phase, Side};
 use crate::platform::Timestamp;
 
 impl Link {
-    /// When it wants [`Input::Tick`], if nothing else comes before.
+    /// When it wants [`Input::Tick`](super::Input::Tick), if nothing else comes before.
     #[must_use]
     pub fn wake_at(&self) -> Option<Timestamp> {
         match self.phase {
