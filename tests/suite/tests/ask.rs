@@ -249,14 +249,16 @@ async fn the_command_line_asks_and_lists() {
         command(&gateway, &["ask", "--json", "-m", "gemini/m-1", "--user", "ana", "Hello"]).await;
     let answer: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&answer["provider"], &answer["remembered"]), (&json!("gemini"), &json!(true)), "{answer}");
-    let (said, complained, well) = command(&gateway, &["ask", "-m", "nowhere/x", "Hello"]).await;
-    assert!(!well && said.is_empty() || complained.contains("no model"), "{said} {complained}");
+    let without = Gateway::start(json!({"mcpServers": {}})).await;
+    let (said, complained, well) = command(&without, &["ask", "-m", "nowhere/x", "Hello"]).await;
+    assert!(!well && said.is_empty() && complained.contains("nowhere/x"), "{said} {complained}");
     let gemini = &models.iter().find(|(kind, _)| *kind == "gemini").unwrap().1;
     gemini.behave(Manner::CutAfter(4));
     let question = ["ask", "-m", "gemini/m-1", "one two three four five six seven"];
     let (said, complained, well) = command(&gateway, &question).await;
     assert!(!well && said.starts_with("You ") && said.ends_with('\n'), "{said}");
-    assert!(complained.contains("ended before its end"), "{complained}");
+    // What of a cut connection is seen, and how it is called, is the host's.
+    assert!(complained.contains("provider \"gemini\""), "{complained}");
     let (said, complained, well) = command(&gateway, &["models"]).await;
     assert!(well && said.contains("openai/m-1") && said.contains("default"), "{said} {complained}");
     let (said, ..) = command(&gateway, &["models", "--json"]).await;
