@@ -75,6 +75,7 @@ async fn write(
 ) {
     let mut stream = stream;
     let end = loop {
+        instance::look(&instance).await;
         let next = match select(stream.next(), pin!(Time.sleep(LOOK))).await {
             Either::Left((next, _)) => next,
             Either::Right(_) => {
@@ -82,7 +83,6 @@ async fn write(
                 if let (StreamResult::Dropped, _) = writer.stream_writer.write(Vec::new()).await {
                     return;
                 }
-                instance::look(&instance).await;
                 continue;
             }
         };

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use causeway_fixture::model::{Manner, Model};
 use causeway_suite::host::eventually;
+use causeway_suite::link::transports;
 use causeway_suite::models::{DIALECTS, Dialect, Heard};
 use causeway_suite::{Companion, Gateway, Request, hash};
 use serde_json::{Value, json};
@@ -76,7 +77,7 @@ async fn models_behind_a_link_answer_whole_and_as_they_speak() {
     }
     let gateway = Gateway::start(behind(&KINDS, json!({}), json!({}))).await;
     let offer = offering(&models.iter().map(|(kind, model)| (*kind, model)).collect::<Vec<_>>());
-    for transport in ["websocket", "http"] {
+    for &transport in transports() {
         let more = ["--transport", transport];
         let companion = Companion::start(&gateway.url(""), "laptop", Some(KEY), &offer, &more).await;
         for (kind, model) in &models {
