@@ -201,10 +201,13 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
                             }
                         }
                     },
-                    (Source::Words(words), _) => match select(pin!(words.next()), silence.as_mut()).await {
-                        Either::Left((item, _)) => item.map(Ok),
-                        Either::Right(_) => comment(),
-                    },
+                    // Boxed: the thousands of streams that wait for news need not make room for it.
+                    (Source::Words(words), _) => {
+                        match select(Box::pin(words.next()), silence.as_mut()).await {
+                            Either::Left((item, _)) => item.map(Ok),
+                            Either::Right(_) => comment(),
+                        }
+                    }
                     (Source::Relayed(stream), _) => {
                         let news = stream.news;
                         let next = if news && watch.has_moved() {
