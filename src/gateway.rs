@@ -421,7 +421,7 @@ impl<P: Platform> Gateway<P> {
             headers.insert(VARY, HeaderValue::from_static("Origin"));
             headers.insert(
                 "access-control-expose-headers",
-                HeaderValue::from_static("Mcp-Session-Id, X-Request-Id, WWW-Authenticate"),
+                HeaderValue::from_static("ETag, Mcp-Session-Id, X-Request-Id, WWW-Authenticate"),
             );
             if let Some(wanted) = &browser.wanted {
                 headers.insert("access-control-allow-headers", wanted.clone());

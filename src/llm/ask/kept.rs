@@ -147,22 +147,16 @@ impl<'a, P: Platform> Shelf<'a, P> {
             );
             return Err(Refusal::new(Kind::BodyTooLarge, what));
         }
-        let ttl = Duration::from_secs(kept.ttl);
-        match self
-            .platform
-            .store()
-            .swap(&self.key(&kept.user_id), seen, value.into(), ttl)
-            .await
-            .map_err(host)?
-        {
-            Swap::Stale => Ok(None),
-            Swap::Done(version) => {
-                if seen.is_none() {
-                    self.list(&kept.user_id, kept.expires_at).await?;
-                }
-                Ok(Some(version))
-            }
+        if seen.is_none() {
+            // First: what is not on the list would not be counted, and a name too many on it goes by itself.
+            self.list(&kept.user_id, kept.expires_at).await?;
         }
+        let ttl = Duration::from_secs(kept.ttl);
+        let written = self.platform.store().swap(&self.key(&kept.user_id), seen, value.into(), ttl).await;
+        Ok(match written.map_err(host)? {
+            Swap::Stale => None,
+            Swap::Done(version) => Some(version),
+        })
     }
 
     /// A record of `user` that says `context`.
@@ -200,8 +194,8 @@ impl<'a, P: Platform> Shelf<'a, P> {
             add(&mut context, &keep.context);
             if more {
                 // Together they may be more than each.
-                let mut whole = serde_json::to_value(&context).unwrap_or_default();
-                schema::check("Context", &mut whole)?;
+                let mut whole = serde_json::json!({ "context": context });
+                schema::check("Keep", &mut whole)?;
             }
             let kept = self.record(user, context, keep.ttl, old.as_ref());
             if let Some(version) = self.write(&kept, seen).await? {

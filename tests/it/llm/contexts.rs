@@ -102,6 +102,16 @@ fn conditions_are_kept() {
 }
 
 #[test]
+fn who_is_new_is_counted_before_anything_is_kept() {
+    let (world, _) = world(|_| {});
+    let made = ask(&world, "PUT", "/context/ana", &[], &json!({}));
+    let at = |what: &str| made.trace.iter().position(|step| step == what).unwrap();
+    assert!(at("store.swap contexts") < at("store.swap context"), "{:?}", made.trace);
+    let again = ask(&world, "PUT", "/context/ana", &[], &json!({}));
+    assert!(!again.trace.iter().any(|step| step.ends_with("contexts")), "{:?}", again.trace);
+}
+
+#[test]
 fn what_is_added_has_one_place() {
     let (world, _) = world(|_| {});
     let post = |context: Value| ask(&world, "POST", "/context/ana", &[], &json!({ "context": context }));
@@ -176,6 +186,7 @@ fn what_is_added_cannot_be_more_than_may_be_written_at_once() {
     assert_eq!(ask(&world, "POST", "/context/ana", &[], &docs(0)).status, 201);
     let got = ask(&world, "POST", "/context/ana", &[], &docs(150));
     assert_eq!(got.status, 422, "{}", got.body);
+    assert_eq!(got.json()["errors"][0]["pointer"], json!("#/context/docs"), "{}", got.body);
 }
 
 #[test]
