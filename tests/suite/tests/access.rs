@@ -1,12 +1,4 @@
 //! Who may call what, what the log says of it, and how a changed configuration takes effect.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
 
 use std::time::Duration;
 

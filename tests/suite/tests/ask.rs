@@ -1,12 +1,4 @@
 //! `/ask`, stored contexts and their schemas, over real HTTP.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
 
 use causeway_fixture::model::{Fault, Manner, Model};
 use causeway_suite::host::{program, skip};

@@ -1,12 +1,4 @@
 //! Every pairing of client era and server era, what it costs, and who shares a session with whom.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
 
 use causeway_fixture::{Era as Speaks, Fixture, MODERN, Options, Probe};
 use causeway_suite::host::left_out_where_fresh;

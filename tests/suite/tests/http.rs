@@ -1,12 +1,4 @@
 //! The rules of HTTP and of the transport: statuses, headers, bodies, and what must be refused.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
 
 use causeway_fixture::{Fixture, MODERN, Options};
 use causeway_suite::host::skip;

@@ -1,13 +1,5 @@
 //! Servers of the HTTP+SSE transport behind the gateway: ours, for what a session holds, and two real ones, the `sse`
 //! mode of the reference server and the Python SDK. Needs the tools (`scripts/setup`); `CAUSEWAY_NPM` and `CAUSEWAY_PYTHON` say where they are.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
 
 use std::time::{Duration, Instant};
 

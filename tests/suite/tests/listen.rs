@@ -1,12 +1,4 @@
 //! `subscriptions/listen`: what a modern client hears of changes at servers of either era, merged and alone.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
 
 use std::time::{Duration, Instant};
 

@@ -1,12 +1,4 @@
 //! Many servers as one: names, order, filters, caches, and what happens when one of them is ill.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
 
 use std::time::{Duration, Instant};
 

@@ -1,12 +1,4 @@
 //! What flows while a call runs: progress, logs, silence, and the end of interest.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
 
 use std::time::{Duration, Instant};
 

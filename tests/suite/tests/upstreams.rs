@@ -1,12 +1,4 @@
 //! Servers that are slow, broken, or hostile: the caller always gets an answer, in time, and so does everybody else.
-#![allow(
-    missing_docs,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
 
 use std::time::{Duration, Instant};
 

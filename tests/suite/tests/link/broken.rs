@@ -8,8 +8,8 @@ use causeway_suite::link::transports;
 use causeway_suite::{Companion, Gateway, with};
 use serde_json::json;
 
-use crate::proxy::Proxy;
-use crate::{KEY, World, assert_works, behind, call, error, offering};
+use crate::link::proxy::Proxy;
+use crate::link::{KEY, World, assert_works, behind, call, error, offering};
 
 /// A call that takes `ms` and says nothing meanwhile.
 fn slow(gateway: &Gateway, ms: u64) -> causeway_suite::Request {

@@ -20,7 +20,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::{KEY, World, behind, call};
+use crate::link::{KEY, World, behind, call};
 
 /// Makes 200 calls at once, and says how long that took.
 async fn calls_at_once(world: &World) -> Duration {

@@ -5,7 +5,7 @@ use causeway_suite::link::transports;
 use causeway_suite::{Client, Companion, Era, Gateway};
 use serde_json::json;
 
-use crate::{CALLER, KEY, World, behind, error, offering};
+use crate::link::{CALLER, KEY, World, behind, error, offering};
 
 async fn refused(name: &str, key: Option<&str>) -> String {
     let fixture = Fixture::start(Options::modern("one")).await;

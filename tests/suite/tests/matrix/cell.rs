@@ -10,9 +10,9 @@ use causeway_suite::program::Program;
 use causeway_suite::{Gateway, Host};
 use serde_json::json;
 
-use crate::behind::Behind;
-use crate::table::{Mark, Running};
-use crate::{rows, skips};
+use crate::matrix::behind::Behind;
+use crate::matrix::table::{Mark, Running};
+use crate::matrix::{rows, skips};
 
 /// What a row may take.
 const ROW: Duration = Duration::from_secs(25);

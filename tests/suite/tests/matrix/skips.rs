@@ -6,7 +6,7 @@
 use causeway_suite::Host;
 use causeway_suite::behind::{is_behind_link, is_behind_stdio};
 
-use crate::cell::{Cell, Server, Where};
+use crate::matrix::cell::{Cell, Server, Where};
 
 /// Which clients.
 #[derive(Clone, Copy)]

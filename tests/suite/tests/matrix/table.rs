@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::Mutex;
 
-use crate::rows::Row;
+use crate::matrix::rows::Row;
 
 /// What came of a row.
 #[derive(Debug, Clone)]

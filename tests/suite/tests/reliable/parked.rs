@@ -8,7 +8,7 @@ use causeway_suite::party::{Able, Target, obliging};
 use causeway_suite::{Gateway, hash, serving, with};
 use serde_json::{Map, Value, json};
 
-use crate::World;
+use crate::reliable::World;
 
 fn call(name: &str) -> Value {
     json!({"name": name, "arguments": {}})

@@ -8,7 +8,7 @@ use causeway_suite::party::Outcome;
 use causeway_suite::sse::Next;
 use serde_json::{Value, json};
 
-use crate::World;
+use crate::reliable::World;
 
 in_each_world! {
     a_call_stream_that_is_cut_is_taken_up_without_loss

@@ -10,7 +10,7 @@ use causeway_suite::party::{Able, Target};
 use causeway_suite::{Gateway, Host, left_out_behind_stdio, serving};
 use serde_json::json;
 
-use crate::World;
+use crate::reliable::World;
 
 /// Pseudo-random numbers that are the same in each run.
 struct Dice(u64);

@@ -6,7 +6,7 @@ use causeway_fixture::{Fixture, Options};
 use causeway_suite::{Gateway, serving};
 use serde_json::json;
 
-use crate::client::{Client, text};
+use crate::stdio::client::{Client, text};
 
 #[tokio::test]
 async fn calls_in_flight_are_answered_before_the_end() {

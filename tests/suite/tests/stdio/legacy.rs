@@ -6,7 +6,7 @@ use causeway_fixture::{Fixture, Options};
 use causeway_suite::{Gateway, names, serving};
 use serde_json::json;
 
-use crate::client::{Client, complaint, hello, text};
+use crate::stdio::client::{Client, complaint, hello, text};
 
 /// A server of each era.
 async fn servers() -> [Fixture; 2] {

@@ -6,7 +6,7 @@ use causeway_fixture::{Fixture, Options, odd_header_tools, plain_tool};
 use causeway_suite::{Gateway, names, serving};
 use serde_json::{Value, json};
 
-use crate::client::{Client, modern, text};
+use crate::stdio::client::{Client, modern, text};
 
 fn regional(header: &str) -> Value {
     let region = json!({"type": "string", "x-mcp-header": header});

@@ -6,8 +6,8 @@ use causeway_fixture::{Fixture, Options, Trouble};
 use causeway_suite::{Gateway, hash, serving, with};
 use serde_json::json;
 
-use crate::client::{Client, complaint, text};
-use crate::serve::Serve;
+use crate::stdio::client::{Client, complaint, text};
+use crate::stdio::serve::Serve;
 
 #[tokio::test]
 async fn a_gateway_that_comes_later_is_waited_for() {
@@ -15,7 +15,7 @@ async fn a_gateway_that_comes_later_is_waited_for() {
     let mut gateway = Serve::new(&serving(&[("one", &fixture)]), true);
     let mut old = Client::of(&gateway.url("/mcp/one"), &[]);
     let mut new = Client::of(&gateway.url("/mcp/one"), &[]);
-    let hello = old.send("initialize", crate::client::hello()).await;
+    let hello = old.send("initialize", crate::stdio::client::hello()).await;
     let discover = new.send_modern("server/discover", json!({})).await;
     assert!(old.is_silent(Duration::from_millis(300)).await, "no answer yet");
     gateway.start().await;
@@ -93,7 +93,7 @@ async fn a_call_that_may_have_run_is_not_sent_twice() {
 async fn a_gateway_that_stays_away_is_an_error_with_advice() {
     let gateway = Serve::new(&json!({}), true);
     let mut client = Client::of(&gateway.url("/mcp"), &["--wait", "1"]);
-    let first = client.send("initialize", crate::client::hello()).await;
+    let first = client.send("initialize", crate::stdio::client::hello()).await;
     let second = client.send_modern("tools/list", json!({})).await;
     let third = client.send("ping", json!({})).await;
     // A request that is given up while it waits was never sent, and is never answered.
@@ -117,7 +117,7 @@ async fn a_bad_key_is_told_and_not_shown() {
     let gateway = Gateway::start(config).await;
     let mut client = Client::of(&gateway.url("/mcp"), &["--key", "cw_wrong_key"]);
     for answer in [
-        client.ask("initialize", crate::client::hello()).await,
+        client.ask("initialize", crate::stdio::client::hello()).await,
         client.ask_modern("tools/list", json!({})).await,
         client.ask("tools/list", json!({})).await,
     ] {
@@ -132,7 +132,9 @@ async fn a_bad_key_is_told_and_not_shown() {
     client.initialize().await;
     assert_eq!(text(&client.tool("one__echo", json!({"text": "hi"})).await), "hi");
     let mut client = Client::of(&gateway.url("/mcp"), &[]);
-    assert!(complaint(&client.ask("initialize", crate::client::hello()).await).contains("wants a key"));
+    assert!(
+        complaint(&client.ask("initialize", crate::stdio::client::hello()).await).contains("wants a key")
+    );
 }
 
 #[tokio::test]
@@ -141,10 +143,10 @@ async fn a_wrong_url_is_told() {
     let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
     let key: Vec<_> = gateway.key().into_iter().flat_map(|key| ["--key", key]).collect();
     let mut client = Client::of(&gateway.url("/no/such?token=secret"), &key);
-    let answer = client.ask("initialize", crate::client::hello()).await;
+    let answer = client.ask("initialize", crate::stdio::client::hello()).await;
     assert!(answer["error"].is_object() && !answer.to_string().contains("secret"), "{answer}");
     let mut client = Client::of(&fixture.url().replace("/mcp", "/other"), &[]);
-    let answer = client.ask("initialize", crate::client::hello()).await;
+    let answer = client.ask("initialize", crate::stdio::client::hello()).await;
     assert!(complaint(&answer).contains("correct --url"), "{answer}");
 }
 

@@ -7,7 +7,7 @@ use causeway_suite::party::{Able, Outcome, Party, obliging};
 use serde_json::{Value, json};
 
 use super::{Done, holds, said, same};
-use crate::cell::Cell;
+use crate::matrix::cell::Cell;
 
 const FORM: &str = "elicitation/create";
 const MODEL: &str = "sampling/createMessage";

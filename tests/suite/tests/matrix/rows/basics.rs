@@ -7,7 +7,7 @@ use causeway_suite::party::Able;
 use serde_json::json;
 
 use super::{Done, holds, said, same};
-use crate::cell::Cell;
+use crate::matrix::cell::Cell;
 
 pub async fn plain_calls(cell: Arc<Cell>) -> Done {
     let party = cell.connect().await?;

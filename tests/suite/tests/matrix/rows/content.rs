@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Done, holds, same};
-use crate::cell::{Cell, Server};
+use crate::matrix::cell::{Cell, Server};
 
 /// The kinds of content that `revision` has in a tool's result.
 fn kinds(revision: &str) -> Vec<&'static str> {

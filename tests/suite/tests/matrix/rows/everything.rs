@@ -7,7 +7,7 @@ use causeway_suite::party::{Able, Outcome, Party};
 use serde_json::{Value, json};
 
 use super::{Done, holds, same};
-use crate::cell::Cell;
+use crate::matrix::cell::Cell;
 
 const DOCUMENT: &str = "demo://resource/dynamic/text/1";
 

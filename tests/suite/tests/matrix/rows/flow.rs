@@ -8,8 +8,8 @@ use causeway_suite::party::{Able, Outcome, Party, obliging};
 use serde_json::{Value, json};
 
 use super::{Done, holds, said, same};
-use crate::behind::Facts;
-use crate::cell::Cell;
+use crate::matrix::behind::Facts;
+use crate::matrix::cell::Cell;
 
 const PROGRESS: &str = "notifications/progress";
 const MESSAGE: &str = "notifications/message";

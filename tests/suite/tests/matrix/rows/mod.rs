@@ -14,7 +14,7 @@ use std::sync::Arc;
 use causeway_suite::party::Party;
 use serde_json::Value;
 
-use crate::cell::{Cell, Server};
+use crate::matrix::cell::{Cell, Server};
 
 /// What a row does: `Err` says what was expected and what came.
 pub type Row = fn(Arc<Cell>) -> Pin<Box<dyn Future<Output = Done> + Send>>;

@@ -8,7 +8,7 @@ use causeway_suite::party::Party;
 use serde_json::{Value, json};
 
 use super::{Done, holds, said, same};
-use crate::cell::Cell;
+use crate::matrix::cell::Cell;
 
 const WATCHED: &str = "test://watched-resource";
 

@@ -1,15 +1,6 @@
 //! Servers that are programs, run by the gateway: how their processes are kept, and what happens when they misbehave.
 //!
 //! Only hosts that run processes have these cases; the others leave such servers out by name.
-#![allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
 
 mod broken;
 mod kept;

@@ -1,13 +1,4 @@
 //! Servers behind a link: what holds while companions and connections come and go.
-#![allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
 
 mod broken;
 mod crowd;

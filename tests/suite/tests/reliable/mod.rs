@@ -1,14 +1,5 @@
 //! What holds when things break in the middle: gateways that are killed, connections that are cut, states that are
 //! replayed, clients that never come back.
-#![allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
 
 use causeway_fixture::{Era, Fixture, Options};
 use causeway_suite::legacy::Legacy;
@@ -23,19 +14,19 @@ macro_rules! in_each_world {
         mod by_itself {
             $(#[tokio::test]
             async fn $name() {
-                super::$name($crate::World::direct(causeway_fixture::Options::legacy("one")).await).await;
+                super::$name($crate::reliable::World::direct(causeway_fixture::Options::legacy("one")).await).await;
             })*
         }
         mod before_a_legacy_server {
             $(#[tokio::test]
             async fn $name() {
-                super::$name($crate::World::through_the_gateway(causeway_fixture::Options::legacy("one")).await).await;
+                super::$name($crate::reliable::World::through_the_gateway(causeway_fixture::Options::legacy("one")).await).await;
             })*
         }
         mod before_a_modern_server {
             $(#[tokio::test]
             async fn $name() {
-                super::$name($crate::World::through_the_gateway(causeway_fixture::Options::modern("one")).await).await;
+                super::$name($crate::reliable::World::through_the_gateway(causeway_fixture::Options::modern("one")).await).await;
             })*
         }
     };

@@ -5,18 +5,9 @@
 //! why. A table of all cells is printed at the end:
 //!
 //! ```text
-//! cargo test -p causeway-suite --test matrix
-//! CAUSEWAY_ROW=tools_changed,progress cargo test -p causeway-suite --test matrix merged
+//! cargo test -p causeway-suite matrix::
+//! CAUSEWAY_ROW=tools_changed,progress cargo test -p causeway-suite matrix::merged
 //! ```
-#![allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests"
-)]
 
 mod behind;
 mod cell;
