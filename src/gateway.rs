@@ -7,6 +7,7 @@ pub mod dock;
 mod flow;
 mod head;
 mod record;
+mod sampling;
 mod words;
 
 use std::pin::pin;
@@ -23,6 +24,7 @@ use serde::Serialize;
 
 use self::flow::{Ended, Source, Watch, Witness, flow};
 use self::head::{Head, HeadBody, headed, problem, rpc_refusal};
+use self::sampling::Beside;
 use crate::config::Plan;
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
@@ -32,6 +34,7 @@ use crate::mcp::Mcp;
 use crate::mcp::links::LinkStatus;
 use crate::mcp::mailbox::{self, Mailbox, Said};
 use crate::mcp::memory::UpstreamSession;
+use crate::mcp::sampling::Models;
 use crate::mcp::serve::{Answer, Cancel, Inbound, Note, Ticket};
 use crate::mcp::stream::Stream as Relayed;
 use crate::platform::{Clock as _, Endless, Entropy as _, Log as _, Platform, SeamError, Timestamp};
@@ -144,7 +147,10 @@ impl<P: Platform> Gateway<P> {
         };
         let (http, browser) = (head.method.clone(), Browser::of(&head.headers));
         let front = asked.endpoint.as_ref().and_then(|endpoint| words::front(endpoint, &head.headers));
-        let answered = self.answer(head, body, plan.clone(), &mut asked).await;
+        let serves = matches!(asked.endpoint, Some(Endpoint::Mcp(_)));
+        let used = plan.as_ref().filter(|_| serves);
+        let (models, mut driver) = sampling::begin(&self.platform, &self.instance, used, &asked.request_id);
+        let answered = self.answer(head, body, plan.clone(), &mut asked, models, &mut driver).await;
         let mcp = matches!(asked.endpoint, Some(Endpoint::Mcp(_) | Endpoint::Sse(_) | Endpoint::Messages));
         let answered = answered.unwrap_or_else(|fault| {
             let refusal = match front {
@@ -169,7 +175,8 @@ impl<P: Platform> Gateway<P> {
                 ended = Some(receiver);
                 endless = source.is_endless();
                 let watch = Watch::new(self.instance.clone(), plan.clone());
-                Body::Stream(Box::pin(flow(self.platform.clone(), watch, source, keep_alive, witness)))
+                let flow = flow(self.platform.clone(), watch, source, keep_alive, witness, driver);
+                Body::Stream(Box::pin(flow))
             }
         };
         let mut response = Response::new(body);
@@ -201,14 +208,17 @@ impl<P: Platform> Gateway<P> {
         Reply { response, after }
     }
 
-    async fn answer<B>(
+    async fn answer<B, D>(
         &self,
         mut head: http::request::Parts,
         body: B,
         plan: Option<Arc<Plan>>,
         asked: &mut Asked,
-    ) -> Result<Head<P, impl Future<Output = (Answer<P>, Note)> + use<P, B>>, Fault>
+        models: Option<Models<P>>,
+        driver: &mut Beside<D>,
+    ) -> Result<Head<P, impl Future<Output = (Answer<P>, Note)> + use<P, B, D>>, Fault>
     where
+        D: Future<Output = ()>,
         B: Stream<Item = Result<Bytes, SeamError>> + Unpin,
     {
         let abilities = self.platform.abilities();
@@ -293,6 +303,7 @@ impl<P: Platform> Gateway<P> {
             return Box::pin(self.tunnel(&head, body, &plan, &caller)).await;
         }
         let mcp = mcp.on_behalf(&caller.name, &asked.request_id);
+        let mcp = mcp.with_models(models.map(|models| models.of(&caller.name)));
         if endpoint == Endpoint::Messages {
             only(&head.method, &[Method::POST])?;
             inbound::check_json(&head.headers)?;
@@ -365,33 +376,34 @@ impl<P: Platform> Gateway<P> {
                 }
                 inbound::check_json(&inbound.headers)?;
                 inbound.body = inbound::body(&inbound.headers, body, plan.limits.body).await?;
-                Ok(self.post(mcp, inbound, &plan, asked).await)
+                Ok(self.post(mcp, inbound, &plan, asked, driver).await)
             }
         }
     }
 
     /// Answers a POST. If that takes long, the caller is given an event stream to wait on, so that nothing
     /// between the two takes the silence for a dead connection.
-    async fn post(
+    async fn post<D: Future<Output = ()>>(
         &self,
         mcp: Mcp<P>,
         inbound: Inbound,
         plan: &Plan,
         asked: &mut Asked,
-    ) -> Head<P, impl Future<Output = (Answer<P>, Note)> + use<P>> {
+        driver: &mut Beside<D>,
+    ) -> Head<P, impl Future<Output = (Answer<P>, Note)> + use<P, D>> {
         let accepts = inbound.accepts;
         // The id of a session that is being opened goes into the head, so that one must wait for it.
         let waits = accepts.events && !opens_session(&inbound.body);
         let mut work = Box::pin(mcp.post(inbound));
         let patience = pin!(self.platform.clock().sleep(plan.limits.keep_alive));
-        match select(&mut work, patience).await {
+        match sampling::beside(select(&mut work, patience), driver).await {
             Either::Left(((answer, note), _)) => {
                 asked.note = note;
                 headed(answer, accepts)
             }
             Either::Right(_) if waits => Head::events(Source::Waiting(work), None),
             Either::Right(_) => {
-                let (answer, note) = work.await;
+                let (answer, note) = sampling::beside(work, driver).await;
                 asked.note = note;
                 headed(answer, accepts)
             }
@@ -505,8 +517,10 @@ impl<P: Platform> Gateway<P> {
         letter: &[u8],
     ) -> (Said, impl Future<Output = ()> + use<P>) {
         let plan = self.instance.plan().unwrap_or_else(|| Arc::new(Plan::empty()));
-        let mcp = Mcp::new(self.platform.clone(), plan, self.instance.memory().clone());
-        mailbox::deliver(mcp, mailbox, letter)
+        let (models, mut driver) = sampling::begin(&self.platform, &self.instance, Some(&plan), "");
+        let mcp = Mcp::new(self.platform.clone(), plan, self.instance.memory().clone()).with_models(models);
+        let (said, work) = mailbox::deliver(mcp, mailbox, letter);
+        (said, async move { sampling::beside(work, &mut driver).await })
     }
 
     /// Does what is left to do: resolves when the body has ended or was dropped and the rest is done.

@@ -103,6 +103,8 @@ pub struct Server {
     pub session: Option<SessionMode>,
     /// Who answers it when it asks for a model's words.
     pub sampling: Sampling,
+    /// Which models answer it then, where [`Sampling::Gateway`] says so.
+    pub sampler: Sampler,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// How many bytes one answer (or one event of a stream) may have.
@@ -129,6 +131,7 @@ impl Server {
             overrides: BTreeMap::new(),
             session: None,
             sampling: Sampling::Client,
+            sampler: Sampler::default(),
             timeouts: Timeouts::default(),
             max_response: 16 * 1024 * 1024,
             list_ttl: Duration::from_secs(60),
@@ -292,6 +295,35 @@ pub enum Sampling {
     Client,
     /// Nobody.
     Deny,
+    /// A model of the gateway's own.
+    Gateway,
+}
+
+/// Which models answer a server that asks for a model's words, and within which limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sampler {
+    /// The models by the names that callers could use, the most capable first. Never empty.
+    pub models: Vec<String>,
+    /// How many tokens one answer may have.
+    pub max_tokens: u64,
+    /// How often the server may ask in one call.
+    pub requests: usize,
+    /// How many of its questions an instance answers at once.
+    pub concurrent: usize,
+    /// How long one answer may take.
+    pub time: Duration,
+}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        Self {
+            models: vec!["default".to_owned()],
+            max_tokens: 4096,
+            requests: 16,
+            concurrent: 8,
+            time: Duration::from_secs(90),
+        }
+    }
 }
 
 /// How one tool is presented.

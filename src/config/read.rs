@@ -123,6 +123,8 @@ struct Reader {
     server_lists: Vec<(String, Place, String)>,
     /// Names of links in `keys`, to be checked likewise.
     link_lists: Vec<(String, Place, String)>,
+    /// Names of models that are to answer servers; `None` is `default`. To be checked likewise.
+    samplers: Vec<(String, Place, Option<String>)>,
 }
 
 impl Reader {
@@ -170,6 +172,7 @@ impl Reader {
         self.check_prefixes(&config.servers);
         self.check_server_lists(&config.servers);
         self.check_link_lists(&config.servers, &config.llm.providers);
+        self.check_samplers(&config.llm);
         Some(config)
     }
 

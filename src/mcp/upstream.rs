@@ -21,6 +21,7 @@ pub use self::handshake::{GATEWAY, READY, UI, agreed, everything, introduction, 
 use super::memory::UpstreamSession;
 use super::resume::Resume;
 use super::revision::{Era, Revision};
+use super::sampling::Samples;
 use super::{Mcp, headers, meta};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
@@ -202,6 +203,7 @@ impl<P: Platform> Mcp<P> {
             Content::Events => {
                 let mut resume = session.cloned().map(Resume::new);
                 let (mut decoder, mut events) = (Decoder::new(limit), Vec::new());
+                let mut samples = Samples::default();
                 loop {
                     let why = match answered.reader.chunk().await {
                         Ok(Some(chunk)) => {
@@ -209,6 +211,9 @@ impl<P: Platform> Mcp<P> {
                             for event in events.drain(..) {
                                 if is_response(&event.data, id) {
                                     return Ok(event.data);
+                                }
+                                if let Some(session) = session {
+                                    self.sample_asked(&server, session, &event.data, &mut samples);
                                 }
                                 if let Some(resume) = &mut resume {
                                     resume.saw(&event);

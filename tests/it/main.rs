@@ -18,6 +18,7 @@ mod polled;
 mod server;
 mod world;
 
+mod answered;
 mod apps;
 mod client;
 mod companion;

@@ -367,6 +367,31 @@ impl Reader {
         rank
     }
 
+    /// That there are the models that are to answer servers.
+    pub(super) fn check_samplers(&mut self, llm: &Llm) {
+        for (path, place, name) in std::mem::take(&mut self.samplers) {
+            let named = |name: &str| {
+                let team = |(own, team): (&String, &Team)| format!("{}/{own}", team.how.name()) == name;
+                llm.models.named(name).is_some_and(|model| !model.targets.is_empty())
+                    || llm.policies.named(name).is_some()
+                    || llm.teams.iter().any(|(own, given)| team((&own.to_owned(), given)))
+            };
+            match name {
+                Some(name) if named(&name) => {}
+                Some(name) => {
+                    let node = Node { place, value: Value::Text(name) };
+                    self.target(&node, &path, &llm.providers);
+                }
+                None if named("default") => {}
+                None => {
+                    let what = "lets a model answer, and none is called `default`";
+                    let fix = "name some, as in `sampling: { models: provider/model }`, or give `llm.models.default`";
+                    self.error(place, &path, what, fix);
+                }
+            }
+        }
+    }
+
     /// Targets that may also be names that have targets themselves, and if so `policies`.
     fn named_targets(&mut self, node: &Node, path: &str, llm: &Llm, policies: bool) -> Vec<String> {
         if matches!(node.value, Value::Text(_)) {

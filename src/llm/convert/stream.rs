@@ -172,7 +172,8 @@ impl Writer {
         match front {
             Front::OpenAi => Self::OpenAi(openai::Writer::new(id, model, created, wants_usage).into()),
             Front::Anthropic => Self::Anthropic(anthropic::Writer::new(id, model).into()),
-            Front::Ask => Self::Ask(ask::Writer::new(id, model).into()),
+            // Servers are answered whole.
+            Front::Ask | Front::Sampling => Self::Ask(ask::Writer::new(id, model).into()),
         }
     }
 
@@ -200,7 +201,7 @@ impl Front {
     pub fn fail(self, error: &Bytes, out: &mut BytesMut) {
         match self {
             Self::OpenAi => openai::failure(error, out),
-            Self::Anthropic | Self::Ask => anthropic::failure(error, out),
+            Self::Anthropic | Self::Ask | Self::Sampling => anthropic::failure(error, out),
         }
     }
 }
