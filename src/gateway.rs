@@ -6,6 +6,7 @@
 pub mod dock;
 mod flow;
 mod head;
+mod own;
 mod record;
 mod sampling;
 mod words;
@@ -147,7 +148,7 @@ impl<P: Platform> Gateway<P> {
         };
         let (http, browser) = (head.method.clone(), Browser::of(&head.headers));
         let front = asked.endpoint.as_ref().and_then(|endpoint| words::front(endpoint, &head.headers));
-        let serves = matches!(asked.endpoint, Some(Endpoint::Mcp(_)));
+        let serves = matches!(asked.endpoint, Some(Endpoint::Mcp(_) | Endpoint::Status));
         let used = plan.as_ref().filter(|_| serves);
         let (models, mut driver) = sampling::begin(&self.platform, &self.instance, used, &asked.request_id);
         let answered = self.answer(head, body, plan.clone(), &mut asked, models, &mut driver).await;
@@ -320,7 +321,7 @@ impl<P: Platform> Gateway<P> {
         }
         let (Endpoint::Mcp(target) | Endpoint::Sse(target)) = endpoint.clone() else {
             only(&head.method, &[Method::GET, Method::HEAD])?;
-            mcp.survey(&caller, SURVEY).await;
+            sampling::beside(mcp.survey(&caller, SURVEY), driver).await;
             let links = Box::pin(mcp.links(&caller)).await;
             return Ok(Head::full(StatusCode::OK, "application/json", self.status(&mcp, &caller, &links)));
         };
@@ -551,14 +552,19 @@ impl<P: Platform> Gateway<P> {
             let quiet = after.cancel.is_none() && after.release.is_empty() && after.note.recheck.is_none();
             if !quiet || after.caller.is_some() {
                 // Boxed: most requests leave nothing to ask, and need not make room for it.
-                Box::pin(asks_behind(mcp, after, ended.left.take())).await;
+                Box::pin(asks_behind(mcp, &self.instance, after, ended.left.take())).await;
             }
         }
     }
 }
 
 /// What a request leaves to be asked of servers and the store behind its reply.
-async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: Box<After<P>>, left: Option<Box<Relayed<P>>>) {
+async fn asks_behind<P: Platform>(
+    mcp: Mcp<P>,
+    instance: &Arc<Instance>,
+    after: Box<After<P>>,
+    left: Option<Box<Relayed<P>>>,
+) {
     if let Some(cancel) = &after.cancel {
         mcp.cancel(cancel).await;
     }
@@ -570,7 +576,9 @@ async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: Box<After<P>>, left: Optio
         mcp.recheck(session).await;
     }
     if let Some(caller) = &after.caller {
-        mcp.refresh(caller).await;
+        let (models, mut driver) = sampling::begin(&mcp.platform, instance, Some(&mcp.plan), "");
+        let mcp = mcp.with_models(models.map(|models| models.of(&caller.name)));
+        sampling::beside(mcp.refresh(caller), &mut driver).await;
     }
 }
 

@@ -44,6 +44,10 @@ pub fn compile(config: &Config, secrets: &impl Secrets, abilities: Abilities) ->
         }
     }
     plan.llm = llm::llm(&config.llm, secrets, abilities, &mut plan.skipped);
+    let named = |server: &Arc<Server>| server.name == plan::MODELS || server.prefix == plan::MODELS;
+    if !plan.llm.providers.is_empty() && config.llm.mcp != Some(false) && !plan.servers.iter().any(named) {
+        plan.servers.extend(Url::parse("llm://causeway").ok().map(|url| Arc::new(Server::own(url))));
+    }
     plan.keys = keys(config, secrets, &mut problems);
     plan.origins = origins(config, secrets, &mut problems);
     if config.keys.is_empty() && !abilities.keyless {

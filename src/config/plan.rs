@@ -139,6 +139,17 @@ impl Server {
     }
 }
 
+impl Server {
+    /// The gateway's own server, which offers its models.
+    #[must_use]
+    pub fn own(url: Url) -> Self {
+        // A model takes the time that it takes: how long it may is said where its provider is.
+        let long = Duration::from_secs(60 * 60);
+        let timeouts = Timeouts { first_byte: long, idle: long, total: long, ..Timeouts::default() };
+        Self { transport: Transport::Own, timeouts, ..Self::new(MODELS, url) }
+    }
+}
+
 /// The URL of whatever is behind a link. Nobody asks for it by this name; another origin is told from it.
 pub const BEHIND: &str = "http://link/";
 
@@ -170,7 +181,12 @@ pub enum Transport {
     /// A program's standard input and output. The host runs the program, and gives it the face of a Streamable HTTP
     /// server at the URL `stdio://{name}`.
     Stdio,
+    /// Not at all: the gateway is that server itself, of 2026-07-28, and offers its models.
+    Own,
 }
+
+/// What the gateway's own server is called.
+pub const MODELS: &str = "llm";
 
 /// A program that is a server, and how its processes are kept.
 #[derive(Clone, PartialEq, Eq)]

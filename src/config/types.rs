@@ -65,6 +65,7 @@ impl Config {
         }
         own.keys = Named::default();
         own.llm.models = Named::default();
+        own.llm.mcp = Some(false);
         // One that is nowhere near and has no `via` is the gateway's own, where one file serves both ends.
         own.llm.providers.0.retain(|(_, provider)| match &provider.via {
             Some(via) => via == link,

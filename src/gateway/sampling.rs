@@ -14,12 +14,13 @@ use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::own::serve;
 use super::record::Words;
 use crate::config::Plan;
-use crate::config::plan::Sampling;
+use crate::config::plan::{Sampling, Transport};
 use crate::fault::{Fault, Kind, Who};
 use crate::instance::Instance;
-use crate::llm::{Call, Opening, Refusal, sampling};
+use crate::llm::{Call, Metered, Opening, Refusal, sampling};
 use crate::mcp::Mcp;
 use crate::mcp::sampling::{Job, Models, Question};
 use crate::mcp::standing::caller_of;
@@ -36,7 +37,11 @@ pub(super) fn begin<P: Platform>(
     plan: Option<&Arc<Plan>>,
     request_id: &str,
 ) -> (Option<Models<P>>, Beside<impl Future<Output = ()> + use<P>>) {
-    let used = |plan: &&Arc<Plan>| plan.servers.iter().any(|server| server.sampling == Sampling::Gateway);
+    let used = |plan: &&Arc<Plan>| {
+        plan.servers
+            .iter()
+            .any(|server| server.sampling == Sampling::Gateway || server.transport == Transport::Own)
+    };
     let Some(plan) = plan.filter(used) else { return (None, None) };
     let mut id = request_id.to_owned();
     if id.is_empty() {
@@ -71,9 +76,9 @@ pub(super) async fn beside<T, D: Future<Output = ()>>(
 
 /// Where questions are answered.
 #[derive(Clone)]
-struct Desk<P: Platform> {
-    mcp: Mcp<P>,
-    instance: Arc<Instance>,
+pub(super) struct Desk<P: Platform> {
+    pub(super) mcp: Mcp<P>,
+    pub(super) instance: Arc<Instance>,
     id: String,
 }
 
@@ -102,6 +107,8 @@ async fn work<P: Platform>(desk: Desk<P>, models: Models<P>, job: Job<P>, number
             let (mcp, server) = (desk.mcp.clone(), question.server.clone());
             to.take(&mcp, &server, answer(desk, question, number)).await;
         }
+        // Boxed, for it is seldom and large.
+        Job::Serve(message, caller, sender) => Box::pin(serve(desk, message, &caller, sender, number)).await,
         Job::Again(again, result, mut sender) => {
             let mcp = desk.mcp.with_models(Some(models.of(&again.caller)));
             let came = {
@@ -123,32 +130,33 @@ async fn answer<P: Platform>(
     question: Question,
     number: usize,
 ) -> Result<Box<RawValue>, Fault> {
-    let (platform, plan) = (desk.mcp.platform.clone(), desk.mcp.plan.clone());
-    let (began, ticks) = (platform.clock().now(), platform.clock().ticks());
-    let mut asking = Asking {
-        platform,
-        question,
-        began,
-        ticks,
-        id: format!("{}.s{number}", desk.id),
-        call: None,
-        fault: None,
-    };
+    let plan = desk.mcp.plan.clone();
+    let line = Line::new(&desk, "sampling", &question.caller, &question.server.name, number);
+    let mut asking = Asking { line, question, call: None };
     let said = asking.said(&desk, &plan).await;
-    asking.fault = Some(said.as_ref().err().cloned());
+    asking.line.fault = Some(said.as_ref().err().cloned());
     said
 }
 
 /// A question that is being answered. It is noted how that ended when this is dropped.
 struct Asking<P: Platform> {
-    platform: P,
+    line: Line<P>,
     question: Question,
+    call: Option<Box<Call<P>>>,
+}
+
+/// A line in the log about a question to a model.
+pub(super) struct Line<P: Platform> {
+    platform: P,
+    event: &'static str,
+    caller: String,
+    server: String,
     began: Timestamp,
     ticks: u64,
-    id: String,
-    call: Option<Box<Call<P>>>,
+    /// What the question is called.
+    pub(super) id: String,
     /// Why there is no answer; `None` while that is not known.
-    fault: Option<Option<Fault>>,
+    pub(super) fault: Option<Option<Fault>>,
 }
 
 impl<P: Platform> Asking<P> {
@@ -181,10 +189,11 @@ impl<P: Platform> Asking<P> {
         let params = serde_json::from_str(text)
             .map_err(|_| Fault::new(Kind::InvalidParams, "sampling: the parameters are no JSON object"))?;
         let memory = desk.instance.models();
-        let platform = self.platform.clone();
-        let call = sampling::sampled(platform, plan.clone(), memory, &caller, sampler, &params, &self.id);
-        let call = self.call.insert(Box::new(call.map_err(told)?));
-        let late = pin!(self.platform.clock().sleep(sampler.time));
+        let platform = self.line.platform.clone();
+        let call =
+            sampling::sampled(platform, plan.clone(), memory, &caller, sampler, &params, &self.line.id);
+        let call = self.call.insert(Box::new(call.map_err(|refusal| told(refusal, "sampling"))?));
+        let late = pin!(self.line.platform.clock().sleep(sampler.time));
         // Boxed: a model may be any of several, or all of them.
         let opened = match select(Box::pin(call.open()), late).await {
             Either::Left((opened, _)) => Some(opened),
@@ -211,20 +220,52 @@ impl<P: Platform> Asking<P> {
             Some(_) => {
                 let refusal = call.refusal();
                 let unknown = || Refusal::new(Kind::UpstreamInvalid, "the model did not answer");
-                Err(told(refusal.unwrap_or_else(unknown)))
+                Err(told(refusal.unwrap_or_else(unknown), "sampling"))
             }
         }
     }
 }
 
-fn told(refusal: Refusal) -> Fault {
+/// Why there is no answer to `what`.
+pub(super) fn told(refusal: Refusal, what: &str) -> Fault {
     let mut fault = refusal.fault;
-    fault.message = format!("sampling: {}", fault.message);
+    fault.message = format!("{what}: {}", fault.message);
     fault
 }
 
 impl<P: Platform> Drop for Asking<P> {
     fn drop(&mut self) {
+        if let Some(call) = &mut self.call {
+            call.settle();
+        }
+        self.line.write(self.call.as_ref().map(|call| &call.metered));
+    }
+}
+
+impl<P: Platform> Line<P> {
+    /// A line about an `event` that begins: question `number` of `desk`, in a call of `caller` to `server`.
+    pub(super) fn new(
+        desk: &Desk<P>,
+        event: &'static str,
+        caller: &str,
+        server: &str,
+        number: usize,
+    ) -> Self {
+        let platform = desk.mcp.platform.clone();
+        Self {
+            event,
+            caller: caller.to_owned(),
+            server: server.to_owned(),
+            began: platform.clock().now(),
+            ticks: platform.clock().ticks(),
+            id: format!("{}.s{number}", desk.id),
+            fault: None,
+            platform,
+        }
+    }
+
+    /// Writes it.
+    pub(super) fn write(&self, metered: Option<&Metered>) {
         #[derive(Serialize)]
         struct Record<'a> {
             ts: u64,
@@ -241,9 +282,6 @@ impl<P: Platform> Drop for Asking<P> {
             #[serde(skip_serializing_if = "Option::is_none")]
             llm: Option<Words<'a>>,
         }
-        if let Some(call) = &mut self.call {
-            call.settle();
-        }
         let fault = self.fault.as_ref().and_then(Option::as_ref);
         let (outcome, level) = match (&self.fault, fault.map(|fault| fault.kind.row())) {
             (None, _) => ("gone", "info"),
@@ -256,14 +294,14 @@ impl<P: Platform> Drop for Asking<P> {
         let record = Record {
             ts: self.began.0,
             level,
-            event: "sampling",
+            event: self.event,
             request_id: &self.id,
-            caller: &self.question.caller,
-            server: &self.question.server.name,
+            caller: &self.caller,
+            server: &self.server,
             outcome,
             error: fault.map(|fault| fault.message.as_str()),
             ms,
-            llm: self.call.as_ref().map(|call| Words::of(&call.metered)),
+            llm: metered.map(Words::of),
         };
         if let Ok(line) = serde_json::to_string(&record) {
             self.platform.log().write(&line);

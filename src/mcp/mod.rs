@@ -101,7 +101,7 @@ impl<P: Platform> Mcp<P> {
 pub const SECRET: &str = "CAUSEWAY_SECRET";
 
 /// The `_meta` that results of our own carry (2026-07-28 basic, "Per-response protocol fields").
-const SERVER_META: &str = concat!(
+pub(crate) const SERVER_META: &str = concat!(
     "\"_meta\":{\"io.modelcontextprotocol/serverInfo\":{\"name\":\"causeway\",\"title\":\"Causeway\",\"version\":\"",
     env!("CARGO_PKG_VERSION"),
     "\"}}"

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_channel::mpsc::UnboundedSender;
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -30,7 +30,7 @@ use super::upstream::{Answered, Content, Outgoing, content, error_of, no_answer,
 use crate::config::plan::{Sampling, Server};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform};
-use crate::relay::too_large;
+use crate::relay::{Own, too_large};
 use crate::wire::jsonrpc::{self, Message, Splice, quote, string};
 
 /// What of the gateway's answers a client may have to carry, in bytes.
@@ -70,8 +70,21 @@ impl<P: Platform> Models<P> {
 pub enum Job<P: Platform> {
     /// A model is to be asked.
     Ask(Question, To),
+    /// The gateway's own server is asked: the message, the name of the caller, and where the answer goes.
+    Serve(Bytes, Arc<str>, oneshot::Sender<Served>),
     /// A call is to be made again, once models have answered what its server asks.
     Again(Box<Again>, Box<RawValue>, oneshot::Sender<Came<P>>),
+}
+
+/// What the gateway's own server answers.
+#[derive(Debug)]
+pub struct Served {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// Whether it is a stream of events.
+    pub events: bool,
+    /// What is said, piece by piece.
+    pub said: Own,
 }
 
 /// What a server asks.
@@ -315,6 +328,14 @@ impl<P: Platform> Mcp<P> {
         number: usize,
     ) -> Question {
         Question { server: server.clone(), caller: models.caller.clone(), params, number }
+    }
+
+    /// Has the gateway's own server answer `message`; `None` where nobody works for it.
+    pub(super) fn serve_own(&self, message: Bytes) -> Option<oneshot::Receiver<Served>> {
+        let models = self.models.as_ref()?;
+        let (sender, receiver) = oneshot::channel();
+        models.jobs.unbounded_send(Job::Serve(message, models.caller.clone(), sender)).ok()?;
+        Some(receiver)
     }
 
     /// Has [`Mcp::settle`] done beside the call, which may be waited for without care.

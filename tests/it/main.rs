@@ -33,6 +33,7 @@ mod links;
 mod listen;
 mod lists;
 mod llm;
+mod own;
 mod resume;
 mod rules;
 mod sampling;

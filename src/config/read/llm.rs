@@ -55,8 +55,10 @@ impl Reader {
                 "policies" => policies = Some(&entry.node),
                 "teams" => teams = Some(&entry.node),
                 "contexts" => into.contexts = self.contexts(&entry.node),
+                "mcp" => into.mcp = self.flag(&entry.node, "llm.mcp"),
                 _ => {
-                    self.unknown(entry, "llm", &["providers", "models", "policies", "teams", "contexts"]);
+                    let known = ["providers", "models", "policies", "teams", "contexts", "mcp"];
+                    self.unknown(entry, "llm", &known);
                 }
             }
         }
