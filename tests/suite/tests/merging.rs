@@ -167,7 +167,11 @@ async fn lists_are_asked_for_at_the_same_time() {
         server.trouble("tools/list", Trouble::SlowHead(Duration::from_secs(2)));
     }
     let [a, b, c] = &servers;
-    let gateway = Gateway::start(serving(&[("alpha", a), ("beta", b), ("gamma", c)])).await;
+    let gateway = Gateway::start(with(
+        serving(&[("alpha", a), ("beta", b), ("gamma", c)]),
+        json!({"limits": {"merge_deadline": "30s"}}),
+    ))
+    .await;
     let client = Client::connect(&gateway, "/mcp", Era::Legacy).await;
     let asked = Instant::now();
     assert_eq!(client.tool_names().await, ALL);
