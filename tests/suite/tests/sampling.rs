@@ -58,7 +58,11 @@ async fn servers_of_every_era_are_answered_for_clients_of_every_era() {
                 let outcome =
                     ask(&party, &format!("{prefix}ask_model"), json!({"prompt": "Hello there"})).await;
                 let said = outcome.said().unwrap_or_else(|why| panic!("{at}: {why}"));
-                assert_eq!(said["content"], json!({"type": "text", "text": "You said: Hello there"}), "{at}");
+                assert_eq!(
+                    said["content"],
+                    json!({"type": "text", "text": "You said: Hello there (as told: Be brief.)"}),
+                    "{at}"
+                );
                 assert_eq!(
                     (&said["stopReason"], &said["role"]),
                     (&json!("endTurn"), &json!("assistant")),
@@ -131,7 +135,7 @@ async fn a_server_hears_why_no_model_answers() {
     model.behave(Manner::Well);
     let party = party(&gateway, "/mcp/modern", "2026-07-28", Able::new(json!({}))).await;
     let outcome = ask(&party, "ask_model", json!({"prompt": "Hello"})).await;
-    assert_eq!(outcome.said().unwrap()["content"]["text"], "You said: Hello");
+    assert_eq!(outcome.said().unwrap()["content"]["text"], "You said: Hello (as told: Be brief.)");
 }
 
 #[tokio::test]
@@ -177,7 +181,7 @@ async fn the_log_says_who_pays() {
     };
     let ada = connect("cw_ada").await;
     let outcome = ask(&ada, "ask_model", json!({"prompt": "a secret"})).await;
-    assert_eq!(outcome.said().unwrap()["content"]["text"], "You said: a secret");
+    assert_eq!(outcome.said().unwrap()["content"]["text"], "You said: a secret (as told: Be brief.)");
     assert_eq!(model.seen()[0].body["model"], "m-2", "what the key may use");
     let eve = connect("cw_eve").await;
     let outcome = ask(&eve, "ask_model", json!({"prompt": "a secret"})).await;
@@ -225,7 +229,10 @@ async fn programs_are_answered_wherever_they_run() {
             let party = Party::connect(&target, revision, Able::new(json!({}))).await.unwrap();
             let outcome = ask(&party, "ask_model", json!({"prompt": "Hello"})).await;
             let said = outcome.said().unwrap_or_else(|why| panic!("{revision} to {name}: {why}"));
-            assert_eq!(said["content"]["text"], "You said: Hello", "{revision} to {name}");
+            assert_eq!(
+                said["content"]["text"], "You said: Hello (as told: Be brief.)",
+                "{revision} to {name}"
+            );
         }
     }
 }
