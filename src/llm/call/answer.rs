@@ -245,8 +245,10 @@ impl<P: Platform> Call<P> {
         self.heard_at = self.now();
         let mut events = Vec::new();
         let (before, length) = (self.out.len(), self.said.length());
+        let front = self.asked.task.front();
         let State::Streaming { reader, writer, tail, .. } = &mut self.state else { return };
-        let (ended, pushed) = match chunk {
+        let (passes, was_whole) = (writer.is_none(), reader.is_over());
+        let (mut ended, pushed) = match chunk {
             Some(Ok(chunk)) => {
                 let pushed = reader.push(&chunk, &mut events);
                 if writer.is_none() {
@@ -286,7 +288,15 @@ impl<P: Platform> Call<P> {
                 }
             }
         }
-        let (passes, whole) = (writer.is_none(), reader.is_over());
+        let (whole, said_so) = (reader.is_over(), reader.has_ended());
+        // All has been said: what makes no sense behind it is nothing to tell anybody.
+        if (was_whole || whole && !passes) && failure.take().is_some() {
+            ended = Some(None);
+            if passes {
+                self.out.truncate(before);
+                tail.clear();
+            }
+        }
         if content {
             self.commit();
         }
@@ -324,7 +334,9 @@ impl<P: Platform> Call<P> {
                             }
                             writer.end(&mut self.out);
                         }
-                        None => self.out.extend_from_slice(tail),
+                        None if said_so => self.out.extend_from_slice(tail),
+                        // Nor is it half a message that the caller waits for.
+                        None => front.end(&mut self.out),
                     }
                 }
                 self.commit();

@@ -15,6 +15,7 @@
 mod access;
 mod ask;
 mod eras;
+mod faults;
 mod http;
 mod http_sse;
 mod link;
@@ -27,3 +28,4 @@ mod reliable;
 mod stdio;
 mod streams;
 mod upstreams;
+mod wrong;
