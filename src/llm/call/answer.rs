@@ -61,7 +61,8 @@ impl<P: Platform> Call<P> {
     /// A piece of an answer that is read to its end.
     pub(super) fn collected(&mut self, chunk: Option<Result<Bytes, SeamError>>) {
         self.heard_at = self.now();
-        let limit = self.current.as_ref().map_or(0, |candidate| candidate.provider.max_response);
+        let limit =
+            self.current.as_ref().map_or(0, |candidate| candidate.provider.max_response.min(self.room));
         let State::Collecting { status, held, .. } = &mut self.state else { return };
         let error = !status.is_success();
         match chunk {
@@ -133,6 +134,9 @@ impl<P: Platform> Call<P> {
                     self.answer = Some(whole);
                     return self.finish(StatusCode::OK, HeaderMap::new(), Bytes::new());
                 }
+                if let Some(caching) = &mut self.caching {
+                    caching.take(&whole);
+                }
                 if let Some(Event::Extra(stages)) = self.itemised() {
                     whole.extra.extend(stages);
                     whole.usage = self.metered.usage;
@@ -199,6 +203,9 @@ impl<P: Platform> Call<P> {
                 }
                 event => {
                     if let Some(event) = self.said.tell(event, &mut self.metered.usage) {
+                        if let Some(caching) = &mut self.caching {
+                            caching.push(&event);
+                        }
                         writer.push(event, &mut out);
                     }
                 }
@@ -282,6 +289,9 @@ impl<P: Platform> Call<P> {
                 Event::Failed(refusal) => failure = Some(refusal),
                 event => {
                     let event = self.said.tell(event, &mut self.metered.usage);
+                    if let (Some(caching), Some(event)) = (&mut self.caching, &event) {
+                        caching.push(event);
+                    }
                     if let (Some(writer), Some(event)) = (writer.as_mut(), event) {
                         writer.push(event, &mut self.out);
                     }

@@ -18,6 +18,7 @@ mod eras;
 mod faults;
 mod http;
 mod http_sse;
+mod kept;
 mod link;
 mod listen;
 mod matrix;
