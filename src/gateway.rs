@@ -87,6 +87,7 @@ pub struct After<P: Platform> {
     ended: Option<oneshot::Receiver<Ended<P>>>,
     release: Vec<(Arc<Server>, UpstreamSession)>,
     metered: Option<Box<llm::Metered>>,
+    to_keep: Option<llm::cache::ToKeep>,
 }
 
 /// What is known of a request before its body is read.
@@ -98,6 +99,7 @@ struct Asked {
     release: Vec<(Arc<Server>, UpstreamSession)>,
     ticket: Ticket,
     metered: Option<Box<llm::Metered>>,
+    to_keep: Option<llm::cache::ToKeep>,
 }
 
 /// What a browser says of itself, for the answer's headers.
@@ -145,6 +147,7 @@ impl<P: Platform> Gateway<P> {
             release: Vec::new(),
             ticket: head.extensions.get::<Ticket>().cloned().unwrap_or_default(),
             metered: None,
+            to_keep: None,
         };
         let (http, browser) = (head.method.clone(), Browser::of(&head.headers));
         let front = asked.endpoint.as_ref().and_then(|endpoint| words::front(endpoint, &head.headers));
@@ -205,6 +208,7 @@ impl<P: Platform> Gateway<P> {
             ended,
             release: asked.release,
             metered: asked.metered,
+            to_keep: asked.to_keep,
         });
         Reply { response, after }
     }
@@ -544,6 +548,9 @@ impl<P: Platform> Gateway<P> {
             let micros = self.platform.clock().ticks().saturating_sub(after.ticks);
             if let Some(line) = after.record(micros, ended.bytes, ended.fault, cut) {
                 self.platform.log().write(&line);
+            }
+            if let Some(answer) = ended.to_keep.take().or(after.to_keep.take()) {
+                Box::pin(answer.store(&self.platform)).await;
             }
             let Some(plan) = after.plan.clone() else { return };
             let mcp = Mcp::new(self.platform, plan, self.instance.memory().clone());
