@@ -212,7 +212,7 @@ impl Front {
         out.extend_from_slice(match self {
             Self::OpenAi => b"data: [DONE]\n\n".as_slice(),
             Self::Anthropic => b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
-            Self::Ask => b"",
+            Self::Ask | Self::Sampling => b"",
         });
     }
 
