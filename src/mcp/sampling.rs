@@ -521,11 +521,11 @@ fn with_answers(
 }
 
 /// An object of these members.
-fn object<'a>(entries: impl IntoIterator<Item = (&'a String, &'a Box<RawValue>)>) -> String {
-    let member = |(key, value): (&String, &Box<RawValue>)| {
-        format!("{}:{}", String::from_utf8_lossy(&quote(key)), value.get())
-    };
-    format!("{{{}}}", entries.into_iter().map(member).collect::<Vec<_>>().join(","))
+fn object(entries: &BTreeMap<String, Box<RawValue>>) -> String {
+    let members = entries
+        .iter()
+        .map(|(key, value)| format!("{}:{}", String::from_utf8_lossy(&quote(key)), value.get()));
+    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
 }
 
 /// Nobody works off what there is to be done.

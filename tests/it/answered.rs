@@ -426,7 +426,8 @@ fn what_a_client_carries_of_a_models_words_is_good_for_its_call_alone() {
 
 #[test]
 fn a_server_hears_why_no_model_answers() {
-    let fails: [(fn() -> Result<Script, SeamError>, i64, &str, &str); 5] = [
+    type Fails = fn() -> Result<Script, SeamError>;
+    let fails: [(Fails, i64, &str, &str); 5] = [
         (|| Err(SeamError::Connect("refused".into())), -32603, "refused", "upstream_connect"),
         (
             || Ok(Script::new(401, "application/json", r#"{"error": {"message": "bad key"}}"#)),
