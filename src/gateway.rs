@@ -534,7 +534,7 @@ impl<P: Platform> Gateway<P> {
             let mcp = Mcp::new(self.platform, plan, self.instance.memory().clone());
             after.cancel = after.cancel.filter(|cancel| cut && !(cancel.resumable && ended.resumable));
             after.caller = after.caller.filter(|caller| mcp.refresh_due(caller));
-            let quiet = after.cancel.is_none() && after.release.is_empty() && after.note.recheck.is_none();
+            let quiet = after.cancel.is_none() && after.release.is_empty() && after.note.abandoned.is_none();
             if !quiet || after.caller.is_some() {
                 // Boxed: most requests leave nothing to ask, and need not make room for it.
                 Box::pin(asks_behind(mcp, after, ended.left.take())).await;
@@ -545,15 +545,12 @@ impl<P: Platform> Gateway<P> {
 
 /// What a request leaves to be asked of servers and the store behind its reply.
 async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: Box<After<P>>, left: Option<Box<Relayed<P>>>) {
-    if let Some(cancel) = &after.cancel {
+    for cancel in after.cancel.iter().chain(after.note.abandoned.as_deref()) {
         mcp.cancel(cancel).await;
     }
     drop(left);
     for (server, session) in &after.release {
         mcp.end(server, session).await;
-    }
-    if let Some(session) = &after.note.recheck {
-        mcp.recheck(session).await;
     }
     if let Some(caller) = &after.caller {
         mcp.refresh(caller).await;

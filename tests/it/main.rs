@@ -21,6 +21,7 @@ mod world;
 mod apps;
 mod client;
 mod companion;
+mod ended;
 mod eras;
 mod extensions;
 mod fitted;
