@@ -532,9 +532,14 @@ impl<P: Platform> Gateway<P> {
             }
             let Some(plan) = after.plan.clone() else { return };
             let mcp = Mcp::new(self.platform, plan, self.instance.memory().clone());
-            after.cancel = after.cancel.filter(|cancel| cut && !(cancel.resumable && ended.resumable));
+            // Who asks need not wait for ever, and "SHOULD issue a cancellation notification" then (2025-11-25 lifecycle,
+            // "Timeouts").
+            let limits = matches!(ended.fault, Some(Kind::UpstreamTimeout | Kind::UpstreamTooLarge));
+            let given_up = limits || after.ticket.is_given_up();
+            after.cancel =
+                after.cancel.filter(|cancel| given_up || cut && !(cancel.resumable && ended.resumable));
             after.caller = after.caller.filter(|caller| mcp.refresh_due(caller));
-            let quiet = after.cancel.is_none() && after.release.is_empty() && after.note.abandoned.is_none();
+            let quiet = after.cancel.is_none() && after.release.is_empty();
             if !quiet || after.caller.is_some() {
                 // Boxed: most requests leave nothing to ask, and need not make room for it.
                 Box::pin(asks_behind(mcp, after, ended.left.take())).await;
@@ -545,7 +550,7 @@ impl<P: Platform> Gateway<P> {
 
 /// What a request leaves to be asked of servers and the store behind its reply.
 async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: Box<After<P>>, left: Option<Box<Relayed<P>>>) {
-    for cancel in after.cancel.iter().chain(after.note.abandoned.as_deref()) {
+    if let Some(cancel) = &after.cancel {
         mcp.cancel(cancel).await;
     }
     drop(left);

@@ -53,17 +53,35 @@ pub struct Inbound {
 /// Knows the call that is waiting for its answer, so that it can be cancelled should the caller go away first.
 #[derive(Debug, Clone, Default)]
 pub struct Ticket {
-    waiting: Arc<Mutex<Option<Cancel>>>,
+    waiting: Arc<Mutex<Waiting>>,
     /// Sessions with servers that were opened for the answer alone, and end with it.
     pub leases: Leases,
     /// The session that the request is in, if another instance may have ended it.
     doubted: Arc<OnceLock<Session>>,
 }
 
+/// What a [`Ticket`] knows of a call.
+#[derive(Debug, Default)]
+struct Waiting {
+    cancel: Option<Cancel>,
+    /// It has an answer that is not the server's.
+    given_up: bool,
+}
+
 impl Ticket {
     /// A call waits for its answer (or none does any more).
     pub fn set(&self, cancel: Option<Cancel>) {
-        *lock(&self.waiting) = cancel;
+        *lock(&self.waiting) = Waiting { cancel, given_up: false };
+    }
+
+    /// The call has been given up: its server is to be told behind the reply, whatever becomes of that.
+    pub fn give_up(&self, cancel: Option<Cancel>) {
+        *lock(&self.waiting) = Waiting { cancel, given_up: true };
+    }
+
+    /// Whether the call has been given up.
+    pub fn is_given_up(&self) -> bool {
+        lock(&self.waiting).given_up
     }
 
     /// The request is in `session`, which another instance may have ended.
@@ -78,7 +96,7 @@ impl Ticket {
 
     /// The call that waits, if any.
     pub fn take(&self) -> Option<Cancel> {
-        lock(&self.waiting).take()
+        lock(&self.waiting).cancel.take()
     }
 }
 
@@ -145,8 +163,6 @@ pub struct Note {
     pub revision: Option<&'static str>,
     /// What went wrong.
     pub fault: Option<Fault>,
-    /// A call that was begun in a session that turned out to be over.
-    pub abandoned: Option<Box<Cancel>>,
 }
 
 /// Methods that ended with the legacy era.
@@ -184,7 +200,7 @@ impl<P: Platform> Mcp<P> {
             Some(Answer::Stream(_, cancel)) => cancel,
             _ => inbound.ticket.take(),
         };
-        note.abandoned = begun.map(Box::new);
+        inbound.ticket.give_up(begun);
         let id = readable_id(&inbound.body);
         if let (Some(session), Some(id)) = (inbound.ticket.doubted(), &id) {
             // The session's mailbox may have been given the call when it had been told already that the session is over.
