@@ -40,7 +40,7 @@ async fn check_trouble(trouble: Trouble) {
                 let answer = request.send().await.try_answer().await;
                 let took = asked.elapsed();
                 fixture.calm();
-                assert!(took < Duration::from_secs(4), "{what}: {took:?}");
+                assert!(took < Duration::from_secs(15), "{what}: {took:?}");
                 if is_behind_stdio() && matches!(trouble, Trouble::EndlessJson | Trouble::EndlessEvents) {
                     // What else the program says comes behind that: later, or lost with it.
                     let works = async || {
