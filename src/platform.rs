@@ -23,8 +23,9 @@ pub enum SeamError {
     /// The connection ended before the message did.
     #[error("connection cut: {0}")]
     Cut(String),
-    /// The host forbids this ask (an outbound host that is not allowed, an ability that is missing).
-    #[error("refused by the host: {0}")]
+    /// The host forbids this ask (an outbound host that is not allowed, an ability that is missing), or the companion
+    /// behind a link does. Asked again, it will be forbidden again.
+    #[error("refused: {0}")]
     Denied(String),
     /// The link behind which the other side is, is not connected.
     #[error("{0}")]
