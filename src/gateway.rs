@@ -554,9 +554,14 @@ impl<P: Platform> Gateway<P> {
             }
             let Some(plan) = after.plan.clone() else { return };
             let mcp = Mcp::new(self.platform, plan, self.instance.memory().clone());
-            after.cancel = after.cancel.filter(|cancel| cut && !(cancel.resumable && ended.resumable));
+            // Who asks need not wait for ever, and "SHOULD issue a cancellation notification" then (2025-11-25 lifecycle,
+            // "Timeouts").
+            let limits = matches!(ended.fault, Some(Kind::UpstreamTimeout | Kind::UpstreamTooLarge));
+            let given_up = limits || after.ticket.is_given_up();
+            after.cancel =
+                after.cancel.filter(|cancel| given_up || cut && !(cancel.resumable && ended.resumable));
             after.caller = after.caller.filter(|caller| mcp.refresh_due(caller));
-            let quiet = after.cancel.is_none() && after.release.is_empty() && after.note.recheck.is_none();
+            let quiet = after.cancel.is_none() && after.release.is_empty();
             if !quiet || after.caller.is_some() {
                 // Boxed: most requests leave nothing to ask, and need not make room for it.
                 Box::pin(asks_behind(mcp, &self.instance, after, ended.left.take())).await;
@@ -578,9 +583,6 @@ async fn asks_behind<P: Platform>(
     drop(left);
     for (server, session) in &after.release {
         mcp.end(server, session).await;
-    }
-    if let Some(session) = &after.note.recheck {
-        mcp.recheck(session).await;
     }
     if let Some(caller) = &after.caller {
         let (models, mut driver) = sampling::begin(&mcp.platform, instance, Some(&mcp.plan), "");

@@ -17,7 +17,11 @@ async fn servers() -> [(Era, Fixture); 2] {
 
 /// A gateway with short timeouts and a small response limit.
 async fn strict(fixture: &Fixture) -> Gateway {
-    let timeouts = json!({"connect": "500ms", "first_byte": "400ms", "idle": "400ms", "total": "1500ms"});
+    let mut timeouts = json!({"connect": "500ms", "first_byte": "400ms", "idle": "400ms", "total": "1500ms"});
+    if is_behind_stdio() {
+        // A program has to be started first, which a busy machine takes its time for.
+        timeouts = json!({"first_byte": "3s", "idle": "3s", "total": "6s"});
+    }
     let one = json!({"timeouts": timeouts, "max_response": "256KiB"});
     Gateway::start(with(serving(&[("one", fixture)]), json!({"mcpServers": {"one": one}}))).await
 }
@@ -41,8 +45,8 @@ async fn check_trouble(trouble: Trouble) {
                 let took = asked.elapsed();
                 fixture.calm();
                 assert!(took < Duration::from_secs(15), "{what}: {took:?}");
-                if is_behind_stdio() && matches!(trouble, Trouble::EndlessJson) {
-                    // What else the program says comes behind that, and is lost with it.
+                if is_behind_stdio() && matches!(trouble, Trouble::EndlessJson | Trouble::EndlessEvents) {
+                    // What else the program says comes behind that: later, or lost with it.
                     let works = async || {
                         let next = client.tool(name, json!({"text": "next"})).await;
                         next.last()["result"]["content"][0]["text"] == "next"
