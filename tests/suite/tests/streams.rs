@@ -23,23 +23,31 @@ async fn progress_arrives_before_the_result_exists() {
             for era in ERAS {
                 let client = Client::connect(&gateway, path, era).await;
                 client.tool_names().await;
-                let params = json!({"name": name, "arguments": {"ms": 400}, "_meta": {"progressToken": "p"}});
-                let asked = Instant::now();
-                let reply = client.send("tools/call", params).await;
-                assert!(
-                    reply.header("content-type").starts_with("text/event-stream"),
-                    "{path} {era:?}→{server:?}"
-                );
-                let mut events = reply.events();
-                let (progress, early) = events.next().await.unwrap();
-                assert_eq!(progress["method"], "notifications/progress");
-                assert_eq!(progress["params"]["progressToken"], "p");
-                let (result, late) = events.next().await.unwrap();
-                assert_eq!(result["result"]["content"][0]["text"], "streamed");
-                let (early, late) = (early - asked, late - asked);
-                assert!(early < Duration::from_millis(300), "{path} {era:?}→{server:?}: {early:?}");
-                assert!(late >= Duration::from_millis(390), "{path} {era:?}→{server:?}: {late:?}");
-                assert_eq!(events.next().await, None, "the stream ends with the result");
+                // A machine that has much else to do may need more time to be early.
+                let mut tries = [400, 2000, 10_000].into_iter();
+                loop {
+                    let ms = tries.next().unwrap_or_else(|| panic!("{path} {era:?}→{server:?}: never early"));
+                    let params =
+                        json!({"name": name, "arguments": {"ms": ms}, "_meta": {"progressToken": "p"}});
+                    let asked = Instant::now();
+                    let reply = client.send("tools/call", params).await;
+                    assert!(
+                        reply.header("content-type").starts_with("text/event-stream"),
+                        "{path} {era:?}→{server:?}"
+                    );
+                    let mut events = reply.events();
+                    let (progress, early) = events.next().await.unwrap();
+                    assert_eq!(progress["method"], "notifications/progress");
+                    assert_eq!(progress["params"]["progressToken"], "p");
+                    let (result, late) = events.next().await.unwrap();
+                    assert_eq!(result["result"]["content"][0]["text"], "streamed");
+                    let (early, late) = (early - asked, late - asked);
+                    assert!(late >= Duration::from_millis(ms - 10), "{path} {era:?}→{server:?}: {late:?}");
+                    assert_eq!(events.next().await, None, "the stream ends with the result");
+                    if early < Duration::from_millis(ms - 100) {
+                        break;
+                    }
+                }
             }
         }
     }
@@ -202,13 +210,18 @@ async fn calls_run_side_by_side() {
     for (server, fixture) in servers().await {
         let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
         let client = Client::connect(&gateway, "/mcp", Era::Legacy).await;
-        let slow = json!({"ms": 300});
-        let began = Instant::now();
-        let calls = (0..8).map(|_| client.tool("one__stream", slow.clone()));
-        for answer in futures_util::future::join_all(calls).await {
-            assert_eq!(answer.text(), "streamed");
+        // A machine that has much else to do may need more time for them to meet.
+        let mut tries = [300, 2000, 8000].into_iter();
+        loop {
+            let ms = tries.next().unwrap_or_else(|| panic!("Legacy→{server:?}: one after the other"));
+            let began = Instant::now();
+            let calls = (0..8).map(|_| client.tool("one__stream", json!({"ms": ms})));
+            for answer in futures_util::future::join_all(calls).await {
+                assert_eq!(answer.text(), "streamed");
+            }
+            if began.elapsed() < Duration::from_millis(ms * 5) {
+                break;
+            }
         }
-        let took = began.elapsed();
-        assert!(took < Duration::from_millis(1500), "Legacy→{server:?}: eight calls of 300 ms took {took:?}");
     }
 }
