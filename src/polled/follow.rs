@@ -96,7 +96,7 @@ impl<P: Platform> Polled<P> {
                 platform.store().swap(&record, Some(held.version), inbox.write(), RECORD).await?
             {
                 // Many who write at once would else keep each other from it, and the owner from reading.
-                platform.clock().sleep(pace.next(platform, LATE / 2)).await;
+                platform.clock().sleep(pace.next(platform, LATE)).await;
             } else {
                 return Ok(Some(Following {
                     id,

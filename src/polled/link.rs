@@ -144,9 +144,15 @@ pub(super) fn answer<P: Platform>(
         let answering = async {
             match read(&letter) {
                 Some(request) => {
-                    let answer = docked.ask(request).await;
+                    // Whoever asked may leave before there is anything to be said.
+                    let answer = match select(pin!(docked.ask(request)), pin!(log.unread())).await {
+                        Either::Left((answer, _)) => Some(answer),
+                        Either::Right(_) => None,
+                    };
                     let _ = done.send(());
-                    say(&log, answer).await;
+                    if let Some(answer) = answer {
+                        say(&log, answer).await;
+                    }
                 }
                 None => drop(done),
             }

@@ -1,5 +1,6 @@
 //! Several instances of a host where nothing outlives a request: they share a store and nothing else.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::pending;
 use std::pin::pin;
@@ -289,8 +290,20 @@ fn waiting_costs_a_few_looks_a_second_and_a_call_that_asks_nothing_costs_nothing
     assert!(!got.trace.iter().any(|line| line.contains("polled")), "{:?}", got.trace);
 }
 
+/// Of a companion: whether it answers nothing, what it was asked meanwhile, and what was given up.
+#[derive(Default)]
+struct Mute {
+    on: Cell<bool>,
+    asked: Cell<u32>,
+    resets: Cell<u32>,
+}
+
 /// A companion without WebSockets: what it is told comes from `down`, what it says goes to `up`.
 async fn accompany(down: &World, up: &World) {
+    accompany_mute(down, up, &Mute::default()).await;
+}
+
+async fn accompany_mute(down: &World, up: &World, mute: &Mute) {
     let fake = &down.fake;
     let mut link = Link::companion(Limits::default(), "laptop", vec![Offer::server("files")]);
     let mut effects = Vec::new();
@@ -333,6 +346,7 @@ async fn accompany(down: &World, up: &World) {
                     asked.iter_mut().find(|(open, ..)| *open == stream).unwrap().2.extend_from_slice(&piece);
                     link.on(fake.now(), Input::Read(stream, piece.len()), &mut out);
                 }
+                Effect::End(_) if mute.on.get() => mute.asked.set(mute.asked.get() + 1),
                 Effect::End(stream) => {
                     let place = asked.iter().position(|(open, ..)| *open == stream).unwrap();
                     let (_, request, body) = asked.swap_remove(place);
@@ -350,7 +364,10 @@ async fn accompany(down: &World, up: &World) {
                     }
                     sending.push((stream, whole.freeze()));
                 }
-                Effect::Reset(stream, _) => sending.retain(|(open, _)| *open != stream),
+                Effect::Reset(stream, _) => {
+                    mute.resets.set(mute.resets.get() + 1);
+                    sending.retain(|(open, _)| *open != stream);
+                }
                 Effect::Close(bye) => panic!("{bye:?}"),
                 _ => {}
             }
@@ -435,6 +452,26 @@ fn a_slow_reader_of_a_server_behind_a_link_gets_all_that_it_says() {
         assert_eq!(got.json()["result"]["content"][0]["text"], text);
     };
     fake.run(select(pin!(accompany(&one, &two)), pin!(calls)));
+}
+
+#[test]
+fn a_call_through_a_link_that_is_given_up_in_silence_is_given_up_at_the_companion() {
+    let fake = Fake::default().public();
+    put(&fake, "files", Kind::Modern, &["read"]);
+    let [one, two, three] = linked(&fake);
+    let mute = Mute::default();
+    let calls = async {
+        fake.sleep(Duration::from_secs(3)).await;
+        let warm = three.sent(read(), async |_: &str| false).await;
+        assert_eq!(warm.brief(), "200 ok", "{}", warm.body);
+        mute.on.set(true);
+        select(pin!(three.sent(read(), async |_: &str| false)), pin!(fake.sleep(Duration::from_secs(3))))
+            .await;
+        assert_eq!((mute.asked.get(), mute.resets.get()), (1, 0));
+        fake.sleep(Duration::from_secs(3)).await;
+        assert_eq!((mute.asked.get(), mute.resets.get()), (1, 1));
+    };
+    fake.run(select(pin!(accompany_mute(&one, &two, &mute)), pin!(calls)));
 }
 
 #[test]

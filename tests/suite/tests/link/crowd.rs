@@ -22,11 +22,14 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::link::{KEY, World, behind, call};
 
+/// What a machine that has much else to do may need for all of them. Whoever is held up waits for ever.
+const PATIENCE: Duration = Duration::from_secs(300);
+
 /// Makes 200 calls at once, and says how long that took.
 async fn calls_at_once(world: &World) -> Duration {
     let began = Instant::now();
     let calls = (0..200).map(|number| {
-        let request = world.call("echo", json!({"text": format!("call {number}")}));
+        let request = world.call("echo", json!({"text": format!("call {number}")})).within(PATIENCE);
         tokio::spawn(async move { (number, request.answer().await) })
     });
     for done in join_all(calls).await {
@@ -41,13 +44,16 @@ async fn calls_at_once(world: &World) -> Duration {
 async fn a_slow_reader_holds_up_nobody_but_itself() {
     // More than fits into every buffer on the way: those of the system take several MiB each.
     let long = "x".repeat(12 << 20);
-    let world = World::with(Options::modern("one"), json!({"limits": {"body": "16MiB"}}), &[]).await;
+    let patience = format!("{}s", PATIENCE.as_secs());
+    let timeouts = json!({"first_byte": patience, "idle": patience, "total": patience});
+    let patch = json!({"limits": {"body": "16MiB"}, "mcpServers": {"one": {"timeouts": timeouts}}});
+    let world = World::with(Options::modern("one"), patch, &[]).await;
     world.assert_works().await;
     let alone = calls_at_once(&world).await;
     let before = world.gateway.resident();
     let mut unread = Vec::new();
     for _ in 0..4 {
-        let reply = world.call("echo", json!({"text": long})).send().await;
+        let reply = world.call("echo", json!({"text": long})).within(PATIENCE).send().await;
         assert_eq!(reply.status, 200);
         unread.push(reply);
     }
