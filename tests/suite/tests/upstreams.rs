@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use causeway_fixture::{Fixture, Options, Trouble, odd_header_tools, plain_tool};
+use causeway_suite::behind::is_behind_stdio;
 use causeway_suite::host::eventually;
 use causeway_suite::{Client, ERAS, Era, Gateway, left_out_behind_stdio, names, serving, with};
 use serde_json::{Value, json};
