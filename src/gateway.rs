@@ -87,6 +87,7 @@ pub struct After<P: Platform> {
     ended: Option<oneshot::Receiver<Ended<P>>>,
     release: Vec<(Arc<Server>, UpstreamSession)>,
     metered: Option<Box<llm::Metered>>,
+    to_keep: Option<llm::cache::ToKeep>,
 }
 
 /// What is known of a request before its body is read.
@@ -98,6 +99,7 @@ struct Asked {
     release: Vec<(Arc<Server>, UpstreamSession)>,
     ticket: Ticket,
     metered: Option<Box<llm::Metered>>,
+    to_keep: Option<llm::cache::ToKeep>,
 }
 
 /// What a browser says of itself, for the answer's headers.
@@ -145,6 +147,7 @@ impl<P: Platform> Gateway<P> {
             release: Vec::new(),
             ticket: head.extensions.get::<Ticket>().cloned().unwrap_or_default(),
             metered: None,
+            to_keep: None,
         };
         let (http, browser) = (head.method.clone(), Browser::of(&head.headers));
         let front = asked.endpoint.as_ref().and_then(|endpoint| words::front(endpoint, &head.headers));
@@ -205,6 +208,7 @@ impl<P: Platform> Gateway<P> {
             ended,
             release: asked.release,
             metered: asked.metered,
+            to_keep: asked.to_keep,
         });
         Reply { response, after }
     }
@@ -545,11 +549,19 @@ impl<P: Platform> Gateway<P> {
             if let Some(line) = after.record(micros, ended.bytes, ended.fault, cut) {
                 self.platform.log().write(&line);
             }
+            if let Some(answer) = ended.to_keep.take().or(after.to_keep.take()) {
+                Box::pin(answer.store(&self.platform)).await;
+            }
             let Some(plan) = after.plan.clone() else { return };
             let mcp = Mcp::new(self.platform, plan, self.instance.memory().clone());
-            after.cancel = after.cancel.filter(|cancel| cut && !(cancel.resumable && ended.resumable));
+            // Who asks need not wait for ever, and "SHOULD issue a cancellation notification" then (2025-11-25 lifecycle,
+            // "Timeouts").
+            let limits = matches!(ended.fault, Some(Kind::UpstreamTimeout | Kind::UpstreamTooLarge));
+            let given_up = limits || after.ticket.is_given_up();
+            after.cancel =
+                after.cancel.filter(|cancel| given_up || cut && !(cancel.resumable && ended.resumable));
             after.caller = after.caller.filter(|caller| mcp.refresh_due(caller));
-            let quiet = after.cancel.is_none() && after.release.is_empty() && after.note.recheck.is_none();
+            let quiet = after.cancel.is_none() && after.release.is_empty();
             if !quiet || after.caller.is_some() {
                 // Boxed: most requests leave nothing to ask, and need not make room for it.
                 Box::pin(asks_behind(mcp, &self.instance, after, ended.left.take())).await;
@@ -571,9 +583,6 @@ async fn asks_behind<P: Platform>(
     drop(left);
     for (server, session) in &after.release {
         mcp.end(server, session).await;
-    }
-    if let Some(session) = &after.note.recheck {
-        mcp.recheck(session).await;
     }
     if let Some(caller) = &after.caller {
         let (models, mut driver) = sampling::begin(&mcp.platform, instance, Some(&mcp.plan), "");

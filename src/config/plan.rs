@@ -17,7 +17,7 @@ pub use super::types::{Processes, SandboxMode, Start};
 
 mod llm;
 
-pub use llm::{Contexts, Credential, Features, Llm, Model, Policy, Prices, Provider, Target, Team};
+pub use llm::{Cache, Contexts, Credential, Features, Llm, Model, Policy, Prices, Provider, Target, Team};
 
 /// Everything the gateway needs to know, checked and ready.
 #[derive(Debug)]

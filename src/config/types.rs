@@ -14,7 +14,8 @@ mod describe;
 mod llm;
 
 pub use llm::{
-    Breaker, Contexts, Feature, Llm, Model, Policy, Prices, Provider, ProviderKind, Rank, Team, Together,
+    Breaker, Cache, Contexts, Feature, Llm, Model, Policy, Prices, Provider, ProviderKind, Rank, Team,
+    Together,
 };
 
 /// The configuration of a Causeway gateway. A client's own `mcp.json` is one as it stands.

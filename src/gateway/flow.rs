@@ -30,6 +30,8 @@ pub(super) struct Ended<P: Platform> {
     pub(super) late: Option<Box<(Note, Option<Cancel>)>>,
     /// What a model's words were, in numbers.
     pub(super) metered: Option<Box<llm::Metered>>,
+    /// An answer that is to be kept.
+    pub(super) to_keep: Option<llm::cache::ToKeep>,
     /// What must not be let go before the call has been cancelled.
     pub(super) left: Option<Box<Relayed<P>>>,
 }
@@ -43,6 +45,7 @@ impl<P: Platform> Default for Ended<P> {
             fault: None,
             late: None,
             metered: None,
+            to_keep: None,
             left: None,
         }
     }
@@ -108,6 +111,7 @@ impl<P: Platform, F, L, D> Drop for Flowing<P, F, L, D> {
             // Whoever goes away has been given something all the same.
             Source::Words(mut words) => {
                 words.settle();
+                self.witness.ended.to_keep = words.to_keep();
                 let metered = words.metered();
                 self.witness.ended.complete = metered.complete;
                 self.witness.ended.fault = metered.fault;

@@ -94,6 +94,8 @@ pub(super) struct Words<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     cost: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     first_ms: Option<f64>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     stages: &'a [Stage],
@@ -115,6 +117,7 @@ impl<'a> Words<'a> {
             cached: metered.usage.cached,
             reasoning: metered.usage.reasoning,
             cost: metered.cost,
+            cache: metered.cache,
             first_ms,
             stages: &metered.stages,
         }

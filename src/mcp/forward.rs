@@ -158,7 +158,12 @@ impl<P: Platform> Mcp<P> {
                 _ => {
                     inbound.ticket.set(cancel(client, call, &way, server));
                     let answered = self.exchange(server, outgoing).await;
-                    inbound.ticket.set(None);
+                    match &answered {
+                        Err(fault) if fault.kind == Kind::UpstreamTimeout => {
+                            inbound.ticket.give_up(inbound.ticket.take());
+                        }
+                        _ => inbound.ticket.set(None),
+                    }
                     answered
                 }
             };

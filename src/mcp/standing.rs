@@ -286,8 +286,8 @@ impl<'a, P: Platform> Keeper<'a, P> {
         let server = stand.target.as_ref().and_then(|name| mcp.plan.server(name)).cloned();
         let merged = stand.target.is_none();
         let caller = caller_of(mcp, &stand.caller)?;
-        let session = mcp.session(&caller, server.as_deref(), &stand.token).await.ok()?;
-        mcp.recheck(&session).await;
+        let session = mcp.session(&caller, server.as_deref(), &stand.token, None).await.ok()?;
+        let _ = mcp.recheck(&session).await;
         let servers = match server {
             Some(server) => vec![server],
             None => mcp.plan.servers.iter().filter(|s| caller.servers.admits(&s.name)).cloned().collect(),
@@ -388,7 +388,7 @@ impl<'a, P: Platform> Keeper<'a, P> {
         match next {
             Next::Told(None | Some(Told::End)) => return false,
             Next::Told(Some(Told::Subscriptions(log))) => {
-                self.mcp.recheck(&self.session).await;
+                let _ = self.mcp.recheck(&self.session).await;
                 let mut changed = Vec::new();
                 for at in 0..self.over.len() {
                     let Some(Heard { server, over, wanted }) = self.over.get(at) else { break };
@@ -466,7 +466,7 @@ impl<'a, P: Platform> Keeper<'a, P> {
                     return false;
                 }
                 if self.mcp.recheck_due(&self.session) {
-                    self.mcp.recheck(&self.session).await;
+                    let _ = self.mcp.recheck(&self.session).await;
                 }
             }
         }

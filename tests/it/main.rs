@@ -22,6 +22,7 @@ mod answered;
 mod apps;
 mod client;
 mod companion;
+mod ended;
 mod eras;
 mod extensions;
 mod fitted;

@@ -4,8 +4,8 @@ use super::super::fill;
 use super::super::node::{Entry, Node, Value};
 use super::super::problem::{Place, nearest};
 use super::super::types::{
-    Breaker, Contexts, Feature, Llm, Model, Named, Policy, Prices, Provider, ProviderKind, Rank, Size, Team,
-    Together,
+    Breaker, Cache, Contexts, Feature, Llm, Model, Named, Policy, Prices, Provider, ProviderKind, Rank, Size,
+    Team, Together,
 };
 use super::{Reader, is_comment, join};
 
@@ -38,6 +38,9 @@ const RANK: [&str; 3] = ["cost", "latency", "speed"];
 const MOST_TOKENS: u32 = 100_000_000;
 const PRICES: [&str; 4] = ["input", "output", "cached", "cache_write"];
 const MOST_KEYS: usize = 16;
+const LLM: [&str; 7] = ["providers", "models", "policies", "teams", "contexts", "mcp", "cache"];
+/// Thirty days, in milliseconds.
+const LONGEST_CACHED: u64 = 30 * 24 * 60 * 60 * 1000;
 /// Ten years, in milliseconds.
 const LONGEST_KEPT: u64 = 3650 * 24 * 60 * 60 * 1000;
 /// More providers than anybody has, and more names.
@@ -56,10 +59,9 @@ impl Reader {
                 "teams" => teams = Some(&entry.node),
                 "contexts" => into.contexts = self.contexts(&entry.node),
                 "mcp" => into.mcp = self.flag(&entry.node, "llm.mcp"),
-                _ => {
-                    let known = ["providers", "models", "policies", "teams", "contexts", "mcp"];
-                    self.unknown(entry, "llm", &known);
-                }
+                "cache" if entry.node.value == Value::Null => {}
+                "cache" => into.cache = Some(self.cache(&entry.node)),
+                _ => self.unknown(entry, "llm", &LLM),
             }
         }
         if let Some(models) = models {
@@ -71,6 +73,22 @@ impl Reader {
         if let Some(teams) = teams {
             self.teams(teams, into);
         }
+    }
+
+    fn cache(&mut self, node: &Node) -> Cache {
+        let mut cache = Cache::default();
+        for entry in self.map(node, "llm.cache").unwrap_or_default() {
+            let (own, node) = (join("llm.cache", &entry.key), &entry.node);
+            match entry.key.as_str() {
+                "ttl" => cache.ttl = self.span(node, &own, 1000, LONGEST_CACHED),
+                "size" => cache.size = self.size(node, &own, Size(64 * 1024), Size(1024 * 1024 * 1024)),
+                "max_answer" => cache.max_answer = self.size(node, &own, Size(1024), Size(1000 * 1024)),
+                "shared" => cache.shared = self.flag(node, &own),
+                "models" => cache.models = self.choice(node, &own),
+                _ => self.unknown(entry, "llm.cache", &["ttl", "size", "max_answer", "shared", "models"]),
+            }
+        }
+        cache
     }
 
     fn contexts(&mut self, node: &Node) -> Contexts {

@@ -62,7 +62,8 @@ pub fn sampled<P: Platform>(
         candidates: choice.candidates,
         why: choice.why,
     };
-    begun(platform, plan, memory, caller, asked)
+    // A server says nothing of a cache: what is kept is given.
+    begun(platform, plan, memory, caller, &HeaderMap::new(), asked)
 }
 
 /// One who may answer.

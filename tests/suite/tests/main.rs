@@ -15,8 +15,10 @@
 mod access;
 mod ask;
 mod eras;
+mod faults;
 mod http;
 mod http_sse;
+mod kept;
 mod link;
 mod listen;
 mod matrix;
@@ -29,3 +31,4 @@ mod sampling;
 mod stdio;
 mod streams;
 mod upstreams;
+mod wrong;
