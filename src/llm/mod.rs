@@ -22,6 +22,7 @@
 //! | [`provider`] | where a provider is asked, and how it knows who asks |
 //! | [`refusal`] | what a provider's error means |
 //! | [`team`] | several models that answer together |
+//! | [`sampling`] | what MCP servers ask |
 //! | [`call`](mod@call) | one call: candidates, times, retries |
 //! | [`cache`] | answers that are kept for the very same question |
 //!
@@ -59,6 +60,7 @@ pub mod provider;
 pub mod refusal;
 pub mod registry;
 pub mod route;
+pub mod sampling;
 pub mod status;
 pub mod team;
 pub mod tokens;

@@ -29,6 +29,11 @@ pub struct Llm {
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
     pub contexts: Contexts,
+    /// Whether the models are offered to MCP clients as a server called `llm`: its tools `llm__ask` and `llm__models`, and a
+    /// resource for each model. Default: true, where there are providers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = true)))]
+    pub mcp: Option<bool>,
     /// Answers are kept, and given again to the very same question. Without it none is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,

@@ -167,7 +167,8 @@ impl<P: Platform> Call<P> {
 
     pub(super) fn seam(&self, error: &SeamError) -> Refusal {
         let kind = match error {
-            SeamError::Connect(_) | SeamError::Denied(_) => Kind::UpstreamConnect,
+            SeamError::Connect(_) => Kind::UpstreamConnect,
+            SeamError::Denied(_) => Kind::UpstreamRefused,
             SeamError::Offline(_) => Kind::LinkOffline,
             SeamError::Timeout(_) => Kind::UpstreamTimeout,
             SeamError::Cut(_) => Kind::UpstreamCut,

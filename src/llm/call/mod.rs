@@ -346,6 +346,11 @@ impl<P: Platform> Call<P> {
         self.asked.stream
     }
 
+    /// Why there is no answer, once that is known.
+    pub fn refusal(&mut self) -> Option<Refusal> {
+        self.refused.take()
+    }
+
     /// Waits until it is known how the answer begins. Dropping the future loses nothing.
     pub async fn open(&mut self) -> Opening {
         self.recall().await;

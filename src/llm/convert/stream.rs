@@ -182,7 +182,8 @@ impl Writer {
         match front {
             Front::OpenAi => Self::OpenAi(openai::Writer::new(id, model, created, wants_usage).into()),
             Front::Anthropic => Self::Anthropic(anthropic::Writer::new(id, model).into()),
-            Front::Ask => Self::Ask(ask::Writer::new(id, model).into()),
+            // Servers are answered whole.
+            Front::Ask | Front::Sampling => Self::Ask(ask::Writer::new(id, model).into()),
         }
     }
 
@@ -211,7 +212,7 @@ impl Front {
         out.extend_from_slice(match self {
             Self::OpenAi => b"data: [DONE]\n\n".as_slice(),
             Self::Anthropic => b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
-            Self::Ask => b"",
+            Self::Ask | Self::Sampling => b"",
         });
     }
 
@@ -219,7 +220,7 @@ impl Front {
     pub fn fail(self, error: &Bytes, out: &mut BytesMut) {
         match self {
             Self::OpenAi => openai::failure(error, out),
-            Self::Anthropic | Self::Ask => anthropic::failure(error, out),
+            Self::Anthropic | Self::Ask | Self::Sampling => anthropic::failure(error, out),
         }
     }
 }

@@ -173,7 +173,7 @@ fn what_is_told_reads_back_as_what_was_said() {
             let (own, of) = match front {
                 Front::OpenAi => (Dialect::OpenAi, ProviderKind::Openai),
                 Front::Anthropic => (Dialect::Anthropic, ProviderKind::Anthropic),
-                Front::Ask => unreachable!("nobody but the gateway speaks it"),
+                Front::Ask | Front::Sampling => unreachable!("nobody but the gateway speaks it"),
             };
             let said = events(kind, &[&wire(kind, &stream)]);
             let mut original = Whole::of(said.clone()).unwrap();
