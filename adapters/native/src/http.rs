@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use causeway::gateway::dock::Told;
 use causeway::mcp::mailbox::Said;
-use causeway::platform::{ConnectTimeout, Endless, HttpClient, SeamError};
+use causeway::platform::{CONNECT_TIMEOUT, ConnectTimeout, Endless, HttpClient, SeamError};
 use futures_util::Stream;
 use http::{Request, Response, Uri, uri::Scheme};
 use http_body::Body as _;
@@ -38,8 +38,6 @@ use crate::log::{Level, Log};
 use crate::platform::Native;
 use crate::programs::{Body, Programs};
 
-/// Bounds connection set-up when a request says nothing.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An idle connection is closed after this long; shorter than what most servers and balancers keep.
 const POOL_IDLE: Duration = Duration::from_secs(50);
 /// Idle connections kept for one host: as many as calls are likely to run at once.
@@ -142,7 +140,8 @@ impl HttpClient for Http {
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Answer>, SeamError> {
         if request.uri().scheme_str() == Some("stdio") {
             let name = request.uri().host().unwrap_or_default().to_owned();
-            let response = self.programs.send(&name, request).await?;
+            // Boxed, as all is that calls over plain HTTP need not make room for.
+            let response = Box::pin(self.programs.send(&name, request)).await?;
             return Ok(response.map(Answer::Program));
         }
         let timeout = request.extensions().get().map_or(CONNECT_TIMEOUT, |ConnectTimeout(span)| *span);
@@ -150,8 +149,11 @@ impl HttpClient for Http {
         // Over TLS servers may well have room for many streams in one connection.
         if request.uri().scheme() == Some(&Scheme::HTTP) {
             if request.extensions().get::<Endless>().is_some() {
-                let stream = connector().plain(request.uri()).await?;
-                return Ok(news::exchange(stream, request).await?.map(Answer::News));
+                let listened = async {
+                    let stream = connector().plain(request.uri()).await?;
+                    news::exchange(stream, request).await
+                };
+                return Ok(Box::pin(listened).await?.map(Answer::News));
             }
             return Ok(self.shared.plain.exchange(connector, request).await?.map(Answer::Plain));
         }

@@ -22,7 +22,7 @@ const ASIDE: usize = 16 * 1024;
 /// afterwards, unless it is to be the request's alone (`alone`).
 pub(super) fn written(request: &Request<Bytes>, alone: bool, more: usize) -> BytesMut {
     let (uri, method, body) = (request.uri(), request.method(), request.body());
-    let mut out = BytesMut::with_capacity(1024 + more);
+    let mut out = BytesMut::with_capacity(640 + more);
     let target = uri.path_and_query().map_or("/", |target| target.as_str());
     for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
         out.put_slice(part.as_bytes());
