@@ -167,7 +167,7 @@ async fn a_client_that_hangs_up_ends_the_call_at_the_server() {
             "{}",
             server.program.said()
         );
-        assert!(asked.elapsed() < Duration::from_secs(10));
+        assert!(asked.elapsed() < Duration::from_secs(20));
     }
 }
 
@@ -192,7 +192,7 @@ async fn a_server_that_goes_and_comes_back_fails_soon_and_works_again() {
             let asked = Instant::now();
             let gone = echo().await;
             assert!(gone.complaint().contains("server \"everything\""), "{}", gone.last());
-            assert!(asked.elapsed() < Duration::from_secs(5));
+            assert!(asked.elapsed() < Duration::from_secs(20));
             server.program = Program::everything_at(server.program.port(), "sse").await;
             assert!(echo().await.text().contains('x'), "{era:?}");
         }

@@ -183,7 +183,7 @@ async fn a_server_that_is_away_from_the_start_holds_up_nobody() {
         let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
         let asked = Instant::now();
         let mut subscription = Subscription::open(&client, json!({"toolsListChanged": true})).await;
-        assert!(asked.elapsed() < Duration::from_secs(4), "→{server:?}: {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(15), "→{server:?}: {:?}", asked.elapsed());
         fixture.changed("tools");
         assert_eq!(subscription.told().await, "tools/list_changed", "→{server:?}");
         let _back = Fixture::start_at(address, Options::legacy("away")).await;
@@ -315,7 +315,7 @@ async fn a_gateway_that_is_stopped_ends_its_streams_in_good_order_and_at_once() 
         }
         let stopped = eventually(async || gateway.log().contains("all requests ended"));
         assert!(stopped.await, "→{server:?}: {}", gateway.log());
-        assert!(told.elapsed() < Duration::from_secs(5), "→{server:?}: {:?}", told.elapsed());
+        assert!(told.elapsed() < Duration::from_secs(9), "→{server:?}: {:?}", told.elapsed());
         // A program of a companion goes on without the gateway, and its output is always read.
         if server == Era::Legacy && !(is_behind_link() && is_behind_stdio()) {
             assert!(fixture.until(|fixture| fixture.streams() == 0).await);

@@ -104,11 +104,11 @@ async fn killing_one_server_in_the_middle_hurts_nobody_else() {
         let began = Instant::now();
         assert_eq!(client.tool("beta__one", json!({"text": "b"})).await.text(), "b", "round {round}");
         assert_eq!(client.tool("gamma__one", json!({"text": "c"})).await.text(), "c", "round {round}");
-        assert!(began.elapsed() < Duration::from_secs(2), "round {round}: {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(10), "round {round}: {:?}", began.elapsed());
         let alpha = client.tool("alpha__one", json!({"text": "a"})).await;
         assert_eq!(alpha.code() == 0, round < 3, "round {round}: {}", alpha.last());
         // A program that has ended is waited for: for the next attempt to start it, if that is not far.
-        assert!(began.elapsed() < Duration::from_secs(5), "round {round}: {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(15), "round {round}: {:?}", began.elapsed());
     }
     // Its part of the list may be stale; the others' must be there.
     let tools = client.tool_names().await;
@@ -156,7 +156,7 @@ async fn a_slow_server_does_not_hold_up_a_list() {
         let asked = Instant::now();
         let client = Client::connect(&gateway, "/mcp", era).await;
         assert_eq!(client.tool_names().await, [ALL[0], ALL[1], ALL[4], ALL[5]], "{era:?}");
-        assert!(asked.elapsed() < Duration::from_secs(3), "{era:?}: {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(10), "{era:?}: {:?}", asked.elapsed());
     }
 }
 
@@ -164,14 +164,18 @@ async fn a_slow_server_does_not_hold_up_a_list() {
 async fn lists_are_asked_for_at_the_same_time() {
     let servers = three().await;
     for server in &servers {
-        server.trouble("tools/list", Trouble::SlowHead(Duration::from_millis(400)));
+        server.trouble("tools/list", Trouble::SlowHead(Duration::from_secs(2)));
     }
     let [a, b, c] = &servers;
-    let gateway = Gateway::start(serving(&[("alpha", a), ("beta", b), ("gamma", c)])).await;
+    let gateway = Gateway::start(with(
+        serving(&[("alpha", a), ("beta", b), ("gamma", c)]),
+        json!({"limits": {"merge_deadline": "30s"}}),
+    ))
+    .await;
     let client = Client::connect(&gateway, "/mcp", Era::Legacy).await;
     let asked = Instant::now();
     assert_eq!(client.tool_names().await, ALL);
-    assert!(asked.elapsed() < Duration::from_millis(1000), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]
@@ -408,5 +412,5 @@ async fn a_stale_list_is_better_than_none() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let asked = Instant::now();
     assert_eq!(client.tool_names().await, before);
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
 }

@@ -40,7 +40,7 @@ async fn check_trouble(trouble: Trouble) {
                 let answer = request.send().await.try_answer().await;
                 let took = asked.elapsed();
                 fixture.calm();
-                assert!(took < Duration::from_secs(4), "{what}: {took:?}");
+                assert!(took < Duration::from_secs(15), "{what}: {took:?}");
                 if is_behind_stdio() && matches!(trouble, Trouble::EndlessJson) {
                     // What else the program says comes behind that, and is lost with it.
                     let works = async || {

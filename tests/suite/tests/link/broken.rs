@@ -61,7 +61,7 @@ async fn a_companion_that_does_not_come_back_fails_its_calls_when_it_is_too_late
     let began = Instant::now();
     let why = error(&world.call("echo", json!({"text": "hi"})).answer().await);
     assert!(why.contains("link \"laptop\" is not connected, last seen"), "{why}");
-    assert!(began.elapsed() < Duration::from_secs(2));
+    assert!(began.elapsed() < Duration::from_secs(8));
     world.companion.again().await;
     world.assert_works().await;
 }
@@ -163,7 +163,7 @@ async fn a_minute_of_nothing(resume: &str) {
         let asked = Instant::now();
         let why = error(&call(&gateway, "echo", json!({"text": "hi"})).answer().await);
         assert!(why.contains("link \"laptop\" is not connected, last seen"), "{why}");
-        assert!(asked.elapsed() < Duration::from_secs(10), "told after {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(20), "told after {:?}", asked.elapsed());
         tokio::time::sleep(MINUTE.saturating_sub(began.elapsed())).await;
         proxy.open();
     } else {

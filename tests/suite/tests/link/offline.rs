@@ -43,7 +43,7 @@ async fn a_server_whose_link_is_down_is_kept_or_hidden_and_is_no_failure() {
         error(&answer),
         "server \"one\": link \"laptop\" is not connected, never seen; start `causeway connect` there"
     );
-    assert!(began.elapsed() < Duration::from_secs(3), "it is said at once");
+    assert!(began.elapsed() < Duration::from_secs(10), "it is said at once");
     let mut companion = Companion::start(&gateway.url(""), "laptop", Some(KEY), &offer, &[]).await;
     assert!(eventually(async || tools(&gateway).await == ["one", "two"]).await);
     let shown = status(&gateway).await;

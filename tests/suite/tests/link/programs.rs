@@ -121,7 +121,7 @@ async fn a_program_that_misbehaves_behind_a_link_hurts_nobody_else() {
             for _ in 0..20 {
                 let began = Instant::now();
                 assert_echoes(&gateway, "two").await;
-                assert!(began.elapsed() < Duration::from_secs(5), "{era}: {:?}", began.elapsed());
+                assert!(began.elapsed() < Duration::from_secs(15), "{era}: {:?}", began.elapsed());
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };

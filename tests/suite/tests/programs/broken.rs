@@ -41,7 +41,7 @@ async fn calls_of_a_killed_process_each_get_one_clear_error() {
             Instant::now()
         };
         let (answers, killed) = tokio::join!(futures_util::future::join_all(calls), kill);
-        assert!(killed.elapsed() < Duration::from_secs(5), "{era}: nobody waits for what cannot come");
+        assert!(killed.elapsed() < Duration::from_secs(15), "{era}: nobody waits for what cannot come");
         for answer in &answers {
             let said = complaint(answer);
             assert!(said.contains("ended in mid-call (ended by signal 9"), "{era}: {said:?}");
@@ -135,7 +135,7 @@ async fn a_flood_is_read_slowly_and_starves_nobody() {
     };
     let (answer, slowest) = tokio::join!(flood, others);
     assert!(complaint(&answer).contains("server \"one\""), "{}", answer.text);
-    assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
     assert!(gateway.resident().unwrap() < 150 * 1024, "{:?} KiB", gateway.resident());
     assert!(gateway.log().lines().count() < 400, "the log is bounded");
 }

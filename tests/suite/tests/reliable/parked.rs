@@ -72,7 +72,7 @@ async fn a_killed_gateway_has_lost_the_call_and_a_fresh_one_works() {
         let what = format!("killed after round {rounds}");
         assert!(refused.answer["error"].is_object(), "{what}: {}", refused.answer);
         assert_says_what_to_do(&what, &refused);
-        assert!(asked.elapsed() < Duration::from_secs(5), "{what}: refused after {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(15), "{what}: refused after {:?}", asked.elapsed());
         assert_works(&client).await;
     }
 }

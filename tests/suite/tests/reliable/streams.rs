@@ -75,7 +75,7 @@ async fn a_killed_gateway_has_lost_the_call_but_not_the_session() {
                 assert!(problem.contains("HTTP 4") && !problem.contains("HTTP 404"), "{problem}");
             }
         }
-        assert!(began.elapsed() < Duration::from_secs(9), "told after {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(25), "told after {:?}", began.elapsed());
         assert_works(&client, "after the restart").await;
     }
 }
@@ -166,7 +166,7 @@ async fn a_last_event_id_that_nobody_knows_is_refused_cleanly(world: World) {
         let reply = world.legacy().await;
         let stream = reply.raw_get(None).await.unwrap();
         let mut source = stream.source();
-        match source.within(Duration::from_secs(3)).await {
+        match source.within(Duration::from_secs(15)).await {
             Some(Next::Event(event)) => event.id,
             _ => None,
         }
@@ -183,7 +183,7 @@ async fn a_last_event_id_that_nobody_knows_is_refused_cleanly(world: World) {
         if !matches!(status, 400 | 409 | 410 | 431) {
             wrong.push(format!("{what}: {shown:?} gets HTTP {status}"));
         }
-        assert!(began.elapsed() < Duration::from_secs(3), "{what}: {shown:?} took {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(15), "{what}: {shown:?} took {:?}", began.elapsed());
     }
     assert_works(&client, what).await;
     let fresh = client.raw_get(None).await.unwrap();
@@ -196,7 +196,7 @@ async fn delete_ends_the_session_at_once_and_what_runs_in_it(world: World) {
     let what = world.what();
     let (client, other) = (world.legacy().await, world.legacy().await);
     assert_eq!(client.listen().await, Ok(200), "{what}");
-    let slow = client.start("tools/call", call("slow", json!({"ms": 8000})));
+    let slow = client.start("tools/call", call("slow", json!({"ms": 30000})));
     assert!(slow.until_heard(1).await, "{what}: it runs");
     let status = client.delete().await.unwrap();
     assert!(matches!(status, 200 | 202 | 204), "{what}: HTTP {status}");
@@ -211,7 +211,7 @@ async fn delete_ends_the_session_at_once_and_what_runs_in_it(world: World) {
     // Whatever the client is told of its call, it is told soon.
     let began = Instant::now();
     let _ = slow.outcome().await;
-    assert!(began.elapsed() < Duration::from_secs(5), "{what}: the stream of the call goes on");
+    assert!(began.elapsed() < Duration::from_secs(15), "{what}: the stream of the call goes on");
     assert_works(&other, &format!("{what}, another session")).await;
 }
 
@@ -235,11 +235,11 @@ async fn a_get_stream_ends_with_its_session(world: World) {
     client.delete().await.unwrap();
     let began = Instant::now();
     loop {
-        match source.within(Duration::from_secs(5)).await {
+        match source.within(Duration::from_secs(15)).await {
             Some(Next::Event(_)) => {}
             Some(Next::End | Next::Cut(_)) => break,
             None => panic!("{what}: the stream is still open"),
         }
     }
-    assert!(began.elapsed() < Duration::from_secs(5), "{what}");
+    assert!(began.elapsed() < Duration::from_secs(15), "{what}");
 }

@@ -34,7 +34,7 @@ async fn calls_that_take_too_long_are_not_waited_for() {
     let began = Instant::now();
     let end = client.end().await;
     assert_eq!(end.status.code(), Some(0));
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert!(fixture.until(|fixture| fixture.stopped() == ["tools/call slow"]).await, "and are cancelled");
 }
 
@@ -52,7 +52,7 @@ async fn a_signal_ends_it_at_once_and_the_session_with_it() {
         assert!(std::process::Command::new("kill").args([signal, &id]).status().unwrap().success());
         let end = client.ended().await;
         assert_eq!(end.status.code(), Some(0), "{signal}");
-        assert!(began.elapsed() < Duration::from_secs(3), "{signal}: {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(10), "{signal}: {:?}", began.elapsed());
         assert_eq!(fixture.sessions(), 0, "{signal}: {:?}", fixture.trace());
         fixture.forget();
     }
@@ -72,7 +72,7 @@ async fn a_client_that_has_gone_is_not_served() {
     client.told("notifications/progress").await;
     // Its input stays open; only nobody reads what it says.
     let (mut process, _input) = client.stop_reading();
-    let ended = tokio::time::timeout(Duration::from_secs(5), process.wait()).await;
+    let ended = tokio::time::timeout(Duration::from_secs(20), process.wait()).await;
     assert_eq!(ended.expect("it ends").unwrap().code(), Some(0));
     assert_eq!(fixture.sessions(), 0);
 }
