@@ -23,8 +23,9 @@ pub enum SeamError {
     /// The connection ended before the message did.
     #[error("connection cut: {0}")]
     Cut(String),
-    /// The host forbids this ask (an outbound host that is not allowed, an ability that is missing).
-    #[error("refused by the host: {0}")]
+    /// The host forbids this ask (an outbound host that is not allowed, an ability that is missing), or the companion
+    /// behind a link does. Asked again, it will be forbidden again.
+    #[error("refused: {0}")]
     Denied(String),
     /// The link behind which the other side is, is not connected.
     #[error("{0}")]
@@ -89,14 +90,26 @@ pub enum Swap {
     Stale,
 }
 
+/// How a [`StateStore`] is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// No other instance writes to it: what this one remembers is so.
+    Own,
+    /// Several instances write to it, and it is near enough to be asked before each answer in a session.
+    Near,
+    /// Several instances write to it, and asking takes as long as a server does: a session is looked up side by side with
+    /// what is done for it.
+    Far,
+}
+
 /// Consistent state. Compare-and-swap is the only write; `Stale` is an answer, not an error.
 ///
 /// Keys are at most 512 bytes of printable ASCII, values at most 1 MiB. A value whose `ttl` has passed is gone.
 pub trait StateStore {
-    /// Whether it is near enough to be asked before each answer in a session. Where it is, a session that one of several
-    /// instances has ended is served by none of the others.
-    fn is_near(&self) -> bool {
-        false
+    /// Who else writes to it, and how long asking takes: it says when a session is looked up that another instance may
+    /// have ended.
+    fn reach(&self) -> Reach {
+        Reach::Own
     }
 
     /// The value at `key`, if there is one that has not expired.

@@ -96,7 +96,10 @@ impl<P: Platform> Mcp<P> {
             return Err(unsupported(header));
         }
         let session = match inbound.header(&headers::SESSION) {
-            Some(token) => self.session(&inbound.caller, inbound.target.as_deref(), token).await?,
+            Some(token) => {
+                let (caller, server) = (&inbound.caller, inbound.target.as_deref());
+                self.session(caller, server, token, Some(&inbound.ticket)).await?
+            }
             // Boxed: few need it, and every request would have to make room for it.
             None if self.plan.lenient => Box::pin(self.lenient_session(inbound)).await?,
             None => {

@@ -71,7 +71,7 @@ impl<P: Platform> Mcp<P> {
             return Ok(session);
         }
         // Whoever knows no session cannot be told that it has become another one: it is compared before, not behind.
-        self.recheck(&session).await;
+        self.recheck(&session).await?;
         Ok(session_of(inbound, &id, session.memory))
     }
 

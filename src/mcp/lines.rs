@@ -37,7 +37,7 @@ use super::upstream::{Answered, Outgoing, field, http_request, standard_headers}
 use super::{Mcp, meta};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, Platform};
+use crate::platform::{Clock as _, Log as _, Platform};
 use crate::relay::Reader;
 use crate::wire::jsonrpc::{self, Message};
 use crate::wire::sse::Event;
@@ -48,6 +48,9 @@ const IDLE: Duration = Duration::from_secs(10 * 60);
 const LOOK: Duration = Duration::from_secs(15);
 /// What a reader may be behind before the stream is read no further; one that stays so is given up.
 const BACKLOG: usize = 256 * 1024;
+/// Messages of the client's that wait for a session to be open, and their bytes.
+const UNSAID: usize = 256;
+const UNSAID_BYTES: usize = 1024 * 1024;
 /// The event that says where messages go, and the one that says why there is no session.
 const ENDPOINT: &str = "endpoint";
 const FAULT: &str = "fault";
@@ -133,6 +136,40 @@ struct Kept {
     teller: UnboundedSender<Told>,
     /// As many as use it, and one.
     uses: Arc<()>,
+    queue: Arc<Queue>,
+}
+
+/// The client's messages that wait until the session is open.
+#[derive(Debug, Default)]
+struct Queue(Mutex<Queued>);
+
+#[derive(Debug, Default)]
+struct Queued {
+    messages: usize,
+    bytes: usize,
+    dropped: usize,
+}
+
+impl Queue {
+    /// Takes `body` in, if there is room.
+    fn admit(&self, body: &Bytes) -> bool {
+        let mut queued = lock(&self.0);
+        let bytes = queued.bytes.saturating_add(body.len());
+        if queued.messages >= UNSAID || bytes > UNSAID_BYTES {
+            queued.dropped += 1;
+            return false;
+        }
+        (queued.messages, queued.bytes) = (queued.messages + 1, bytes);
+        true
+    }
+
+    /// `body` waits no more. Gives how many messages were not taken in since this was last asked.
+    fn release(&self, body: &Bytes) -> usize {
+        let mut queued = lock(&self.0);
+        queued.messages = queued.messages.saturating_sub(1);
+        queued.bytes = queued.bytes.saturating_sub(body.len());
+        std::mem::take(&mut queued.dropped)
+    }
 }
 
 #[derive(Debug)]
@@ -210,7 +247,10 @@ impl Desk {
     /// Passes a message on to every server that there is a session with.
     pub fn say(&self, body: &RawValue) {
         let body = Bytes::copy_from_slice(body.get().as_bytes());
-        lock(&self.0).iter().for_each(|kept| _ = kept.teller.unbounded_send(Told::Say(body.clone())));
+        let kept = lock(&self.0);
+        for kept in kept.iter().filter(|kept| kept.queue.admit(&body)) {
+            let _ = kept.teller.unbounded_send(Told::Say(body.clone()));
+        }
     }
 }
 
@@ -218,6 +258,7 @@ impl Desk {
 pub struct Started {
     server: Arc<Server>,
     told: UnboundedReceiver<Told>,
+    queue: Arc<Queue>,
 }
 
 /// Gives somebody the use of a session, which is opened if there is none.
@@ -247,8 +288,9 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, attach: Attach) ->
         None => {
             let (teller, told) = unbounded();
             _ = teller.unbounded_send(Told::Attach(one));
-            kept.push(Kept { server: server.name.clone(), memory, teller, uses });
-            return (said, Work::Line(Box::new(Started { server, told })));
+            let queue = Arc::<Queue>::default();
+            kept.push(Kept { server: server.name.clone(), memory, teller, uses, queue: queue.clone() });
+            return (said, Work::Line(Box::new(Started { server, told, queue })));
         }
     }
     (said, Work::None)
@@ -270,7 +312,7 @@ fn over(server: &Server) -> Fault {
 
 /// Keeps sessions with a server, one after the other, for as long as somebody wants one.
 pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: Started) {
-    let Started { server, mut told } = started;
+    let Started { server, mut told, queue } = started;
     let mut waiting = Vec::new();
     loop {
         {
@@ -278,7 +320,8 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: St
             while let Ok(told) = told.try_recv() {
                 match told {
                     Told::Attach(one) => waiting.push(one),
-                    Told::Say(_) => {}
+                    // There is no session that it could be about.
+                    Told::Say(body) => _ = queue.release(&body),
                     Told::End => waiting.drain(..).for_each(|one: Use| one.refuse(&over(&server))),
                 }
             }
@@ -293,10 +336,10 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: St
         match Box::pin(opened(&mcp, &server, &waiting)).await {
             Err(fault) => waiting.drain(..).for_each(|one| one.refuse(&fault)),
             Ok((stream, held)) => {
-                let (mcp, server) = (&mcp, &server);
+                let (mcp, server, queue) = (&mcp, &server, &*queue);
                 let none = (None, false, Vec::new(), None);
                 let (level, used, calls, listener) = none;
-                let mut line = Line { mcp, server, held, level, used, calls, listener };
+                let mut line = Line { mcp, server, queue, held, level, used, calls, listener };
                 match line.keep(stream, &mut told, std::mem::take(&mut waiting)).await {
                     Some(next) => waiting = next,
                     None => return,
@@ -326,6 +369,7 @@ async fn opened<P: Platform>(
 struct Line<'a, P: Platform> {
     mcp: &'a Mcp<P>,
     server: &'a Arc<Server>,
+    queue: &'a Queue,
     held: Held,
     level: Option<String>,
     used: bool,
@@ -369,7 +413,10 @@ impl<P: Platform> Line<'_, P> {
                     self.fail(&over(self.server));
                     return None;
                 }
-                Next::Told(Some(Told::Say(body))) => self.post(reader, body),
+                Next::Told(Some(Told::Say(body))) => {
+                    self.say_dropped(self.queue.release(&body));
+                    self.post(reader, body);
+                }
                 Next::Told(Some(Told::Attach(one))) if one.attach.over.as_deref() == Some(self.path()) => {
                     self.fail(&ended(self.server, "it answered"));
                     return Some(vec![one]);
@@ -461,6 +508,25 @@ impl<P: Platform> Line<'_, P> {
             self.calls.push(one);
         } else if let Some(before) = self.listener.replace(one) {
             before.log.end();
+        }
+    }
+
+    /// Says in the log how many of the client's messages the server was not told of.
+    fn say_dropped(&self, messages: usize) {
+        #[derive(Serialize)]
+        struct Dropped<'a> {
+            ts: u64,
+            level: &'static str,
+            event: &'static str,
+            server: &'a str,
+            messages: usize,
+        }
+        if messages > 0 {
+            let (ts, server) = (self.mcp.platform.clock().now().0, self.server.name.as_str());
+            let record = Dropped { ts, level: "warn", event: "line.dropped", server, messages };
+            if let Ok(line) = serde_json::to_string(&record) {
+                self.mcp.platform.log().write(&line);
+            }
         }
     }
 

@@ -53,7 +53,10 @@ impl<P: Platform> Mcp<P> {
     /// Answers a GET: the stream of a legacy client's session, or the rest of a stream that it lost.
     pub async fn get(self, inbound: Inbound) -> (Answer<P>, Note) {
         let mut note = Note { method: Some("GET".to_owned()), ..Note::default() };
-        let answer = self.stream_of(&inbound, &mut note).await;
+        let answer = match self.living(&inbound.ticket, self.stream_of(&inbound, &mut note)).await {
+            Ok(answer) => answer,
+            Err(over) => Err(over.0),
+        };
         (answer.unwrap_or_else(|fault| failed(None, &fault, &mut note)), note)
     }
 

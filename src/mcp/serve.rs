@@ -9,7 +9,7 @@ mod told;
 pub(super) use self::told::cancelled;
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 use super::feed::Leases;
 use super::forward::Call;
 use super::listen::Listen;
+use super::mailbox::Letter;
 use super::memory::{UpstreamSession, lock};
 use super::meta::{Meta, Params};
 use super::revision::{Era, Revision};
@@ -52,20 +53,50 @@ pub struct Inbound {
 /// Knows the call that is waiting for its answer, so that it can be cancelled should the caller go away first.
 #[derive(Debug, Clone, Default)]
 pub struct Ticket {
-    waiting: Arc<Mutex<Option<Cancel>>>,
+    waiting: Arc<Mutex<Waiting>>,
     /// Sessions with servers that were opened for the answer alone, and end with it.
     pub leases: Leases,
+    /// The session that the request is in, if another instance may have ended it.
+    doubted: Arc<OnceLock<Session>>,
+}
+
+/// What a [`Ticket`] knows of a call.
+#[derive(Debug, Default)]
+struct Waiting {
+    cancel: Option<Cancel>,
+    /// It has an answer that is not the server's.
+    given_up: bool,
 }
 
 impl Ticket {
     /// A call waits for its answer (or none does any more).
     pub fn set(&self, cancel: Option<Cancel>) {
-        *lock(&self.waiting) = cancel;
+        *lock(&self.waiting) = Waiting { cancel, given_up: false };
+    }
+
+    /// The call has been given up: its server is to be told behind the reply, whatever becomes of that.
+    pub fn give_up(&self, cancel: Option<Cancel>) {
+        *lock(&self.waiting) = Waiting { cancel, given_up: true };
+    }
+
+    /// Whether the call has been given up.
+    pub fn is_given_up(&self) -> bool {
+        lock(&self.waiting).given_up
+    }
+
+    /// The request is in `session`, which another instance may have ended.
+    pub fn doubt(&self, session: &Session) {
+        let _ = self.doubted.set(session.clone());
+    }
+
+    /// The session that the request is in, if that is not known to live.
+    pub fn doubted(&self) -> Option<&Session> {
+        self.doubted.get()
     }
 
     /// The call that waits, if any.
     pub fn take(&self) -> Option<Cancel> {
-        lock(&self.waiting).take()
+        lock(&self.waiting).cancel.take()
     }
 }
 
@@ -132,8 +163,6 @@ pub struct Note {
     pub revision: Option<&'static str>,
     /// What went wrong.
     pub fault: Option<Fault>,
-    /// The session, if it ought to be compared with the store.
-    pub recheck: Option<Session>,
 }
 
 /// Methods that ended with the legacy era.
@@ -145,12 +174,39 @@ impl<P: Platform> Mcp<P> {
     pub async fn post(self, inbound: Inbound) -> (Answer<P>, Note) {
         let mut note = Note::default();
         let body = inbound.body.clone();
-        let answer = match decode_batch(&body) {
-            Ok(None) => self.one(&inbound, &body, false, &mut note).await,
-            Ok(Some(batch)) => self.batch(&inbound, &batch, &mut note).await,
-            Err(invalid) => failed(None, &unreadable(&invalid), &mut note),
+        let work = async {
+            match decode_batch(&body) {
+                Ok(None) => self.one(&inbound, &body, false, &mut note).await,
+                Ok(Some(batch)) => self.batch(&inbound, &batch, &mut note).await,
+                Err(invalid) => failed(None, &unreadable(&invalid), &mut note),
+            }
+        };
+        let answer = match self.living(&inbound.ticket, work).await {
+            Ok(answer) => answer,
+            // Boxed: it happens once in the life of a session.
+            Err(over) => Box::pin(self.in_vain(&inbound, *over, &mut note)).await,
         };
         (answer, note)
+    }
+
+    /// Answers a message whose session has turned out to be over, and sees to it that what was begun for it ends.
+    async fn in_vain(
+        &self,
+        inbound: &Inbound,
+        (fault, done): (Fault, Option<Answer<P>>),
+        note: &mut Note,
+    ) -> Answer<P> {
+        let begun = match done {
+            Some(Answer::Stream(_, cancel)) => cancel,
+            _ => inbound.ticket.take(),
+        };
+        inbound.ticket.give_up(begun);
+        let id = readable_id(&inbound.body);
+        if let (Some(session), Some(id)) = (inbound.ticket.doubted(), &id) {
+            // The session's mailbox may have been given the call when it had been told already that the session is over.
+            let _ = self.tell_mailbox(session, &Letter::Cancelled(id.clone())).await;
+        }
+        failed(id.as_deref(), &fault, note)
     }
 
     /// Answers a batch: each message by itself, the responses together (2025-03-26 base protocol, "Batching").
@@ -236,7 +292,6 @@ impl<P: Platform> Mcp<P> {
         }
         let client = self.client(inbound, Some(&call.read), call.method).await?;
         note.revision = Some(client.revision.as_str());
-        note.recheck = client.session.clone().filter(|session| self.recheck_due(session));
         let legacy_only = LEGACY_ONLY.contains(&call.method);
         match (client.era(), call.method) {
             (Era::Modern, _) if legacy_only => return Err(unknown_method(call.method)),

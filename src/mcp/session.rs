@@ -3,26 +3,30 @@
 //! What cannot travel (a log level, sessions held upstream, that the session was ended) is a record in the store,
 //! written only when there is something to write and remembered by the instance.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use futures_util::future::{Either, poll_fn, select};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::Mcp;
 use super::catalog::Kind as ListKind;
 use super::client::Client;
-use super::extensions::{told, told_across};
+use super::extensions::{by_itself, told, told_of};
 use super::memory::{Record, SessionMemory, UpstreamSession, Upstreams, lock};
 use super::revision::Revision;
+use super::serve::Ticket;
 use super::upstream::{GATEWAY, IMPLEMENTATION};
 use crate::config::plan::{Caller, Server, SessionMode};
 use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, Entropy as _, Platform, StateStore as _, Swap};
+use crate::platform::{Clock as _, Entropy as _, Platform, Reach, StateStore as _, Swap};
 use crate::wire::sealed::Sealer;
 
 /// Client capabilities longer than this do not travel in the session id; only their names do.
@@ -143,15 +147,17 @@ impl<P: Platform> Mcp<P> {
         Ok(self.sealer().await?.seal("session", &caller.name, expires, &payload))
     }
 
-    /// Opens the session that `token` names, if it is this caller's, for this endpoint, and has not ended.
+    /// Opens the session that `token` names, if it is this caller's, for this endpoint, and has not ended. What another
+    /// instance may have ended meanwhile is noted in `ticket`, for [`Self::living`].
     ///
     /// # Errors
-    /// [`Kind::UnknownSession`] without saying which of these it is not.
+    /// [`Kind::UnknownSession`] without saying which of these it is not; [`Kind::Host`] when the store fails.
     pub async fn session(
         &self,
         caller: &Caller,
         server: Option<&Server>,
         token: &str,
+        ticket: Option<&Ticket>,
     ) -> Result<Session, Fault> {
         let unknown = unknown_session;
         let now = self.platform.clock().now();
@@ -169,8 +175,14 @@ impl<P: Platform> Mcp<P> {
         };
         memory.used.store(now.0, Ordering::Relaxed);
         let session = Session { facts: Arc::new(facts), memory };
-        if known && self.platform.store().is_near() {
-            self.recheck(&session).await;
+        match self.platform.store().reach() {
+            Reach::Near if known => self.recheck(&session).await?,
+            Reach::Far if known => {
+                if let Some(ticket) = ticket {
+                    ticket.doubt(&session);
+                }
+            }
+            Reach::Own | Reach::Near | Reach::Far => {}
         }
         if lock(&session.memory.record).0.ended {
             return Err(unknown());
@@ -195,19 +207,55 @@ impl<P: Platform> Mcp<P> {
         self.platform.clock().now().since(checked) >= RECHECK
     }
 
-    /// Compares a session with the store, where another instance may have ended it; for behind a reply.
+    /// Does `work` and asks the store meanwhile whether the session still lives that it turns out to be in
+    /// ([`Ticket::doubt`]): what comes of it is given once that is known. If the session is over, the work is dropped,
+    /// and the fault is given with what had come of it.
+    ///
+    /// # Errors
+    /// [`Kind::UnknownSession`] when another instance has ended it, [`Kind::Host`] when the store fails.
+    pub async fn living<T>(
+        &self,
+        ticket: &Ticket,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Box<(Fault, Option<T>)>> {
+        let work = pin!(work);
+        if self.platform.store().reach() != Reach::Far {
+            return Ok(work.await);
+        }
+        let asked = pin!(async {
+            let doubted = poll_fn(|_| ticket.doubted().map_or(Poll::Pending, Poll::Ready)).await;
+            // Boxed: most requests are in no session, and need not make room for it.
+            Box::pin(self.recheck(doubted)).await?;
+            if lock(&doubted.memory.record).0.ended { Err(unknown_session()) } else { Ok(()) }
+        });
+        match select(work, asked).await {
+            Either::Left((done, _)) if ticket.doubted().is_none() => Ok(done),
+            Either::Left((done, asked)) => match asked.await {
+                Ok(()) => Ok(done),
+                Err(fault) => Err(Box::new((fault, Some(done)))),
+            },
+            Either::Right((Ok(()), work)) => Ok(work.await),
+            Either::Right((Err(fault), _)) => Err(Box::new((fault, None))),
+        }
+    }
+
+    /// Compares a session with the store, where another instance may have changed or ended it.
     ///
     /// What comes from the store may be older than what was written here while it was on its way: then it is read again.
-    pub async fn recheck(&self, session: &Session) {
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn recheck(&self, session: &Session) -> Result<(), Fault> {
         for _ in 0..RACES {
             let seen = lock(&session.memory.record).1;
-            let Ok(fresh) = self.load_session(&session.facts.id).await else { return };
+            let fresh = self.load_session(&session.facts.id).await?;
             let fresh = std::mem::take(&mut *lock(&fresh.record));
             if session.memory.replace(seen, fresh) {
                 session.memory.checked.store(self.platform.clock().now().0, Ordering::Relaxed);
-                return;
+                return Ok(());
             }
         }
+        Ok(())
     }
 
     /// Changes a session's record, here and in the store.
@@ -230,7 +278,7 @@ impl<P: Platform> Mcp<P> {
                     session.memory.replace(seen, (record, Some(version)));
                     return Ok(());
                 }
-                Swap::Stale => self.recheck(session).await,
+                Swap::Stale => self.recheck(session).await?,
             }
         }
         Err(Fault::new(Kind::Host, "the session's record is being changed too often at once; try again"))
@@ -255,16 +303,16 @@ impl<P: Platform> Mcp<P> {
 
     /// The holder of the upstream session that a call goes over.
     pub fn holder(&self, server: &Server, client: &Client, issues: bool) -> Holder {
-        let nothing = || RawValue::from_string("{}".to_owned()).unwrap_or_default();
+        let nothing = || by_itself(server);
         let name = &client.caller.name;
-        match (server.session, &client.session, &client.capabilities) {
+        let able = if client.session.is_some() { None } else { told_of(server, client, true) };
+        match (server.session, &client.session, able) {
             (Some(SessionMode::Shared), ..) => Holder::Pool(SHARED.to_owned(), nothing()),
             (None, ..) if !issues => Holder::Pool(GATEWAY.to_owned(), nothing()),
             (_, Some(session), _) => Holder::Client(session.clone()),
             (_, None, None) => Holder::Pool(format!("caller {name}"), nothing()),
             // What a client can do is settled when a session is opened, and some servers offer what goes with it.
             (_, None, Some(able)) => {
-                let able = told_across(server, able, true);
                 let key = if able.get() == "{}" { String::new() } else { format!(" {able}") };
                 Holder::Pool(format!("caller {name}{key}"), able)
             }

@@ -19,7 +19,7 @@ use super::memory::{Running, lock};
 use super::session::Session;
 use super::tail::Log;
 use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, Platform, StateStore as _, UpstreamBody};
+use crate::platform::{Clock as _, Platform, Reach, StateStore as _, UpstreamBody};
 
 /// A call that has taken so long is watched.
 const SLOW: Duration = Duration::from_secs(1);
@@ -96,7 +96,8 @@ impl<P: Platform> Watch<P> {
     /// Whether the call was given up in another instance, which knows it only by what it wrote into the store.
     pub async fn is_marked(&self, mcp: &Mcp<P>) -> bool {
         let store = mcp.platform.store();
-        store.is_near() && store.load(&mark(&self.mailbox, &self.id)).await.is_ok_and(|mark| mark.is_some())
+        store.reach() == Reach::Near
+            && store.load(&mark(&self.mailbox, &self.id)).await.is_ok_and(|mark| mark.is_some())
     }
 
     /// Resolves when the call is given up in another instance. Dropping the future loses nothing.
@@ -130,7 +131,7 @@ impl<P: Platform> Mcp<P> {
     /// Notes that the client has given up a call that does not run here.
     pub(super) async fn mark_given_up(&self, mailbox: &str, id: &RawValue) -> Result<(), Fault> {
         let store = self.platform.store();
-        if store.is_near() {
+        if store.reach() == Reach::Near {
             let host = |error| Fault::new(Kind::Host, format!("the state store: {error}"));
             store.swap(&mark(mailbox, id), None, Bytes::from_static(b"1"), MARKED).await.map_err(host)?;
         }

@@ -20,7 +20,7 @@ use crate::gateway::dock::{Docked, Told};
 use crate::instance::Instance;
 use crate::mcp::mailbox::{Mailbox, Said};
 use crate::platform::{
-    Abilities, Clock, Entropy, Held, HttpClient, KeyValue, Links, Log, Mailboxes, Platform, SeamError,
+    Abilities, Clock, Entropy, Held, HttpClient, KeyValue, Links, Log, Mailboxes, Platform, Reach, SeamError,
     Secrets, StateStore, Swap, Timestamp, Version,
 };
 use crate::polled::{Asked, Polled};
@@ -98,6 +98,7 @@ struct World {
     secrets: HashMap<String, String>,
     state: HashMap<String, (Held, u64)>,
     load_time: Duration,
+    no_loads: bool,
     values: HashMap<String, Bytes>,
     said: HashMap<String, VecDeque<Step>>,
     hearers: Vec<Waker>,
@@ -127,6 +128,7 @@ pub struct Fake {
     world: Arc<Mutex<World>>,
     abilities: Abilities,
     here: Option<Arc<Here>>,
+    reach: Reach,
 }
 
 impl std::fmt::Debug for Fake {
@@ -147,7 +149,7 @@ impl Default for Fake {
             mailboxes: true,
             links: Links::Sockets,
         };
-        Self { world: Arc::new(Mutex::new(world)), abilities, here: None }
+        Self { world: Arc::new(Mutex::new(world)), abilities, here: None, reach: Reach::Own }
     }
 }
 
@@ -157,6 +159,13 @@ impl Fake {
     pub fn public(mut self) -> Self {
         self.abilities.loopback_only = false;
         self.abilities.keyless = false;
+        self
+    }
+
+    /// The same world on a host with several instances that share a store which is far away.
+    #[must_use]
+    pub fn far(mut self) -> Self {
+        self.reach = Reach::Far;
         self
     }
 
@@ -182,6 +191,11 @@ impl Fake {
     /// What is loaded from the store is so long on its way from now on: it may be old when it comes.
     pub fn slow_loads(&self, time: Duration) {
         self.world().load_time = time;
+    }
+
+    /// Nothing can be loaded from the store from now on, or it can again.
+    pub fn fail_loads(&self, fail: bool) {
+        self.world().no_loads = fail;
     }
 
     /// Sets a secret.
@@ -592,14 +606,17 @@ fn rpc_method(body: &[u8]) -> String {
 }
 
 impl StateStore for Fake {
-    fn is_near(&self) -> bool {
-        self.here.is_some()
+    fn reach(&self) -> Reach {
+        if self.here.is_some() { Reach::Near } else { self.reach }
     }
 
     async fn load(&self, key: &str) -> Result<Option<Held>, SeamError> {
         let (held, time) = {
             let mut world = self.world();
             world.trace.push(format!("store.load {}", kind_of(key)));
+            if world.no_loads {
+                return Err(SeamError::Host("the store does not answer".to_owned()));
+            }
             let now = world.now;
             let held = world.state.get(key).filter(|(_, expires)| now < *expires);
             (held.map(|(held, _)| held.clone()), world.load_time)

@@ -726,9 +726,9 @@ fn error(reset: Reset) -> SeamError {
     match reset.code {
         ResetCode::Timeout => SeamError::Timeout(reset.words),
         ResetCode::NotConnected => SeamError::Offline(reset.words),
-        ResetCode::Connect | ResetCode::NotOffered | ResetCode::Refused | ResetCode::Busy => {
-            SeamError::Connect(reset.words)
-        }
+        // Asking again comes to the same.
+        ResetCode::Refused => SeamError::Denied(reset.words),
+        ResetCode::Connect | ResetCode::NotOffered | ResetCode::Busy => SeamError::Connect(reset.words),
         _ => SeamError::Cut(reset.words),
     }
 }

@@ -3,7 +3,7 @@
 // front, which cost more than the gateway itself. Durable Objects and the stand-in for KV keep their data in a folder.
 //
 //   node tests/hosts/workerd.mjs [--config FILE] [--port N] [--state DIR] [--secret NAME[=VALUE]]... [--front]
-//                                [--build DIR]
+//                                [--twice] [--build DIR]
 //
 //   --config FILE    the configuration, as normalized JSON, bundled as CAUSEWAY_CONFIG; later changes of the file are pushed
 //   --port N         where to listen on 127.0.0.1; 0, the default, lets the system choose
@@ -11,6 +11,8 @@
 //   --secret NAME    gives the Worker the environment variable NAME as a secret (or VALUE)
 //   --front          puts a proxy in front that, as Cloudflare's does, tells workerd when a caller has gone; by
 //                    itself workerd hears of it at its next write only
+//   --twice          runs the Worker in two isolates, as one location of Cloudflare may; they share state and nothing else.
+//                    Where the second listens is written as `and on http://127.0.0.1:N`, before the first
 //   --build DIR      what worker-build made; adapters/cloudflare/build
 //
 // Writes `listening on http://127.0.0.1:N/mcp` to stderr once it answers; the Worker's log lines follow there.
@@ -36,6 +38,7 @@ try {
       state: { type: "string" },
       secret: { type: "string", multiple: true, default: [] },
       front: { type: "boolean", default: false },
+      twice: { type: "boolean", default: false },
       build: { type: "string", default: path.join(root, "adapters/cloudflare/build") },
     },
   }).values;
@@ -69,13 +72,9 @@ if (options.config) variables.push({ name: "CAUSEWAY_CONFIG", value: fs.readFile
 variables.forEach(({ value }, index) => put(`variable-${index}`, value));
 const bindings = variables.map(({ name }, index) => `(name = ${JSON.stringify(name)}, text = embed "variable-${index}"),`);
 
-put(
-  "config.capnp",
-  `using Workerd = import "/workerd/workerd.capnp";
-
-const config :Workerd.Config = (
-  services = [
-    (name = "gateway", worker = (
+// Objects live in the first isolate; the second asks them there.
+const gateway = (name, objects) => `
+    (name = "${name}", worker = (
       modules = [
         (name = "index.js", esModule = embed "index.js"),
         (name = "index_bg.wasm", wasm = embed "index_bg.wasm"),
@@ -83,17 +82,28 @@ const config :Workerd.Config = (
       compatibilityDate = ${date},
       compatibilityFlags = ${flags},
       bindings = [
-        (name = "CAUSEWAY_STATE", durableObjectNamespace = "State"),
-        (name = "CAUSEWAY_MAILBOX", durableObjectNamespace = "Mailbox"),
+        (name = "CAUSEWAY_STATE", durableObjectNamespace = ${objects ? '"State"' : '(className = "State", serviceName = "gateway")'}),
+        (name = "CAUSEWAY_MAILBOX", durableObjectNamespace = ${objects ? '"Mailbox"' : '(className = "Mailbox", serviceName = "gateway")'}),
         (name = "CAUSEWAY_KV", kvNamespace = "kv"),
         ${bindings.join("\n        ")}
-      ],
+      ],${
+        objects
+          ? `
       durableObjectNamespaces = [
         (className = "State", uniqueKey = "causeway-state", enableSql = true),
         (className = "Mailbox", uniqueKey = "causeway-mailbox", enableSql = true),
       ],
-      durableObjectStorage = (localDisk = "state"),
-    )),
+      durableObjectStorage = (localDisk = "state"),`
+          : ""
+      }
+    )),`;
+
+put(
+  "config.capnp",
+  `using Workerd = import "/workerd/workerd.capnp";
+
+const config :Workerd.Config = (
+  services = [${gateway("gateway", true)}${options.twice ? gateway("second", false) : ""}
     (name = "kv", worker = (
       modules = [(name = "kv.js", esModule = embed "kv.js")],
       compatibilityDate = ${date},
@@ -111,6 +121,7 @@ const config :Workerd.Config = (
   ],
   sockets = [
     (name = "gateway", address = "127.0.0.1:${options.front ? 0 : Number(options.port)}", http = (), service = "gateway"),
+    ${options.twice ? '(name = "second", address = "127.0.0.1:0", http = (), service = "second"),' : ""}
   ],
   logging = (stdoutPrefix = "", stderrPrefix = ""),
 );
@@ -149,12 +160,17 @@ function front(port) {
 
 // workerd tells its port on the control pipe, a JSON object a line.
 let heard = "";
+let ports = {};
 workerd.stdio[3].on("data", (data) => {
   heard += data;
   const lines = heard.split("\n");
   heard = lines.pop();
   for (const line of lines) {
-    const { event, port } = JSON.parse(line);
-    if (event === "listen") (options.front ? front : listening)(port);
+    const { event, socket, port } = JSON.parse(line);
+    if (event === "listen") ports[socket] = port;
   }
+  if (!ports.gateway || (options.twice && !ports.second)) return;
+  if (options.twice) console.error(`and on http://127.0.0.1:${ports.second}`);
+  (options.front ? front : listening)(ports.gateway);
+  ports = {};
 });

@@ -278,6 +278,41 @@ fn what_the_client_tells_reaches_the_session() {
 }
 
 #[test]
+fn what_the_client_tells_while_its_session_is_opened_waits_within_bounds() {
+    let old = Old::new(&Fake::default(), "a").react(|old, message, session| {
+        if message["method"] == "initialize" && session == 2 {
+            old.step(session, Step::Wait(Duration::from_secs(3)));
+        }
+        None
+    });
+    let old = old.put();
+    let world = world(&old.fake);
+    let session = open(&world, "/mcp/a", &capable());
+    let changed = json!({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"});
+    world.fake.run(async {
+        let call = world.sent(call("/mcp/a", &session, 1, "t"), async |_: &str| false);
+        let tell = async {
+            world.fake.sleep(Duration::from_secs(1)).await;
+            for _ in 0..300 {
+                let got = world.sent(in_session("/mcp/a", &session, &changed), async |_: &str| false).await;
+                assert_eq!(got.status, 202, "{}", got.body);
+            }
+        };
+        let (got, ()) = join(call, tell).await;
+        assert!(got.body.contains("tools/call"), "{}", got.body);
+    });
+    world.fake.pass(Duration::from_secs(1));
+    assert_eq!(over(&old, "notifications/roots/list_changed"), [2; 256]);
+    let dropped: Vec<String> =
+        world.fake.logged().into_iter().filter(|line| line.contains("line.dropped")).collect();
+    assert!(matches!(dropped.as_slice(), [one] if one.contains("\"messages\":44")), "{dropped:?}");
+    // There is room again.
+    told(&world, &session, "notifications/roots/list_changed");
+    world.fake.pass(Duration::from_secs(1));
+    assert_eq!(over(&old, "notifications/roots/list_changed").len(), 257);
+}
+
+#[test]
 fn what_belongs_to_no_call_comes_on_the_stream_of_the_clients_session() {
     for path in ["/mcp/a", "/mcp"] {
         let old = Old::new(&Fake::default(), "a").put();

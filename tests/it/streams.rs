@@ -101,6 +101,28 @@ fn a_call_that_is_given_up_before_a_legacy_server_has_said_anything_is_cancelled
 }
 
 #[test]
+fn a_legacy_server_is_told_of_a_call_that_it_has_taken_too_long_for() {
+    let numbered =
+        "id: 4\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{}}\n\n";
+    let streams = [vec![Step::Stall], vec![send(PROGRESS), Step::Stall], vec![send(numbered), Step::Stall]];
+    for steps in streams.iter().map(Some).chain([None]) {
+        let world = world(Kind::Legacy, steps.map_or(&[], Vec::as_slice));
+        let (session, _) = world.initialize("/mcp/a");
+        if steps.is_none() {
+            world.legacy("/mcp/a", &session, "tools/call", json!({"name": "t"}));
+            world.fake.upstream("a", |_: &Request<bytes::Bytes>| {
+                Ok(Script { delay: Duration::from_secs(3600), ..Script::json("{}") })
+            });
+        }
+        let got = world.legacy("/mcp/a", &session, "tools/call", json!({"name": "t"}));
+        assert!(got.body.contains("(timeouts."), "{}", got.body);
+        let behind = world.fake.trace();
+        let told = behind.first().is_some_and(|line| line.contains("POST a notifications/cancelled"));
+        assert!(told && behind.len() == 1, "{behind:?}");
+    }
+}
+
+#[test]
 fn silence_is_filled_with_comments() {
     let steps = [send(PROGRESS), Step::Wait(Duration::from_secs(35)), send(RESULT)];
     let result = RESULT.replace("$ID", "1");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use causeway::platform::{Held, SeamError, StateStore, Swap, Version};
+use causeway::platform::{Held, Reach, SeamError, StateStore, Swap, Version};
 use futures_util::StreamExt;
 use js_sys::{Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
@@ -51,6 +51,10 @@ impl Objects {
 }
 
 impl StateStore for Objects {
+    fn reach(&self) -> Reach {
+        Reach::Far
+    }
+
     async fn load(&self, key: &str) -> Result<Option<Held>, SeamError> {
         let answer = self.ask(key, "GET", "", None).await?;
         if answer.status() == 204 {

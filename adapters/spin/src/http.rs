@@ -192,8 +192,9 @@ fn failure(error: ErrorCode) -> SeamError {
             "the application may not reach this host; name it in allowed_outbound_hosts (spin.toml)"
                 .to_owned(),
         ),
-        ErrorCode::DestinationIpProhibited | ErrorCode::ConnectionLimitReached => SeamError::Denied(words),
-        ErrorCode::DnsError(_)
+        ErrorCode::DestinationIpProhibited => SeamError::Denied(words),
+        ErrorCode::ConnectionLimitReached
+        | ErrorCode::DnsError(_)
         | ErrorCode::DestinationNotFound
         | ErrorCode::DestinationUnavailable
         | ErrorCode::DestinationIpUnroutable

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use causeway::platform::{Clock as _, Entropy as _, Held, SeamError, StateStore, Swap, Version};
+use causeway::platform::{Clock as _, Entropy as _, Held, Reach, SeamError, StateStore, Swap, Version};
 use spin_sdk::sqlite::{Connection, Error, RowResult, Value};
 
 use crate::platform::{Random, Time};
@@ -67,8 +67,8 @@ async fn run(connection: &Connection, statement: &str, values: Vec<Value>) -> Re
 }
 
 impl StateStore for Sqlite {
-    fn is_near(&self) -> bool {
-        true
+    fn reach(&self) -> Reach {
+        Reach::Near
     }
 
     async fn load(&self, key: &str) -> Result<Option<Held>, SeamError> {

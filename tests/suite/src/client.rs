@@ -408,6 +408,12 @@ impl Client {
         client
     }
 
+    /// The same client, who asks at `url` from now on.
+    #[must_use]
+    pub fn moved(self, url: String) -> Self {
+        Self { url, ..self }
+    }
+
     /// A legacy client of `revision`.
     pub async fn connect_at(gateway: &Gateway, path: &str, revision: &str) -> Self {
         let mut client = Self {

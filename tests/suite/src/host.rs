@@ -63,7 +63,7 @@ impl Host {
     }
 
     /// What starts the gateway on `port`; 0 for a free one.
-    fn command(self, folder: &Path, secrets: &[(String, String)], port: u16) -> Command {
+    fn command(self, folder: &Path, secrets: &[(String, String)], port: u16, twice: bool) -> Command {
         let file = folder.join("causeway.json");
         match self {
             Self::Native => {
@@ -88,6 +88,9 @@ impl Host {
                     .arg(file)
                     .arg("--state")
                     .arg(folder.join("state"));
+                if twice && self == Self::Cloudflare {
+                    command.arg("--twice");
+                }
                 for (name, value) in secrets {
                     command.arg("--secret").arg(format!("{name}={value}"));
                 }
@@ -109,6 +112,7 @@ pub struct Gateway {
     /// Whether callers without a key of their own use [`KEY`].
     keyed: bool,
     companion: Option<Companion>,
+    twice: bool,
 }
 
 impl Gateway {
@@ -122,6 +126,16 @@ impl Gateway {
     /// # Panics
     /// When the gateway does not start: then no case means anything.
     pub async fn start_with(config: Value, secrets: &[(&str, &str)]) -> Self {
+        Self::launched(config, secrets, false).await
+    }
+
+    /// Starts the gateway with `config` in two instances, on hosts that can be made to have two: see
+    /// [`Self::second_url`].
+    pub async fn start_twice(config: Value) -> Self {
+        Self::launched(config, &[], true).await
+    }
+
+    async fn launched(config: Value, secrets: &[(&str, &str)], twice: bool) -> Self {
         let host = Host::chosen();
         let keyed = !host.is_loopback() && config["keys"].is_null();
         let folder = TempDir::with_prefix("causeway-suite").unwrap();
@@ -131,11 +145,13 @@ impl Gateway {
         let secrets: Vec<(String, String)> =
             secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let log = Arc::default();
-        let (process, base) = launch(host, folder.path(), &secrets, 0, &log).await;
-        let mut gateway = Self { base, host, folder, secrets, process, log, keyed, companion: None };
+        let (process, base) = launch(host, folder.path(), &secrets, (0, twice), &log).await;
+        let mut gateway = Self { base, host, folder, secrets, process, log, keyed, companion: None, twice };
         if keyed {
             let mut known = KEYED.lock().unwrap_or_else(PoisonError::into_inner);
-            known.get_or_insert_default().insert(gateway.authority().to_owned(), KEY);
+            let known = known.get_or_insert_default();
+            known.insert(gateway.authority().to_owned(), KEY);
+            known.insert(gateway.second_url("").trim_start_matches("http://").to_owned(), KEY);
         }
         if behind {
             let key = if keyed { Some(KEY) } else { config["keys"].is_object().then_some(LINK_KEY) };
@@ -156,7 +172,8 @@ impl Gateway {
         self.process.kill().await.expect("a process of ours can be killed");
         let port = self.authority().rsplit_once(':').and_then(|(_, port)| port.parse().ok());
         let port = port.expect("a gateway has a port");
-        let (process, _) = launch(self.host, self.folder.path(), &self.secrets, port, &self.log).await;
+        let (process, _) =
+            launch(self.host, self.folder.path(), &self.secrets, (port, self.twice), &self.log).await;
         self.process = process;
         if let Some(companion) = &self.companion {
             companion.until_connected(companion.connections() + 1).await;
@@ -181,6 +198,14 @@ impl Gateway {
     #[must_use]
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
+    }
+
+    /// The URL of `path` at the second instance; where there is but one, or whoever asks cannot choose, at that.
+    #[must_use]
+    pub fn second_url(&self, path: &str) -> String {
+        let log = self.log();
+        let second = log.lines().rev().find_map(|line| line.strip_prefix("and on "));
+        format!("{}{path}", second.unwrap_or(&self.base))
     }
 
     /// `host:port`.
@@ -252,11 +277,11 @@ async fn launch(
     host: Host,
     folder: &Path,
     secrets: &[(String, String)],
-    port: u16,
+    (port, twice): (u16, bool),
     log: &Arc<Mutex<String>>,
 ) -> (Child, String) {
     let mut process = host
-        .command(folder, secrets, port)
+        .command(folder, secrets, port, twice)
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -266,7 +291,7 @@ async fn launch(
         .expect("the gateway's program can be run");
     let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
     let mut base = None;
-    let started = tokio::time::timeout(Duration::from_secs(20), async {
+    let started = tokio::time::timeout(Duration::from_secs(60), async {
         while let Ok(Some(line)) = lines.next_line().await {
             log.lock().unwrap().push_str(&format!("{line}\n"));
             if let Some((_, rest)) = line.split_once("listening on ") {
@@ -351,9 +376,9 @@ pub fn left_out_where_fresh(case: &str) -> bool {
     left_out
 }
 
-/// Asks until the answer is yes, for at most ten seconds.
+/// Asks until the answer is yes, for at most half a minute.
 pub async fn eventually(mut question: impl AsyncFnMut() -> bool) -> bool {
-    let give_up = Instant::now() + Duration::from_secs(10);
+    let give_up = Instant::now() + Duration::from_secs(30);
     while !question().await {
         if Instant::now() > give_up {
             return false;

@@ -464,6 +464,38 @@ async fn a_session_that_was_deleted_is_gone() {
 }
 
 #[tokio::test]
+async fn a_session_that_was_deleted_is_gone_at_every_instance_at_once() {
+    for options in [Options::legacy("one"), Options::modern("one")] {
+        let fixture = Fixture::start(options).await;
+        let gateway = Gateway::start_twice(serving(&[("one", &fixture)])).await;
+        if gateway.host() == Host::Cloudflare {
+            assert_ne!(gateway.url(""), gateway.second_url(""), "there are two isolates");
+        }
+        for path in ["/mcp", "/mcp/one"] {
+            let client = Client::connect(&gateway, path, Era::Legacy).await;
+            client.tool_names().await;
+            let there = client.moved(gateway.second_url(path));
+            assert_eq!(there.send("tools/list", json!({})).await.status, 200, "{path}: it is known there");
+            let here = there.moved(gateway.url(path));
+            let status = here.bare("DELETE").await.status;
+            assert!((200..300).contains(&status), "{path}: {status}");
+            let there = here.moved(gateway.second_url(path));
+            let name = if path == "/mcp" { "one__echo" } else { "echo" };
+            let list = there.ask("tools/list", json!({})).await;
+            assert_eq!(list.status, 404, "{path}: {} {}", list.text, list.last());
+            let call = there.ask("tools/call", json!({"name": name, "arguments": {"text": "t"}})).await;
+            assert_eq!(call.status, 404, "{path}: {} {}", call.text, call.last());
+            assert_eq!(
+                there.notify("notifications/roots/list_changed", json!({})).await.status,
+                404,
+                "{path}"
+            );
+            assert_eq!(there.bare("GET").await.status, 404, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn ping_is_answered_by_the_gateway_itself() {
     let (fixture, gateway) = plain().await;
     let client = Client::connect(&gateway, "/mcp", Era::Legacy).await;

@@ -350,17 +350,20 @@ async fn a_list_is_held_as_long_as_the_server_says() {
     if left_out_where_fresh("a_list_is_held_as_long_as_the_server_says") {
         return;
     }
-    let fixture = Fixture::start(Options { ttl_ms: 600, ..Options::modern("one") }).await;
-    let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
+    // One that is to be held for longer than anything here takes, and one that is not to be held for long.
+    let long = Fixture::start(Options { ttl_ms: 600_000, ..Options::modern("long") }).await;
+    let short = Fixture::start(Options { ttl_ms: 600, ..Options::modern("short") }).await;
+    let gateway = Gateway::start(serving(&[("long", &long), ("short", &short)])).await;
     let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
     client.tool_names().await;
-    fixture.forget();
-    for _ in 0..5 {
-        client.tool_names().await;
+    long.forget();
+    for fixture in [&long, &short] {
+        fixture.offer(vec![plain_tool("new", "")]);
     }
-    assert_eq!(fixture.trace(), Vec::<String>::new(), "held");
-    fixture.offer(vec![plain_tool("new", "")]);
-    assert!(eventually(async || client.tool_names().await == ["one__new"]).await, "and then asked for again");
+    let renewed = async || client.tool_names().await.contains(&"short__new".to_owned());
+    assert!(eventually(renewed).await, "asked for again");
+    assert!(!client.tool_names().await.contains(&"long__new".to_owned()), "held");
+    assert_eq!(long.trace(), Vec::<String>::new(), "held");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use causeway::mcp::headers;
+use causeway::mcp::resume::LAST_EVENT_ID;
 use causeway::mcp::revision::{Era, Revision};
 use causeway::mcp::upstream::error_of;
 use causeway::platform::SeamError;
@@ -55,8 +56,17 @@ pub(super) async fn answer(program: &Arc<Program>, request: Request<Bytes>) -> A
             {
                 return Ok(refusal(StatusCode::NOT_FOUND, None, -32001, "Session not found"));
             }
-            let inlet = session.open();
-            Ok(events(None, inlet, None))
+            let body = match head.headers.get(LAST_EVENT_ID) {
+                None => session.open(),
+                Some(last) => match last.to_str().ok().and_then(|last| session.resume(last)) {
+                    Some(body) => body,
+                    None => {
+                        let why = "Bad Request: the stream of this event is not kept";
+                        return Ok(refusal(StatusCode::BAD_REQUEST, None, -32000, why));
+                    }
+                },
+            };
+            Ok(events(body))
         }
         (Method::DELETE, Some(session)) => {
             program.close_session(&session.id);
@@ -158,7 +168,7 @@ async fn stateless(program: &Arc<Program>, asked: Asked<'_>) -> Answer {
             Err(unsent) => return Err(unsent.into()),
         }
     };
-    let response = begun(ticket, inlet).await?;
+    let response = begun(ticket, inlet, None).await?;
     Ok(response.unwrap_or_else(|answer| {
         let code = error_of(&answer).map(|(code, _)| code);
         // Some errors have an HTTP status that clients go by (2026-07-28 Streamable HTTP).
@@ -255,7 +265,7 @@ async fn try_in_session(
         Ok(ticket) => ticket,
         Err(unsent) => return Ok(Err(unsent)),
     };
-    let response = begun(ticket, inlet).await?;
+    let response = begun(ticket, inlet, Some(session)).await?;
     Ok(Ok(response.unwrap_or_else(|answer| json(StatusCode::OK, answer))))
 }
 
@@ -298,19 +308,28 @@ fn sent(
 }
 
 /// Waits for the beginning of an answer: all of it, or a stream.
-async fn begun(ticket: Ticket, mut inlet: Inlet) -> Result<Result<Response<Body>, Bytes>, SeamError> {
+async fn begun(
+    ticket: Ticket,
+    mut inlet: Inlet,
+    session: Option<&Arc<Session>>,
+) -> Result<Result<Response<Body>, Bytes>, SeamError> {
+    let stream = |first, inlet, ticket| match session {
+        Some(session) => session.events(first, inlet, ticket),
+        // Streams of 2026-07-28 cannot be taken up again.
+        None => Body::events(first, inlet, Some(ticket)),
+    };
     match timeout(HEAD, inlet.next()).await {
         Ok(Some(Item::Last(answer))) => Ok(Err(answer)),
         Ok(Some(Item::Failed(why))) => Err(why),
-        Ok(Some(first)) => Ok(Ok(events(Some(first), inlet, Some(ticket)))),
+        Ok(Some(first)) => Ok(Ok(events(stream(Some(first), inlet, ticket)))),
         // Cancelled: there will be no answer.
         Ok(None) => Ok(Ok(empty(StatusCode::ACCEPTED))),
-        Err(_) => Ok(Ok(events(None, inlet, Some(ticket)))),
+        Err(_) => Ok(Ok(events(stream(None, inlet, ticket)))),
     }
 }
 
-fn events(first: Option<Item>, inlet: Inlet, ticket: Option<Ticket>) -> Response<Body> {
-    let mut response = Response::new(Body::events(first, inlet, ticket));
+fn events(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));

@@ -26,6 +26,7 @@ mod process;
 mod program;
 mod session;
 mod shared;
+mod stream;
 mod table;
 mod voice;
 

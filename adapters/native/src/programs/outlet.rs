@@ -2,16 +2,18 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use causeway::mcp::tail::Tail;
 use causeway::platform::SeamError;
 use causeway::wire::sse::Event;
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
 use super::process::Ticket;
+use super::stream::Stream as Kept;
 
 /// How much may wait for a reader, besides the answer; what a program says beyond is left out.
 const WAITING: usize = 4 * 1024 * 1024;
@@ -33,20 +35,28 @@ pub(super) enum Item {
 #[derive(Debug)]
 pub(super) struct Outlet {
     to: mpsc::UnboundedSender<Item>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
+}
+
+/// What waits for a reader.
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: AtomicUsize,
+    /// Something was left out since there was too much.
+    lacks: AtomicBool,
 }
 
 /// The reading end.
 #[derive(Debug)]
 pub(super) struct Inlet {
     from: mpsc::UnboundedReceiver<Item>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
 }
 
 /// The two ends of one.
 pub(super) fn outlet() -> (Outlet, Inlet) {
     let (to, from) = mpsc::unbounded_channel();
-    let waiting = Arc::new(AtomicUsize::new(0));
+    let waiting = Arc::new(Waiting::default());
     (Outlet { to, waiting: waiting.clone() }, Inlet { from, waiting })
 }
 
@@ -54,10 +64,11 @@ impl Outlet {
     /// Says `message`, unless nobody reads, or too slowly. Says whether it did.
     pub(super) fn say(&self, message: Bytes) -> bool {
         let size = message.len() + OVERHEAD;
-        if self.waiting.load(Ordering::Relaxed) + size > WAITING {
+        if self.waiting.bytes.load(Ordering::Relaxed) + size > WAITING {
+            self.waiting.lacks.store(true, Ordering::Relaxed);
             return false;
         }
-        self.waiting.fetch_add(size, Ordering::Relaxed);
+        self.waiting.bytes.fetch_add(size, Ordering::Relaxed);
         self.to.send(Item::Message(message)).is_ok()
     }
 
@@ -66,20 +77,21 @@ impl Outlet {
         // Nobody may be left to hear it.
         _ = self.to.send(item);
     }
-
-    /// Whether somebody reads.
-    pub(super) fn is_read(&self) -> bool {
-        !self.to.is_closed()
-    }
 }
 
 impl Inlet {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+    /// The next item, for whoever waits for other things, too.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
         let item = ready!(self.from.poll_recv(cx));
         if let Some(Item::Message(message)) = &item {
-            self.waiting.fetch_sub(message.len() + OVERHEAD, Ordering::Relaxed);
+            self.waiting.bytes.fetch_sub(message.len() + OVERHEAD, Ordering::Relaxed);
         }
         Poll::Ready(item)
+    }
+
+    /// Whether something was left out.
+    pub(super) fn lacks(&self) -> bool {
+        self.waiting.lacks.load(Ordering::Relaxed)
     }
 
     /// The next item; `None` when there will be no more.
@@ -88,7 +100,7 @@ impl Inlet {
     }
 }
 
-/// The body of an answer. Dropping it before its end gives up the call.
+/// The body of an answer. Dropping it before its end gives up the call, unless its reader may come back.
 #[derive(Debug)]
 pub struct Body(Inner);
 
@@ -96,6 +108,7 @@ pub struct Body(Inner);
 enum Inner {
     Full(Bytes),
     Events(Box<Events>),
+    Kept(Arc<Kept>, Tail),
 }
 
 #[derive(Debug)]
@@ -116,6 +129,11 @@ impl Body {
     pub(super) fn events(first: Option<Item>, inlet: Inlet, ticket: Option<Ticket>) -> Self {
         Self(Inner::Events(Box::new(Events { first, inlet, ticket, ended: false })))
     }
+
+    /// What is read of a stream that is kept.
+    pub(super) fn kept(stream: Arc<Kept>, tail: Tail) -> Self {
+        Self(Inner::Kept(stream, tail))
+    }
 }
 
 impl Stream for Body {
@@ -126,6 +144,7 @@ impl Stream for Body {
             Inner::Full(bytes) if bytes.is_empty() => return Poll::Ready(None),
             Inner::Full(bytes) => return Poll::Ready(Some(Ok(std::mem::take(bytes)))),
             Inner::Events(events) => events,
+            Inner::Kept(stream, tail) => return stream.poll(tail, cx),
         };
         if events.ended {
             return Poll::Ready(None);
@@ -151,7 +170,7 @@ impl Stream for Body {
     fn size_hint(&self) -> (usize, Option<usize>) {
         match &self.0 {
             Inner::Full(bytes) => (usize::from(!bytes.is_empty()), Some(usize::from(!bytes.is_empty()))),
-            Inner::Events(_) => (0, None),
+            Inner::Events(_) | Inner::Kept(..) => (0, None),
         }
     }
 }

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::outlet::{Inlet, Item, Outlet, outlet};
-use super::process::Process;
+use super::outlet::{Body, Inlet, Item, Outlet, outlet};
+use super::process::{Process, Ticket};
 use super::shared::Slot;
+use super::stream::{self, Stream};
 
 /// How many messages wait for a client to ask for the session's stream.
 const WAITING: usize = 64;
@@ -17,6 +18,10 @@ const WAITING: usize = 64;
 const WAITING_BYTES: usize = 256 * 1024;
 /// How long a program's request waits for that before it is refused.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a stream that nobody reads is kept. Then its call is given up.
+const KEPT: Duration = Duration::from_secs(60);
+/// How many streams are kept that nobody reads.
+const STREAMS: usize = 64;
 
 /// The levels of logs, the least urgent first.
 const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
@@ -50,7 +55,9 @@ pub(super) struct Session {
 
 #[derive(Debug)]
 struct State {
-    stream: Option<Outlet>,
+    stream: Option<(Outlet, Arc<Stream>)>,
+    /// The streams that their readers may come back to, the oldest first, and since when nobody reads them.
+    kept: VecDeque<(Arc<Stream>, Option<Instant>)>,
     waiting: VecDeque<Waiting>,
     level: Option<usize>,
     subscriptions: BTreeSet<String>,
@@ -70,6 +77,7 @@ impl Session {
     pub(super) fn new(id: String, place: Place) -> Arc<Self> {
         let state = State {
             stream: None,
+            kept: VecDeque::new(),
             waiting: VecDeque::new(),
             level: None,
             subscriptions: BTreeSet::new(),
@@ -83,28 +91,86 @@ impl Session {
     }
 
     /// Opens the session's stream, in the place of the one before.
-    pub(super) fn open(&self) -> Inlet {
-        let (stream, inlet) = outlet();
+    pub(super) fn open(&self) -> Body {
+        let (outlet, inlet) = outlet();
+        let stream = Stream::new(None, inlet, None);
+        let body = self.keep(&stream);
         let mut state = self.state();
-        for waiting in std::mem::take(&mut state.waiting) {
-            stream.say(waiting.message);
-        }
-        state.stream = Some(stream);
+        state.catch_up(&outlet);
+        state.stream = Some((outlet, stream));
         state.used = Instant::now();
-        inlet
+        body
+    }
+
+    /// The stream of a call: `first`, then what comes.
+    pub(super) fn events(&self, first: Option<Item>, inlet: Inlet, ticket: Ticket) -> Body {
+        self.keep(&Stream::new(first, inlet, Some(ticket)))
+    }
+
+    /// Reads `stream`, which its reader may lose and come back to.
+    fn keep(&self, stream: &Arc<Stream>) -> Body {
+        let mut state = self.state();
+        state.kept.push_back((stream.clone(), None));
+        let unread = |(_, (stream, _)): &(usize, &(Arc<Stream>, _))| !stream.is_read();
+        let too_many = state.kept.iter().filter(|(stream, _)| !stream.is_read()).count() > STREAMS;
+        let oldest = state.kept.iter().enumerate().find(unread).map(|(at, _)| at).filter(|_| too_many);
+        let given_up = oldest.and_then(|at| state.kept.remove(at));
+        drop(state);
+        // It tells the process, which may be about to say something to this session.
+        drop(given_up);
+        stream.read().unwrap_or_else(|| Body::full(Bytes::new()))
+    }
+
+    /// Goes on with the stream that the event `id` was on, behind it; `None` if that is not kept.
+    pub(super) fn resume(&self, id: &str) -> Option<Body> {
+        let place = stream::Place::of(id)?;
+        let mut state = self.state();
+        let (stream, since) = state.kept.iter_mut().find(|(stream, _)| stream.name() == place.name)?;
+        *since = None;
+        let body = stream.read_behind(place)?;
+        if let Some((outlet, stream)) = state.stream.take() {
+            if stream.name() == place.name {
+                state.catch_up(&outlet);
+            }
+            state.stream = Some((outlet, stream));
+        }
+        state.used = Instant::now();
+        Some(body)
+    }
+
+    /// Forgets streams that nobody has come back to.
+    pub(super) fn sweep(&self) {
+        let mut given_up = Vec::new();
+        let mut state = self.state();
+        for (stream, since) in &mut state.kept {
+            match since {
+                _ if stream.is_read() => *since = None,
+                None if !stream.lacks() => *since = Some(Instant::now()),
+                None => given_up.push(stream.clone()),
+                Some(since) if since.elapsed() >= KEPT || stream.lacks() => given_up.push(stream.clone()),
+                Some(_) => {}
+            }
+        }
+        let gone = |stream: &Arc<Stream>| given_up.iter().any(|other| Arc::ptr_eq(stream, other));
+        state.kept.retain(|(stream, _)| !gone(stream));
+        if state.stream.as_ref().is_some_and(|(_, stream)| gone(stream)) {
+            state.stream = None;
+        }
+        // The process is told of what is given up, and may be about to say something to this session.
+        drop(state);
     }
 
     /// Whether somebody reads the session's stream.
     pub(super) fn is_read(&self) -> bool {
-        self.state().stream.as_ref().is_some_and(Outlet::is_read)
+        self.state().stream.as_ref().is_some_and(|(_, stream)| stream.is_read())
     }
 
     /// Says `message` on the session's stream, or keeps it for a while if nobody reads it. `asks` is its id, if it is
     /// a request. Says whether it found room.
     pub(super) fn say(&self, message: Bytes, asks: Option<&RawValue>) -> bool {
         let mut state = self.state();
-        if let Some(stream) = state.stream.as_ref().filter(|stream| stream.is_read()) {
-            return stream.say(message);
+        if let Some((outlet, _)) = state.stream.as_ref().filter(|(_, stream)| stream.is_read()) {
+            return outlet.say(message);
         }
         let bytes: usize = state.waiting.iter().map(|waiting| waiting.message.len()).sum();
         if bytes + message.len() > WAITING_BYTES {
@@ -182,17 +248,29 @@ impl Session {
         self.state().used
     }
 
-    /// Ends its stream.
+    /// Ends its stream, and the calls that nobody waits for.
     pub(super) fn close(&self) {
         let mut state = self.state();
-        state.stream = None;
+        let gone = (state.stream.take(), std::mem::take(&mut state.kept));
         state.waiting.clear();
+        drop(state);
+        drop(gone);
     }
 
     /// Ends its stream with the reason.
     pub(super) fn fail(&self, why: &str) {
-        if let Some(stream) = self.state().stream.take() {
-            stream.finish(Item::Failed(causeway::platform::SeamError::Cut(why.to_owned())));
+        let stream = self.state().stream.take();
+        if let Some((outlet, _)) = stream {
+            outlet.finish(Item::Failed(causeway::platform::SeamError::Cut(why.to_owned())));
+        }
+    }
+}
+
+impl State {
+    /// Says what has waited.
+    fn catch_up(&mut self, outlet: &Outlet) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            outlet.say(waiting.message);
         }
     }
 }
@@ -200,6 +278,7 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::StreamExt as _;
 
     fn session() -> Arc<Session> {
         Session::new("s".to_owned(), Place::Shared(Slot::new(0)))
@@ -212,12 +291,39 @@ mod tests {
             assert!(session.say(Bytes::from(n.to_string()), None));
         }
         assert!(!session.say(Bytes::from(vec![b'x'; WAITING_BYTES + 1]), None));
-        let mut inlet = session.open();
-        let Some(Item::Message(first)) = inlet.next().await else { panic!("nothing") };
-        assert_eq!(first, "36");
+        let mut body = session.open();
+        let first = text(&mut body).await;
+        assert!(first.ends_with("data: 36\n\n"), "{first}");
         assert!(session.is_read());
-        drop(inlet);
+        drop(body);
         assert!(!session.is_read());
+    }
+
+    async fn text(body: &mut Body) -> String {
+        String::from_utf8(body.next().await.unwrap().unwrap().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_that_lost_the_stream_is_told_the_rest_of_it() {
+        let (session, other) = (session(), session());
+        let mut body = session.open();
+        session.say("1".into(), None);
+        session.say("2".into(), None);
+        let first = text(&mut body).await;
+        let id = first.lines().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
+        drop(body);
+        session.say("3".into(), None);
+        assert!(other.resume(&id).is_none(), "another session's");
+        assert!(session.resume("nonsense").is_none());
+        let mut body = session.resume(&id).unwrap();
+        assert!(session.is_read());
+        for expect in ["2", "3"] {
+            assert!(text(&mut body).await.ends_with(&format!("data: {expect}\n\n")));
+        }
+        session.sweep();
+        assert!(session.resume(&id).is_some(), "what is read is kept");
+        session.close();
+        assert!(session.resume(&id).is_none());
     }
 
     #[test]

@@ -164,6 +164,20 @@ async fn what_the_gateway_does_not_expect_is_not_taken() {
 }
 
 #[tokio::test]
+async fn a_provider_of_another_kind_than_the_companions_is_asked_once() {
+    let model = Model::start("openai-compatible").await;
+    let gateway = Gateway::start(behind(&["ollama"], json!({}), json!({}))).await;
+    let offer = offering(&[("ollama", &model)]);
+    let companion = Companion::start(&gateway.url(""), "laptop", Some(KEY), &offer, &[]).await;
+    assert!(eventually(async || !companion.events("verdict").is_empty()).await);
+    let (status, said) = complaint(&gateway, "ollama/m-1").await;
+    assert_eq!(status, 502, "{said}");
+    assert!(said.contains("both ends must name the same kind"), "{said}");
+    let logged = async || gateway.log().lines().any(|line| line.contains("\"attempts\":1}"));
+    assert!(eventually(logged).await, "{}", gateway.log());
+}
+
+#[tokio::test]
 async fn a_model_goes_on_speaking_where_its_connection_was_cut() {
     let model = Model::start("openai-compatible").await;
     model.behave(Manner::Slow(Duration::from_millis(60)));

@@ -1,11 +1,11 @@
 //! What holds when things break in the middle: gateways that are killed, connections that are cut, states that are
 //! replayed, clients that never come back.
 
-use causeway_fixture::{Era, Fixture, Options};
+use causeway_fixture::{Fixture, Options};
 use causeway_suite::legacy::Legacy;
 use causeway_suite::modern::Modern;
 use causeway_suite::party::{Able, Target};
-use causeway_suite::{Gateway, left_out_behind_stdio, serving};
+use causeway_suite::{Gateway, serving};
 
 /// Makes three tests of a function of a [`World`]: with a legacy server by itself, since what the clients and servers of
 /// this suite do to each other must be right first, and with a server of either era behind the gateway.
@@ -40,28 +40,17 @@ mod thousand;
 pub struct World {
     pub fixture: Fixture,
     pub gateway: Option<Gateway>,
-    era: Era,
 }
 
 impl World {
     pub async fn through_the_gateway(options: Options) -> Self {
-        let era = options.era;
         let fixture = Fixture::start(options.matrix()).await;
         let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
-        Self { fixture, gateway: Some(gateway), era }
+        Self { fixture, gateway: Some(gateway) }
     }
 
     pub async fn direct(options: Options) -> Self {
-        let era = options.era;
-        Self { fixture: Fixture::start(options.matrix()).await, gateway: None, era }
-    }
-
-    /// Says on stderr why a case is left out where the streams of an older server cannot be taken up again, and whether it
-    /// is.
-    pub fn is_left_out(&self, case: &str) -> bool {
-        self.gateway.is_some()
-            && self.era == Era::Legacy
-            && left_out_behind_stdio(case, "what a program of an older revision says has no event ids")
+        Self { fixture: Fixture::start(options.matrix()).await, gateway: None }
     }
 
     /// Says in a failure which world it was.

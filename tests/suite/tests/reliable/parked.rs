@@ -222,7 +222,15 @@ async fn answers_that_are_missing_are_asked_for_again() {
     let world = legacy_world().await;
     let client = world.modern().await;
     let params = call("ask_all");
-    let first = client.once("tools/call", params.clone()).await.unwrap();
+    let mut first = client.once("tools/call", params.clone()).await.unwrap();
+    for _ in 0..20 {
+        if answers(&first).len() == 3 {
+            break;
+        }
+        // Not all of them were there yet. Who answers none is asked all of them again.
+        let none = retry(&params, first.wants().unwrap(), serde_json::Map::new());
+        first = client.once("tools/call", none).await.unwrap();
+    }
     let mut some = answers(&first);
     assert_eq!(some.len(), 3, "all questions come at once");
     let model =

@@ -81,9 +81,6 @@ async fn a_killed_gateway_has_lost_the_call_but_not_the_session() {
 }
 
 async fn a_call_stream_that_is_cut_is_taken_up_without_loss(world: World) {
-    if world.is_left_out("a call stream that is cut") {
-        return;
-    }
     let what = world.what();
     let client = world.legacy().await;
     let pending = client.start("tools/call", call("progress", json!({"steps": 200})));
@@ -98,9 +95,6 @@ async fn a_call_stream_that_is_cut_is_taken_up_without_loss(world: World) {
 }
 
 async fn a_question_and_its_answer_survive_a_cut(world: World) {
-    if world.is_left_out("a question and its answer") {
-        return;
-    }
     let what = world.what();
     let client = world.legacy().await;
     client.hold(2);
@@ -128,9 +122,6 @@ async fn what_is_said_while_a_client_is_away_is_told_when_it_is_back() {
             None => World::direct(Options::legacy("one")).await,
             Some(options) => World::through_the_gateway(options).await,
         };
-        if world.is_left_out("what is said while a client is away") {
-            continue;
-        }
         let what = if world.gateway.is_some() { "through the gateway" } else { "directly" };
         let client = world.legacy().await;
         assert_eq!(client.listen().await, Ok(200), "{what}");
@@ -154,9 +145,6 @@ async fn what_is_said_while_a_client_is_away_is_told_when_it_is_back() {
 }
 
 async fn a_last_event_id_that_nobody_knows_is_refused_cleanly(world: World) {
-    if world.is_left_out("an unknown event id") {
-        return;
-    }
     let what = world.what();
     let mut wrong = Vec::new();
     let (client, other) = (world.legacy().await, world.legacy().await);

@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use causeway_fixture::{Fixture, Options};
+use causeway_suite::behind::is_behind_stdio;
 use causeway_suite::host::skip;
 use causeway_suite::legacy::{Heard, Legacy};
 use causeway_suite::party::{Able, Target};
@@ -48,7 +49,8 @@ async fn run(world: &World, count: usize) {
             );
         }
     }
-    let all = world.fixture.until(|fixture| fixture.streams() == count).await;
+    // The gateway itself has a session, too, which has a stream where the server is a program.
+    let all = world.fixture.until(|fixture| fixture.streams() >= count).await;
     assert!(all, "{} of {count} streams have reached the server", world.fixture.streams());
     let opened = resident();
 
@@ -92,9 +94,9 @@ async fn run(world: &World, count: usize) {
         began.elapsed()
     );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    if let (Some(before), Some(after), Some(Host::Native)) =
-        (before, after, world.gateway.as_ref().map(causeway_suite::Gateway::host))
-    {
+    // Of few sessions, what the process needs for itself is most.
+    let host = world.gateway.as_ref().filter(|_| count >= 200).map(causeway_suite::Gateway::host);
+    if let (Some(before), Some(after), Some(Host::Native)) = (before, after, host) {
         let each = after.saturating_sub(before) / u64::try_from(count).unwrap();
         // An upstream connection, a client's connection and the log for those who come back. In a debug build.
         assert!(each <= 200, "{each} kB a session");
@@ -108,12 +110,14 @@ async fn without_a_gateway_nothing_is_lost_and_nothing_comes_twice() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_sessions_lose_nothing_and_hear_nothing_twice() {
-    // workerd keeps an object for each session on this small machine: enough of them to see what happens.
-    let count = if Host::chosen() == Host::Native { 1000 } else { 200 };
-    let world = World::through_the_gateway(Options::legacy("one")).await;
-    if !world.is_left_out("a thousand sessions") {
-        run(&world, count).await;
-    }
+    // Enough of them to see what happens on this small machine: workerd keeps an object for each session, and each
+    // client that can be asked has a process of its own.
+    let count = match Host::chosen() {
+        _ if is_behind_stdio() => 20,
+        Host::Native => 1000,
+        Host::Cloudflare | Host::Spin => 200,
+    };
+    run(&World::through_the_gateway(Options::legacy("one")).await, count).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

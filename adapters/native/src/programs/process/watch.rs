@@ -49,11 +49,12 @@ impl Process {
                     return;
                 };
                 read = session.is_read();
+                session.sweep();
                 for id in session.overdue() {
                     _ = self.send(line(&error(Some(&id), -32603, "no client reads what it is asked", None)));
                 }
             }
-            Use::Shared(slot) => read = slot.upgrade().is_some_and(|slot| owner.is_read(&slot)),
+            Use::Shared(slot) => read = slot.upgrade().is_some_and(|slot| owner.sweep(&slot)),
             Use::Fresh | Use::Modern => {}
         }
         if self.is_open() {

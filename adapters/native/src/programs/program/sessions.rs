@@ -177,9 +177,12 @@ impl Program {
         self.state().sessions.values().filter(here).cloned().collect()
     }
 
-    /// Whether a client of the shared process reads its session's stream.
-    pub(in crate::programs) fn is_read(&self, slot: &Arc<Slot>) -> bool {
-        self.sessions_of(slot).iter().any(|session| session.is_read())
+    /// Forgets streams of the shared process that nobody has come back to. Says whether a client of it reads its
+    /// session's.
+    pub(in crate::programs) fn sweep(&self, slot: &Arc<Slot>) -> bool {
+        let sessions = self.sessions_of(slot);
+        sessions.iter().for_each(|session| session.sweep());
+        sessions.iter().any(|session| session.is_read())
     }
 
     /// Whether another session of the place is subscribed to `uri`.
