@@ -382,7 +382,7 @@ mod tests {
             let values: Vec<_> = response.headers().get_all("x-b").iter().collect();
             assert_eq!(
                 (values.as_slice(), response.headers().len()),
-                (&["1", "2"].map(|v| HeaderValue::from_static(v)).each_ref()[..], 4),
+                (&["1", "2"].map(HeaderValue::from_static).each_ref()[..], 4),
                 "{cut}"
             );
             assert_eq!(
