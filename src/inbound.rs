@@ -225,7 +225,7 @@ pub fn check_json(headers: &HeaderMap) -> Result<(), Fault> {
 /// would find a closed connection in its place (RFC 9112, section 9.6).
 const SPARE: u64 = 8 * 1024 * 1024;
 
-/// Reads a body of at most `limit` bytes. A longer one of up to [`SPARE`] is read and dropped, if it says how long it is:
+/// Reads a body of at most `limit` bytes. A longer one of up to 8 MiB is read and dropped, if it says how long it is:
 /// of any other nobody knows whether it goes on.
 ///
 /// # Errors
