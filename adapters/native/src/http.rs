@@ -1,4 +1,4 @@
-//! Outbound HTTP: plain HTTP/1.1 on kept connections ([`kept`]), and over TLS one pooled client per connect timeout, with
+//! Outbound HTTP: plain HTTP/1.1 on kept connections (`kept`), and over TLS one pooled client per connect timeout, with
 //! hyper and rustls.
 //!
 //! It **never** follows a redirect, never retries what may have reached the other side, and its errors name host
