@@ -4,6 +4,7 @@
 import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
 import fs from "node:fs";
+import net from "node:net";
 import path from "node:path";
 
 export const root = path.resolve(import.meta.dirname, "../..");
@@ -64,6 +65,18 @@ export function guarded(program, folder) {
     if (!ending) console.error(`${name}: ${path.basename(program.spawnfile)} ended by itself (${signal ?? code})`);
     process.exit(ending ? 0 : 1);
   });
+}
+
+// Waits, for ten seconds at most, until nobody listens at `port`: whoever was killed there may still be on its way out.
+export async function untilFree(port) {
+  const isFree = () =>
+    new Promise((resolve) => {
+      const server = net.createServer().once("error", () => resolve(false));
+      server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+    });
+  for (let tries = 0; port && tries < 200 && !(await isFree()); tries++) {
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
 }
 
 // Says where the gateway listens, and pushes its configuration whenever the file changes.

@@ -25,7 +25,7 @@ import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 
-import { guarded, listening, root, secretsOf, usage } from "./runner.mjs";
+import { guarded, listening, root, secretsOf, untilFree, usage } from "./runner.mjs";
 
 let options;
 try {
@@ -80,6 +80,7 @@ const freePort = () =>
 
 const real = process.env.SPIN === "1";
 const port = Number(options.port) || (real ? await freePort() : 0);
+await untilFree(port);
 const state = options.state ? path.resolve(options.state) : path.join(folder, "state");
 const fresh = options.fresh ? ["--max-instance-reuse-count", "1"] : [];
 const common = ["--from", from, "--listen", `127.0.0.1:${port}`, "--state-dir", state, ...fresh];

@@ -25,7 +25,7 @@ import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 
-import { guarded, listening as told, root, secretsOf, usage } from "./runner.mjs";
+import { guarded, listening as told, root, secretsOf, untilFree, usage } from "./runner.mjs";
 
 const here = import.meta.dirname;
 
@@ -130,6 +130,7 @@ const config :Workerd.Config = (
 
 // --- workerd ------------------------------------------------------------------------------------------------------------
 
+await untilFree(Number(options.port));
 const workerd = spawn(
   process.env.WORKERD_BIN || process.env.CAUSEWAY_WORKERD || "workerd",
   ["serve", path.join(folder, "config.capnp"), "--control-fd=3", ...(process.env.WORKERD_FLAGS?.split(" ") ?? [])],
