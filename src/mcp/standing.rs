@@ -405,7 +405,7 @@ impl<'a, P: Platform> Keeper<'a, P> {
                     let own = heard.and_then(|heard| match &heard.over {
                         Over::Own(session) => Some(session.clone()),
                         Over::Line(_) => held.as_ref().map(|held| held.session.clone()),
-                        Over::Dedicated => None,
+                        Over::Dedicated | Over::Parked(_) => None,
                     });
                     let reply = self.tell(&server, data, held.as_deref());
                     if let (Some(reply), Some(session)) = (reply, own) {
