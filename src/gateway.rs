@@ -6,7 +6,9 @@
 pub mod dock;
 mod flow;
 mod head;
+mod own;
 mod record;
+mod sampling;
 mod words;
 
 use std::pin::pin;
@@ -23,6 +25,7 @@ use serde::Serialize;
 
 use self::flow::{Ended, Source, Watch, Witness, flow};
 use self::head::{Head, HeadBody, headed, problem, rpc_refusal};
+use self::sampling::Beside;
 use crate::config::Plan;
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
@@ -32,6 +35,7 @@ use crate::mcp::Mcp;
 use crate::mcp::links::LinkStatus;
 use crate::mcp::mailbox::{self, Mailbox, Said};
 use crate::mcp::memory::UpstreamSession;
+use crate::mcp::sampling::Models;
 use crate::mcp::serve::{Answer, Cancel, Inbound, Note, Ticket};
 use crate::mcp::stream::Stream as Relayed;
 use crate::platform::{Clock as _, Endless, Entropy as _, Log as _, Platform, SeamError, Timestamp};
@@ -83,6 +87,7 @@ pub struct After<P: Platform> {
     ended: Option<oneshot::Receiver<Ended<P>>>,
     release: Vec<(Arc<Server>, UpstreamSession)>,
     metered: Option<Box<llm::Metered>>,
+    to_keep: Option<llm::cache::ToKeep>,
 }
 
 /// What is known of a request before its body is read.
@@ -94,6 +99,7 @@ struct Asked {
     release: Vec<(Arc<Server>, UpstreamSession)>,
     ticket: Ticket,
     metered: Option<Box<llm::Metered>>,
+    to_keep: Option<llm::cache::ToKeep>,
 }
 
 /// What a browser says of itself, for the answer's headers.
@@ -141,10 +147,14 @@ impl<P: Platform> Gateway<P> {
             release: Vec::new(),
             ticket: head.extensions.get::<Ticket>().cloned().unwrap_or_default(),
             metered: None,
+            to_keep: None,
         };
         let (http, browser) = (head.method.clone(), Browser::of(&head.headers));
         let front = asked.endpoint.as_ref().and_then(|endpoint| words::front(endpoint, &head.headers));
-        let answered = self.answer(head, body, plan.clone(), &mut asked).await;
+        let serves = matches!(asked.endpoint, Some(Endpoint::Mcp(_) | Endpoint::Status));
+        let used = plan.as_ref().filter(|_| serves);
+        let (models, mut driver) = sampling::begin(&self.platform, &self.instance, used, &asked.request_id);
+        let answered = self.answer(head, body, plan.clone(), &mut asked, models, &mut driver).await;
         let mcp = matches!(asked.endpoint, Some(Endpoint::Mcp(_) | Endpoint::Sse(_) | Endpoint::Messages));
         let answered = answered.unwrap_or_else(|fault| {
             let refusal = match front {
@@ -169,7 +179,8 @@ impl<P: Platform> Gateway<P> {
                 ended = Some(receiver);
                 endless = source.is_endless();
                 let watch = Watch::new(self.instance.clone(), plan.clone());
-                Body::Stream(Box::pin(flow(self.platform.clone(), watch, source, keep_alive, witness)))
+                let flow = flow(self.platform.clone(), watch, source, keep_alive, witness, driver);
+                Body::Stream(Box::pin(flow))
             }
         };
         let mut response = Response::new(body);
@@ -197,18 +208,22 @@ impl<P: Platform> Gateway<P> {
             ended,
             release: asked.release,
             metered: asked.metered,
+            to_keep: asked.to_keep,
         });
         Reply { response, after }
     }
 
-    async fn answer<B>(
+    async fn answer<B, D>(
         &self,
         mut head: http::request::Parts,
         body: B,
         plan: Option<Arc<Plan>>,
         asked: &mut Asked,
-    ) -> Result<Head<P, impl Future<Output = (Answer<P>, Note)> + use<P, B>>, Fault>
+        models: Option<Models<P>>,
+        driver: &mut Beside<D>,
+    ) -> Result<Head<P, impl Future<Output = (Answer<P>, Note)> + use<P, B, D>>, Fault>
     where
+        D: Future<Output = ()>,
         B: Stream<Item = Result<Bytes, SeamError>> + Unpin,
     {
         let abilities = self.platform.abilities();
@@ -293,6 +308,7 @@ impl<P: Platform> Gateway<P> {
             return Box::pin(self.tunnel(&head, body, &plan, &caller)).await;
         }
         let mcp = mcp.on_behalf(&caller.name, &asked.request_id);
+        let mcp = mcp.with_models(models.map(|models| models.of(&caller.name)));
         if endpoint == Endpoint::Messages {
             only(&head.method, &[Method::POST])?;
             inbound::check_json(&head.headers)?;
@@ -309,7 +325,7 @@ impl<P: Platform> Gateway<P> {
         }
         let (Endpoint::Mcp(target) | Endpoint::Sse(target)) = endpoint.clone() else {
             only(&head.method, &[Method::GET, Method::HEAD])?;
-            mcp.survey(&caller, SURVEY).await;
+            sampling::beside(mcp.survey(&caller, SURVEY), driver).await;
             let links = Box::pin(mcp.links(&caller)).await;
             return Ok(Head::full(StatusCode::OK, "application/json", self.status(&mcp, &caller, &links)));
         };
@@ -365,33 +381,34 @@ impl<P: Platform> Gateway<P> {
                 }
                 inbound::check_json(&inbound.headers)?;
                 inbound.body = inbound::body(&inbound.headers, body, plan.limits.body).await?;
-                Ok(self.post(mcp, inbound, &plan, asked).await)
+                Ok(self.post(mcp, inbound, &plan, asked, driver).await)
             }
         }
     }
 
     /// Answers a POST. If that takes long, the caller is given an event stream to wait on, so that nothing
     /// between the two takes the silence for a dead connection.
-    async fn post(
+    async fn post<D: Future<Output = ()>>(
         &self,
         mcp: Mcp<P>,
         inbound: Inbound,
         plan: &Plan,
         asked: &mut Asked,
-    ) -> Head<P, impl Future<Output = (Answer<P>, Note)> + use<P>> {
+        driver: &mut Beside<D>,
+    ) -> Head<P, impl Future<Output = (Answer<P>, Note)> + use<P, D>> {
         let accepts = inbound.accepts;
         // The id of a session that is being opened goes into the head, so that one must wait for it.
         let waits = accepts.events && !opens_session(&inbound.body);
         let mut work = Box::pin(mcp.post(inbound));
         let patience = pin!(self.platform.clock().sleep(plan.limits.keep_alive));
-        match select(&mut work, patience).await {
+        match sampling::beside(select(&mut work, patience), driver).await {
             Either::Left(((answer, note), _)) => {
                 asked.note = note;
                 headed(answer, accepts)
             }
             Either::Right(_) if waits => Head::events(Source::Waiting(work), None),
             Either::Right(_) => {
-                let (answer, note) = work.await;
+                let (answer, note) = sampling::beside(work, driver).await;
                 asked.note = note;
                 headed(answer, accepts)
             }
@@ -505,8 +522,10 @@ impl<P: Platform> Gateway<P> {
         letter: &[u8],
     ) -> (Said, impl Future<Output = ()> + use<P>) {
         let plan = self.instance.plan().unwrap_or_else(|| Arc::new(Plan::empty()));
-        let mcp = Mcp::new(self.platform.clone(), plan, self.instance.memory().clone());
-        mailbox::deliver(mcp, mailbox, letter)
+        let (models, mut driver) = sampling::begin(&self.platform, &self.instance, Some(&plan), "");
+        let mcp = Mcp::new(self.platform.clone(), plan, self.instance.memory().clone()).with_models(models);
+        let (said, work) = mailbox::deliver(mcp, mailbox, letter);
+        (said, async move { sampling::beside(work, &mut driver).await })
     }
 
     /// Does what is left to do: resolves when the body has ended or was dropped and the rest is done.
@@ -530,6 +549,9 @@ impl<P: Platform> Gateway<P> {
             if let Some(line) = after.record(micros, ended.bytes, ended.fault, cut) {
                 self.platform.log().write(&line);
             }
+            if let Some(answer) = ended.to_keep.take().or(after.to_keep.take()) {
+                Box::pin(answer.store(&self.platform)).await;
+            }
             let Some(plan) = after.plan.clone() else { return };
             let mcp = Mcp::new(self.platform, plan, self.instance.memory().clone());
             // Who asks need not wait for ever, and "SHOULD issue a cancellation notification" then (2025-11-25 lifecycle,
@@ -542,14 +564,19 @@ impl<P: Platform> Gateway<P> {
             let quiet = after.cancel.is_none() && after.release.is_empty();
             if !quiet || after.caller.is_some() {
                 // Boxed: most requests leave nothing to ask, and need not make room for it.
-                Box::pin(asks_behind(mcp, after, ended.left.take())).await;
+                Box::pin(asks_behind(mcp, &self.instance, after, ended.left.take())).await;
             }
         }
     }
 }
 
 /// What a request leaves to be asked of servers and the store behind its reply.
-async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: Box<After<P>>, left: Option<Box<Relayed<P>>>) {
+async fn asks_behind<P: Platform>(
+    mcp: Mcp<P>,
+    instance: &Arc<Instance>,
+    after: Box<After<P>>,
+    left: Option<Box<Relayed<P>>>,
+) {
     if let Some(cancel) = &after.cancel {
         mcp.cancel(cancel).await;
     }
@@ -558,7 +585,9 @@ async fn asks_behind<P: Platform>(mcp: Mcp<P>, after: Box<After<P>>, left: Optio
         mcp.end(server, session).await;
     }
     if let Some(caller) = &after.caller {
-        mcp.refresh(caller).await;
+        let (models, mut driver) = sampling::begin(&mcp.platform, instance, Some(&mcp.plan), "");
+        let mcp = mcp.with_models(models.map(|models| models.of(&caller.name)));
+        sampling::beside(mcp.refresh(caller), &mut driver).await;
     }
 }
 

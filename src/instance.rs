@@ -1,5 +1,6 @@
 //! What one process or isolate remembers between requests.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub struct Instance {
     stamp: RwLock<Option<Stamp>>,
     memory: Arc<Memory>,
     models: Arc<llm::Memory>,
+    /// How many questions of each server models are answering.
+    asking: Mutex<BTreeMap<String, usize>>,
     looked: AtomicU64,
     trouble: Mutex<String>,
     close: Mutex<Option<oneshot::Sender<()>>>,
@@ -50,6 +53,7 @@ impl Instance {
             stamp: RwLock::default(),
             memory: Arc::default(),
             models: Arc::default(),
+            asking: Mutex::default(),
             looked: AtomicU64::default(),
             trouble: Mutex::default(),
             close: Mutex::new(Some(close)),
@@ -134,6 +138,18 @@ impl Instance {
         }
     }
 
+    /// The right to have a model answer `server`, which `most` may have at once.
+    #[must_use]
+    pub fn seat(self: &Arc<Self>, server: &str, most: usize) -> Option<Seat> {
+        let mut asking = lock(&self.asking);
+        let taken = asking.entry(server.to_owned()).or_default();
+        if *taken >= most {
+            return None;
+        }
+        *taken += 1;
+        Some(Seat { instance: self.clone(), server: server.to_owned() })
+    }
+
     /// What has been learned of models and their providers.
     #[must_use]
     pub fn models(&self) -> &Arc<llm::Memory> {
@@ -144,5 +160,24 @@ impl Instance {
     #[must_use]
     pub fn memory(&self) -> &Arc<Memory> {
         &self.memory
+    }
+}
+
+/// One question of a server is being answered.
+#[derive(Debug)]
+pub struct Seat {
+    instance: Arc<Instance>,
+    server: String,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut asking = lock(&self.instance.asking);
+        if let Some(taken) = asking.get_mut(&self.server) {
+            *taken -= 1;
+            if *taken == 0 {
+                asking.remove(&self.server);
+            }
+        }
     }
 }

@@ -5,9 +5,12 @@ pub mod through;
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_channel::mpsc::UnboundedReceiver;
+use futures_channel::oneshot;
 use futures_util::StreamExt as _;
 use futures_util::future::{Either, select};
 use http::Response;
@@ -28,16 +31,53 @@ pub struct Reader<P: Platform> {
     platform: P,
     /// Which server it comes from.
     pub server: Arc<Server>,
-    body: UpstreamBody<P>,
+    body: Body<P>,
     deadline: Timestamp,
     idle: Duration,
     heard_at: Timestamp,
     duplex: Option<Box<Duplex<P>>>,
 }
 
+/// Where the bytes come from.
+enum Body<P: Platform> {
+    Upstream(UpstreamBody<P>),
+    Own(Own),
+}
+
+/// What the gateway's own server says.
+#[derive(Debug)]
+pub struct Own {
+    /// The bytes.
+    pub chunks: UnboundedReceiver<Bytes>,
+    /// Tells whoever says it, by being dropped, that nobody listens any more.
+    pub open: Option<oneshot::Sender<()>>,
+}
+
+impl<P: Platform> Body<P> {
+    fn poll_next_unpin(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, SeamError>>> {
+        match self {
+            Self::Upstream(body) => body.poll_next_unpin(context),
+            Self::Own(own) => own.chunks.poll_next_unpin(context).map(|chunk| chunk.map(Ok)),
+        }
+    }
+
+    async fn next(&mut self) -> Option<Result<Bytes, SeamError>> {
+        std::future::poll_fn(|context| self.poll_next_unpin(context)).await
+    }
+}
+
 impl<P: Platform> Reader<P> {
     /// A reader of `body`, which must have ended at `deadline`.
     pub fn new(platform: P, server: Arc<Server>, body: UpstreamBody<P>, deadline: Timestamp) -> Self {
+        Self::of(platform, server, Body::Upstream(body), deadline)
+    }
+
+    /// A reader of what the gateway's own server says.
+    pub fn own(platform: P, server: Arc<Server>, own: Own, deadline: Timestamp) -> Self {
+        Self::of(platform, server, Body::Own(own), deadline)
+    }
+
+    fn of(platform: P, server: Arc<Server>, body: Body<P>, deadline: Timestamp) -> Self {
         let heard_at = platform.clock().now();
         let idle = server.timeouts.idle;
         Self { platform, server, body, deadline, idle, heard_at, duplex: None }
@@ -86,7 +126,7 @@ impl<P: Platform> Reader<P> {
         }
         let (patience, total) = self.patience()?;
         let wait = pin!(self.platform.clock().sleep(patience));
-        match select(self.body.next(), wait).await {
+        match select(pin!(self.body.next()), wait).await {
             Either::Left((Some(Ok(chunk)), _)) => {
                 self.heard_at = self.platform.clock().now();
                 Ok(Some(chunk))

@@ -44,6 +44,10 @@ pub fn compile(config: &Config, secrets: &impl Secrets, abilities: Abilities) ->
         }
     }
     plan.llm = llm::llm(&config.llm, secrets, abilities, &mut plan.skipped);
+    let named = |server: &Arc<Server>| server.name == plan::MODELS || server.prefix == plan::MODELS;
+    if !plan.llm.providers.is_empty() && config.llm.mcp != Some(false) && !plan.servers.iter().any(named) {
+        plan.servers.extend(Url::parse("llm://causeway").ok().map(|url| Arc::new(Server::own(url))));
+    }
     plan.keys = keys(config, secrets, &mut problems);
     plan.origins = origins(config, secrets, &mut problems);
     if config.keys.is_empty() && !abilities.keyless {
@@ -129,14 +133,31 @@ fn offered(name: &str, entry: &types::Server, url: Url) -> Server {
             Session::Shared => SessionMode::Shared,
             Session::Isolated => SessionMode::Isolated,
         }),
-        sampling: match entry.sampling {
+        sampling: match &entry.sampling {
             types::Sampling::Client => Sampling::Client,
             types::Sampling::Deny => Sampling::Deny,
+            types::Sampling::Gateway(_) => Sampling::Gateway,
+        },
+        sampler: match &entry.sampling {
+            types::Sampling::Gateway(given) => sampler(given),
+            types::Sampling::Client | types::Sampling::Deny => plain.sampler.clone(),
         },
         timeouts: timeouts(&entry.timeouts),
         max_response: bytes(entry.max_response, plain.max_response),
         list_ttl: time(entry.list_ttl, plain.list_ttl),
         ..plain
+    }
+}
+
+fn sampler(given: &types::Sampler) -> plan::Sampler {
+    let usual = plan::Sampler::default();
+    let count = |given: Option<u32>, usual: usize| given.map_or(usual, |given| given as usize);
+    plan::Sampler {
+        models: if given.models.is_empty() { usual.models } else { given.models.clone() },
+        max_tokens: given.max_tokens.map_or(usual.max_tokens, u64::from),
+        requests: count(given.requests, usual.requests),
+        concurrent: count(given.concurrent, usual.concurrent),
+        time: time(given.time, usual.time),
     }
 }
 

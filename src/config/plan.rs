@@ -17,7 +17,7 @@ pub use super::types::{Processes, SandboxMode, Start};
 
 mod llm;
 
-pub use llm::{Contexts, Credential, Features, Llm, Model, Policy, Prices, Provider, Target, Team};
+pub use llm::{Cache, Contexts, Credential, Features, Llm, Model, Policy, Prices, Provider, Target, Team};
 
 /// Everything the gateway needs to know, checked and ready.
 #[derive(Debug)]
@@ -103,6 +103,8 @@ pub struct Server {
     pub session: Option<SessionMode>,
     /// Who answers it when it asks for a model's words.
     pub sampling: Sampling,
+    /// Which models answer it then, where [`Sampling::Gateway`] says so.
+    pub sampler: Sampler,
     /// How long things may take.
     pub timeouts: Timeouts,
     /// How many bytes one answer (or one event of a stream) may have.
@@ -129,10 +131,22 @@ impl Server {
             overrides: BTreeMap::new(),
             session: None,
             sampling: Sampling::Client,
+            sampler: Sampler::default(),
             timeouts: Timeouts::default(),
             max_response: 16 * 1024 * 1024,
             list_ttl: Duration::from_secs(60),
         }
+    }
+}
+
+impl Server {
+    /// The gateway's own server, which offers its models.
+    #[must_use]
+    pub fn own(url: Url) -> Self {
+        // A model takes the time that it takes: how long it may is said where its provider is.
+        let long = Duration::from_secs(60 * 60);
+        let timeouts = Timeouts { first_byte: long, idle: long, total: long, ..Timeouts::default() };
+        Self { transport: Transport::Own, timeouts, ..Self::new(MODELS, url) }
     }
 }
 
@@ -167,7 +181,12 @@ pub enum Transport {
     /// A program's standard input and output. The host runs the program, and gives it the face of a Streamable HTTP
     /// server at the URL `stdio://{name}`.
     Stdio,
+    /// Not at all: the gateway is that server itself, of 2026-07-28, and offers its models.
+    Own,
 }
+
+/// What the gateway's own server is called.
+pub const MODELS: &str = "llm";
 
 /// A program that is a server, and how its processes are kept.
 #[derive(Clone, PartialEq, Eq)]
@@ -292,6 +311,35 @@ pub enum Sampling {
     Client,
     /// Nobody.
     Deny,
+    /// A model of the gateway's own.
+    Gateway,
+}
+
+/// Which models answer a server that asks for a model's words, and within which limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sampler {
+    /// The models by the names that callers could use, the most capable first. Never empty.
+    pub models: Vec<String>,
+    /// How many tokens one answer may have.
+    pub max_tokens: u64,
+    /// How often the server may ask in one call.
+    pub requests: usize,
+    /// How many of its questions an instance answers at once.
+    pub concurrent: usize,
+    /// How long one answer may take.
+    pub time: Duration,
+}
+
+impl Default for Sampler {
+    fn default() -> Self {
+        Self {
+            models: vec!["default".to_owned()],
+            max_tokens: 4096,
+            requests: 16,
+            concurrent: 8,
+            time: Duration::from_secs(90),
+        }
+    }
 }
 
 /// How one tool is presented.

@@ -9,9 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::node::{Entry, Node, Value};
-use super::plan::{Plan, Skipped};
+use super::plan::{MODELS, Plan, Skipped};
 use super::problem::{Place, Problem, nearest};
-use super::types::{Choice, Config, Limits, Named, Sessions, Size, Span};
+use super::types::{Choice, Config, Limits, Named, Server, Sessions, Size, Span};
 
 mod key;
 mod llm;
@@ -123,6 +123,8 @@ struct Reader {
     server_lists: Vec<(String, Place, String)>,
     /// Names of links in `keys`, to be checked likewise.
     link_lists: Vec<(String, Place, String)>,
+    /// Names of models that are to answer servers; `None` is `default`. To be checked likewise.
+    samplers: Vec<(String, Place, Option<String>)>,
 }
 
 impl Reader {
@@ -168,8 +170,20 @@ impl Reader {
             self.warn(root.place, "mcpServers", "there are no servers", fix);
         }
         self.check_prefixes(&config.servers);
-        self.check_server_lists(&config.servers);
+        let models = !config.llm.providers.is_empty() && config.llm.mcp != Some(false);
+        let named =
+            |(name, server): &(&str, &Server)| *name == MODELS || server.prefix.as_deref() == Some(MODELS);
+        if models && let Some((name, _)) = config.servers.iter().find(named) {
+            let what = format!(
+                "hides the models from MCP clients, which would find them as a server called `{MODELS}`"
+            );
+            let path = join("mcpServers", name);
+            let place = self.places.get(&path).copied().unwrap_or(root.place);
+            self.warn(place, &path, what, "call it otherwise, or write `llm: { mcp: false }`");
+        }
+        self.check_server_lists(&config.servers, models);
         self.check_link_lists(&config.servers, &config.llm.providers);
+        self.check_samplers(&config.llm);
         Some(config)
     }
 

@@ -14,7 +14,8 @@ mod describe;
 mod llm;
 
 pub use llm::{
-    Breaker, Contexts, Feature, Llm, Model, Policy, Prices, Provider, ProviderKind, Rank, Team, Together,
+    Breaker, Cache, Contexts, Feature, Llm, Model, Policy, Prices, Provider, ProviderKind, Rank, Team,
+    Together,
 };
 
 /// The configuration of a Causeway gateway. A client's own `mcp.json` is one as it stands.
@@ -58,9 +59,14 @@ impl Config {
         own.servers.0.retain(|(_, server)| server.via.as_deref().is_none_or(|via| via == link));
         for (_, server) in &mut own.servers.0 {
             server.via = None;
+            // Models are at the gateway: what their server asks goes there.
+            if matches!(server.sampling, Sampling::Gateway(_)) {
+                server.sampling = Sampling::Client;
+            }
         }
         own.keys = Named::default();
         own.llm.models = Named::default();
+        own.llm.mcp = Some(false);
         // One that is nowhere near and has no `via` is the gateway's own, where one file serves both ends.
         own.llm.providers.0.retain(|(_, provider)| match &provider.via {
             Some(via) => via == link,
@@ -382,17 +388,54 @@ pub enum Offline {
 }
 
 /// Who answers a server that asks for a model's words.
-///
-/// `gateway` is a word of the file as well, and refused: models of `llm` do not answer servers in this version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(transform = describe::sampling))]
 pub enum Sampling {
     /// The client that made the call, if it can.
     #[default]
     Client,
     /// Nobody: the server is told that its clients cannot do it, and refused if it asks all the same.
     Deny,
+    /// A model of `llm`, within limits.
+    Gateway(Box<Sampler>),
+}
+
+impl serde::Serialize for Sampling {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Client => to.serialize_str("client"),
+            Self::Deny => to.serialize_str("deny"),
+            Self::Gateway(sampler) if is_default(sampler.as_ref()) => to.serialize_str("gateway"),
+            Self::Gateway(sampler) => sampler.serialize(to),
+        }
+    }
+}
+
+/// Which models answer a server, and within which limits.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+pub struct Sampler {
+    /// The models that may answer, the most capable first: `provider/model`, or names of models, policies or teams.
+    /// Without a wish of the server's the first is asked. Default: what is called `default`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schemars(default, with = "describe::OneOrMore"))]
+    pub models: Vec<String>,
+    /// How many tokens one answer may have, whatever the server asks for: 1 to 1000000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = 4096), range(min = 1, max = 1_000_000)))]
+    pub max_tokens: Option<u32>,
+    /// How often the server may ask in one call: 1 to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = 16), range(min = 1, max = 1000)))]
+    pub requests: Option<u32>,
+    /// How many of its questions are answered at once, by one instance of the gateway: 1 to 1000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = 8), range(min = 1, max = 1000)))]
+    pub concurrent: Option<u32>,
+    /// How long one answer may take: 1 second to 1 hour. The server is silent meanwhile: see `timeouts.idle`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "90s")))]
+    pub time: Option<Span>,
 }
 
 /// Time limits of one server.

@@ -10,6 +10,7 @@ use futures_util::future::{Either, select};
 use futures_util::stream::unfold;
 use futures_util::{Stream, StreamExt as _};
 
+use super::sampling::{Beside, beside};
 use crate::config::Plan;
 use crate::fault::{Fault, Kind};
 use crate::instance::Instance;
@@ -29,6 +30,8 @@ pub(super) struct Ended<P: Platform> {
     pub(super) late: Option<Box<(Note, Option<Cancel>)>>,
     /// What a model's words were, in numbers.
     pub(super) metered: Option<Box<llm::Metered>>,
+    /// An answer that is to be kept.
+    pub(super) to_keep: Option<llm::cache::ToKeep>,
     /// What must not be let go before the call has been cancelled.
     pub(super) left: Option<Box<Relayed<P>>>,
 }
@@ -42,6 +45,7 @@ impl<P: Platform> Default for Ended<P> {
             fault: None,
             late: None,
             metered: None,
+            to_keep: None,
             left: None,
         }
     }
@@ -91,20 +95,23 @@ impl<P: Platform, F> Source<P, F> {
 }
 
 /// A body on its way, and who tells of its end.
-struct Flowing<P: Platform, F, L> {
+struct Flowing<P: Platform, F, L, D> {
     source: Source<P, F>,
+    /// What goes on beside it.
+    driver: Beside<D>,
     /// The subscription of [`Source::Listening`].
     listening: Option<Box<L>>,
     witness: Witness<P>,
 }
 
-impl<P: Platform, F, L> Drop for Flowing<P, F, L> {
+impl<P: Platform, F, L, D> Drop for Flowing<P, F, L, D> {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.source, Source::Over) {
             Source::Relayed(stream) if stream.ends_session() => self.witness.ended.left = Some(stream),
             // Whoever goes away has been given something all the same.
             Source::Words(mut words) => {
                 words.settle();
+                self.witness.ended.to_keep = words.to_keep();
                 let metered = words.metered();
                 self.witness.ended.complete = metered.complete;
                 self.witness.ended.fault = metered.fault;
@@ -166,101 +173,106 @@ async fn came<T>(
 }
 
 /// The bytes of a body, with a comment on the stream whenever it has been silent for long.
-pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>>(
+pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>, D: Future<Output = ()>>(
     platform: P,
     watch: Watch,
     source: Source<P, F>,
     keep_alive: Duration,
     witness: Witness<P>,
+    driver: Beside<D>,
 ) -> impl Stream<Item = Result<Bytes, SeamError>> {
     let watch = Arc::new(watch);
-    unfold(Flowing { source, listening: None, witness }, move |mut flowing| {
+    unfold(Flowing { source, driver, listening: None, witness }, move |mut flowing| {
         let (platform, watch) = (platform.clone(), watch.clone());
         async move {
-            loop {
-                let Flowing { source, listening, witness } = &mut flowing;
-                if matches!(source, Source::Listen(_))
-                    && let Source::Listen(listen) = std::mem::replace(source, Source::Listening)
-                {
-                    // Boxed: other bodies need not make room for it.
-                    *listening = Some(Box::new(listen.start()));
-                }
-                let mut silence = pin!(platform.clock().sleep(keep_alive));
-                let comment = || Some(Ok(Bytes::from_static(b":\n")));
-                let item = match (&mut *source, listening) {
-                    // Boxed: most answers come before the head.
-                    (Source::Waiting(work), _) => match Box::pin(late(work, silence.as_mut())).await {
-                        None => comment(),
-                        Some((next, item, note, cancel)) => {
-                            witness.ended.late = Some(Box::new((note, cancel)));
-                            witness.ended.complete = item.is_some();
-                            *source = next;
-                            match item {
-                                Some(bytes) => Some(Ok(bytes)),
-                                None => continue,
+            let Flowing { source, driver, listening, witness } = &mut flowing;
+            let next = async {
+                loop {
+                    if matches!(source, Source::Listen(_))
+                        && let Source::Listen(listen) = std::mem::replace(source, Source::Listening)
+                    {
+                        // Boxed: other bodies need not make room for it.
+                        *listening = Some(Box::new(listen.start()));
+                    }
+                    let mut silence = pin!(platform.clock().sleep(keep_alive));
+                    let comment = || Some(Ok(Bytes::from_static(b":\n")));
+                    let item = match (&mut *source, &mut *listening) {
+                        // Boxed: most answers come before the head.
+                        (Source::Waiting(work), _) => match Box::pin(late(work, silence.as_mut())).await {
+                            None => comment(),
+                            Some((next, item, note, cancel)) => {
+                                witness.ended.late = Some(Box::new((note, cancel)));
+                                witness.ended.complete = item.is_some();
+                                *source = next;
+                                match item {
+                                    Some(bytes) => Some(Ok(bytes)),
+                                    None => continue,
+                                }
+                            }
+                        },
+                        // Boxed: the thousands of streams that wait for news need not make room for it.
+                        (Source::Words(words), _) => {
+                            match select(Box::pin(words.next()), silence.as_mut()).await {
+                                Either::Left((item, _)) => item.map(Ok),
+                                Either::Right(_) => comment(),
                             }
                         }
-                    },
-                    // Boxed: the thousands of streams that wait for news need not make room for it.
-                    (Source::Words(words), _) => {
-                        match select(Box::pin(words.next()), silence.as_mut()).await {
-                            Either::Left((item, _)) => item.map(Ok),
-                            Either::Right(_) => comment(),
+                        (Source::Relayed(stream), _) => {
+                            let news = stream.news;
+                            let next = if news && watch.has_moved() {
+                                stream.leave().map(Ok)
+                            } else {
+                                let came = came(pin!(stream.next()), silence.as_mut(), &watch, news).await;
+                                match came {
+                                    Came::Next(item) => item,
+                                    Came::Silence if stream.may_comment() => comment(),
+                                    Came::Silence => continue,
+                                    Came::Closing => stream.leave().map(Ok),
+                                }
+                            };
+                            witness.ended.complete = stream.answered;
+                            witness.ended.fault = stream.fault;
+                            witness.ended.resumable = stream.resumable;
+                            next
                         }
-                    }
-                    (Source::Relayed(stream), _) => {
-                        let news = stream.news;
-                        let next = if news && watch.has_moved() {
-                            stream.leave().map(Ok)
-                        } else {
-                            let came = came(pin!(stream.next()), silence.as_mut(), &watch, news).await;
-                            match came {
-                                Came::Next(item) => item,
-                                Came::Silence if stream.may_comment() => comment(),
+                        (Source::Plain(body), _) => {
+                            match came(pin!(body.next()), silence.as_mut(), &watch, true).await {
+                                Came::Next(item) => {
+                                    witness.ended.complete = item.is_none();
+                                    item
+                                }
                                 Came::Silence => continue,
-                                Came::Closing => stream.leave().map(Ok),
-                            }
-                        };
-                        witness.ended.complete = stream.answered;
-                        witness.ended.fault = stream.fault;
-                        witness.ended.resumable = stream.resumable;
-                        next
-                    }
-                    (Source::Plain(body), _) => {
-                        match came(pin!(body.next()), silence.as_mut(), &watch, true).await {
-                            Came::Next(item) => {
-                                witness.ended.complete = item.is_none();
-                                item
-                            }
-                            Came::Silence => continue,
-                            Came::Closing => {
-                                witness.ended.complete = true;
-                                None
+                                Came::Closing => {
+                                    witness.ended.complete = true;
+                                    None
+                                }
                             }
                         }
+                        (Source::Listening, Some(listening)) => {
+                            let next = if watch.has_moved() {
+                                listening.leave(true)
+                            } else {
+                                let came = came(pin!(listening.next()), silence.as_mut(), &watch, true).await;
+                                match came {
+                                    Came::Next(next) => next,
+                                    Came::Silence => Some(Bytes::from_static(b":\n")),
+                                    Came::Closing => listening.leave(false),
+                                }
+                            };
+                            // A client that has heard enough goes away: that is no loss.
+                            witness.ended.complete = listening.is_acknowledged();
+                            next.map(Ok)
+                        }
+                        (Source::Listen(_) | Source::Listening | Source::Over, _) => return None,
+                    };
+                    if let Some(Ok(bytes)) = &item {
+                        witness.ended.bytes += bytes.len() as u64;
                     }
-                    (Source::Listening, Some(listening)) => {
-                        let next = if watch.has_moved() {
-                            listening.leave(true)
-                        } else {
-                            let came = came(pin!(listening.next()), silence.as_mut(), &watch, true).await;
-                            match came {
-                                Came::Next(next) => next,
-                                Came::Silence => Some(Bytes::from_static(b":\n")),
-                                Came::Closing => listening.leave(false),
-                            }
-                        };
-                        // A client that has heard enough goes away: that is no loss.
-                        witness.ended.complete = listening.is_acknowledged();
-                        next.map(Ok)
-                    }
-                    (Source::Listen(_) | Source::Listening | Source::Over, _) => return None,
-                };
-                if let Some(Ok(bytes)) = &item {
-                    witness.ended.bytes += bytes.len() as u64;
+                    return item;
                 }
-                return item.map(|item| (item, flowing));
-            }
+            };
+            let item = beside(next, driver).await;
+            item.map(|item| (item, flowing))
         }
     })
 }

@@ -76,7 +76,7 @@ impl<P: Platform> After<P> {
 
 /// What a model's words were, in names and numbers: never in words.
 #[derive(Serialize)]
-struct Words<'a> {
+pub(super) struct Words<'a> {
     asked: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     provider: Option<&'a str>,
@@ -94,13 +94,15 @@ struct Words<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     cost: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     first_ms: Option<f64>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     stages: &'a [Stage],
 }
 
 impl<'a> Words<'a> {
-    fn of(metered: &'a Metered) -> Self {
+    pub(super) fn of(metered: &'a Metered) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "a duration has no use for 53 bits")]
         let first_ms = metered.first.map(|micros| micros as f64 / 1000.0);
         // From outside: long names tell nothing more.
@@ -115,6 +117,7 @@ impl<'a> Words<'a> {
             cached: metered.usage.cached,
             reasoning: metered.usage.reasoning,
             cost: metered.cost,
+            cache: metered.cache,
             first_ms,
             stages: &metered.stages,
         }

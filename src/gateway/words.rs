@@ -144,6 +144,7 @@ impl<P: Platform> Gateway<P> {
         Ok(match opening {
             Opening::Whole(status, headers, body) => {
                 asked.metered = Some(Box::new(call.metered().clone()));
+                asked.to_keep = call.to_keep();
                 Head { status, headers, body: HeadBody::Full(body), cancel: None, opening: None }
             }
             Opening::Stream(mut headers) => {

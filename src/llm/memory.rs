@@ -1,6 +1,7 @@
 //! What an instance has learned of providers: their lists of models, how they have been doing, and what was decided.
 //!
-//! Losing it costs time, never truth. Nothing of it is stored, and it **never** holds what was asked or answered.
+//! Losing it costs time, never truth. Nothing of it is stored, and it **never** holds what was asked, nor what was answered
+//! but where the configuration has answers [kept](super::cache).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::cache::Cache;
 use super::refusal::Refusal;
 use super::registry::{Listed, Measured};
 use super::route::{Candidate, brief};
@@ -93,6 +95,8 @@ struct Held {
 pub struct Memory {
     held: Mutex<Held>,
     turn: AtomicUsize,
+    /// Answers that are kept.
+    pub(super) cache: Cache,
 }
 
 /// Who was chosen for a call, and why.

@@ -26,6 +26,8 @@ pub struct Metered {
     pub usage: Usage,
     /// US dollars, where the prices are known.
     pub cost: Option<f64>,
+    /// Whether the answer was known: `hit` or `miss`, where answers are looked for.
+    pub cache: Option<&'static str>,
     /// The stages, where several models answered together.
     pub stages: Vec<Stage>,
     /// How long the first word took, in microseconds.

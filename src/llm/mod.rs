@@ -22,7 +22,9 @@
 //! | [`provider`] | where a provider is asked, and how it knows who asks |
 //! | [`refusal`] | what a provider's error means |
 //! | [`team`] | several models that answer together |
+//! | [`sampling`] | what MCP servers ask |
 //! | [`call`](mod@call) | one call: candidates, times, retries |
+//! | [`cache`] | answers that are kept for the very same question |
 //!
 //! ```
 //! use causeway::config::types::ProviderKind;
@@ -38,6 +40,7 @@ pub mod anthropic;
 pub mod ask;
 pub mod azure;
 pub mod bedrock;
+pub mod cache;
 pub mod call;
 pub mod chat;
 pub mod compatible;
@@ -57,6 +60,7 @@ pub mod provider;
 pub mod refusal;
 pub mod registry;
 pub mod route;
+pub mod sampling;
 pub mod status;
 pub mod team;
 pub mod tokens;
@@ -74,6 +78,7 @@ pub use meter::Metered;
 pub use models::{context, is_anthropic, models, names, one_model};
 pub use refusal::Refusal;
 
+use self::cache::Caching;
 use self::memory::Decision;
 use self::policy::{Choice, Needs};
 use self::team::Team;
@@ -147,7 +152,7 @@ pub fn call<P: Platform>(
         candidates: choice.candidates,
         why: choice.why,
     };
-    begun(platform, plan, memory, caller, asked)
+    begun(platform, plan, memory, caller, headers, asked)
 }
 
 /// The call that `asked` is: of one model, or of several that answer together.
@@ -156,10 +161,12 @@ fn begun<P: Platform>(
     plan: Arc<Plan>,
     memory: &Arc<Memory>,
     caller: &Caller,
+    headers: &HeaderMap,
     mut asked: call::Asked,
 ) -> Result<Call<P>, Refusal> {
+    let caching = Caching::of(&plan, caller, &asked, headers);
     let Some(given) = plan.llm.team(&asked.model).cloned() else {
-        return Ok(Call::new(platform, plan, memory.clone(), asked));
+        return Ok(Call::new(platform, plan, memory.clone(), asked).cached(caching));
     };
     let Task::Chat(front) = asked.task else {
         return Err(Refusal::wrong("model", "names models that answer together, which only say words"));
@@ -173,7 +180,7 @@ fn begun<P: Platform>(
         }
     };
     let team = Team::new(platform.clone(), plan.clone(), memory.clone(), caller, given, chat, &asked);
-    Ok(Call::of(team, Call::new(platform, plan, memory.clone(), asked)))
+    Ok(Call::of(team, Call::new(platform, plan, memory.clone(), asked)).cached(caching))
 }
 
 /// Whom `caller` is answered by who asks for `model`; remembered where there was something to decide.
@@ -270,6 +277,11 @@ impl<P: Platform> Words<P> {
             Self::Call(call) => call.next().await,
             Self::Ask(asking) => asking.next().await,
         }
+    }
+
+    /// An answer that is to be kept in the store, if there is one.
+    pub fn to_keep(&mut self) -> Option<cache::ToKeep> {
+        self.call().to_keep.take()
     }
 
     /// What is known of them.

@@ -106,7 +106,7 @@ pub async fn models<P: Platform>(
     let items: Vec<Value> = shown.iter().map(item).collect();
     let ends = |item: Option<&Value>| item.and_then(|item| item.get("id")).cloned().unwrap_or_default();
     let whole = match front {
-        Front::OpenAi | Front::Ask => json!({"object": "list", "data": items}),
+        Front::OpenAi | Front::Ask | Front::Sampling => json!({"object": "list", "data": items}),
         Front::Anthropic => {
             let (first, last) = (ends(items.first()), ends(items.last()));
             json!({"data": items, "has_more": false, "first_id": first, "last_id": last})
@@ -167,7 +167,9 @@ fn item(
     let context = context(plan, memory, caller, name, owner, now);
     let title = context.as_ref().and_then(|context| context.identification.title.clone());
     let mut item = match front {
-        Front::OpenAi | Front::Ask => json!({"id": name, "object": "model", "created": 0, "owned_by": owner}),
+        Front::OpenAi | Front::Ask | Front::Sampling => {
+            json!({"id": name, "object": "model", "created": 0, "owned_by": owner})
+        }
         Front::Anthropic => json!({
             "type": "model", "id": name, "display_name": title.as_deref().unwrap_or(name),
             "created_at": "1970-01-01T00:00:00Z",

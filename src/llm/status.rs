@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::cache::Doing;
 use super::memory::{Decision, Health, Memory};
 use super::registry::Measured;
 use super::route::{Candidate, candidates};
@@ -16,6 +17,9 @@ pub struct Status {
     /// The last decisions, the newest first: the caller's own, or everybody's for an administrator.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub decisions: Vec<Decision>,
+    /// How the answers that are kept have been doing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Doing>,
 }
 
 /// How a provider is doing.
@@ -88,5 +92,6 @@ pub fn status(llm: &Llm, memory: &Memory, caller: &Caller, now: Timestamp) -> Op
         });
     }
     let decisions = memory.decisions((!caller.admin).then_some(caller.name.as_str()));
-    (!providers.is_empty() || !decisions.is_empty()).then_some(Status { providers, decisions })
+    let cache = llm.cache.as_ref().map(|_| memory.cache.doing());
+    (!providers.is_empty() || !decisions.is_empty()).then_some(Status { providers, decisions, cache })
 }

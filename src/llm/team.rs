@@ -3,7 +3,8 @@
 //!
 //! All but the last stage are whole answers that the caller does not see; the last is asked as any call is, and streams.
 //! A `Team` is driven by `Team::run`, which may be dropped and called again without losing anything.
-//! Invariant: no more stages than the configuration names, and no more time or money than it allows.
+//! Invariant: no more stages than the configuration names, no more time or money than it allows, and no more memory than
+//! there is room for.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -34,6 +35,8 @@ const CHECK: &str = "You check answers. Reply with the one word YES if the answe
                      correct and complete, else with the one word NO.";
 const PICK: &str = "You compare answers. Reply with nothing but the number of the best answer to the last message of the \
                     conversation.";
+/// How large the answers of all stages may be together that the caller does not see: they are held until the end.
+const ROOM: usize = 16 * 1024 * 1024;
 /// How much of a conversation and of each answer a judge is shown.
 const MOST: usize = 100_000;
 
@@ -314,7 +317,14 @@ impl<P: Platform> Team<P> {
             candidates: choice.candidates,
             why: choice.why,
         };
-        let call = Call::unseen(self.platform.clone(), self.plan.clone(), self.memory.clone(), asked, chat);
+        let call = Call::unseen(
+            self.platform.clone(),
+            self.plan.clone(),
+            self.memory.clone(),
+            asked,
+            chat,
+            ROOM / self.given.models.len().max(1),
+        );
         let began = self.platform.clock().now();
         self.running.push(Running { call, index, role, began });
     }

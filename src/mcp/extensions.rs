@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::Mcp;
 use super::ask::{Answerer, answerer};
@@ -44,16 +44,21 @@ const SETTINGS: usize = 16 * 1024;
 /// A client's capabilities as `server` is told of them when both are of one era: all that it may make use of.
 #[must_use]
 pub fn told(server: &Server, capabilities: &RawValue) -> Box<RawValue> {
-    match answerer(server, "sampling/createMessage") {
-        Answerer::Client => capabilities.to_owned(),
-        Answerer::Nobody => less(capabilities, &["sampling"], |members| {
-            // Tasks of 2025-11-25 may wrap a request for a model's words as well.
-            let requests = members.get_mut("tasks").and_then(|tasks| tasks.get_mut("requests"));
-            if let Some(requests) = requests.and_then(Value::as_object_mut) {
-                requests.shift_remove("sampling");
-            }
-        }),
+    let answerer = answerer(server, "sampling/createMessage");
+    if answerer == Answerer::Client {
+        return capabilities.to_owned();
     }
+    less(capabilities, &["sampling"], |members| {
+        // Tasks of 2025-11-25 may wrap a request for a model's words as well.
+        let requests = members.get_mut("tasks").and_then(|tasks| tasks.get_mut("requests"));
+        if let Some(requests) = requests.and_then(Value::as_object_mut) {
+            requests.shift_remove("sampling");
+        }
+        if answerer == Answerer::Gateway {
+            // Whether or not the client could.
+            members.insert("sampling".to_owned(), json!({"tools": {}}));
+        }
+    })
 }
 
 /// The same when the two are of different eras: without tasks, which the eras do not share. What the server asks the
@@ -61,8 +66,30 @@ pub fn told(server: &Server, capabilities: &RawValue) -> Box<RawValue> {
 #[must_use]
 pub fn told_across(server: &Server, capabilities: &RawValue, asks: bool) -> Box<RawValue> {
     let told = told(server, capabilities);
-    let dropped: &[&str] = if asks { &["tasks"] } else { &["tasks", "sampling", "elicitation", "roots"] };
+    let own = answerer(server, "sampling/createMessage") == Answerer::Gateway;
+    let dropped: &[&str] = match (asks, own) {
+        (true, _) => &["tasks"],
+        // Nobody needs to find a way back to be answered by a model.
+        (false, true) => &["tasks", "elicitation", "roots"],
+        (false, false) => &["tasks", "sampling", "elicitation", "roots"],
+    };
     less(&told, dropped, |members| drop_extension(members, TASKS))
+}
+
+/// The same of a modern client; `None` if there is nothing that `server` could make use of.
+#[must_use]
+pub fn told_of(server: &Server, client: &Client, asks: bool) -> Option<Box<RawValue>> {
+    match &client.capabilities {
+        Some(capabilities) => Some(told_across(server, capabilities, asks)),
+        None if answerer(server, "sampling/createMessage") == Answerer::Gateway => Some(by_itself(server)),
+        None => None,
+    }
+}
+
+/// What `server` is told of a client that can do nothing.
+#[must_use]
+pub fn by_itself(server: &Server) -> Box<RawValue> {
+    told_across(server, &RawValue::from_string("{}".to_owned()).unwrap_or_default(), true)
 }
 
 /// `capabilities` without the members called `names` and what `also` takes out; as they were written if that is
@@ -354,7 +381,6 @@ fn merge(one: &mut Value, other: &Value) {
 mod tests {
     use super::*;
     use crate::config::plan::Sampling;
-    use serde_json::json;
 
     fn raw(value: &Value) -> Box<RawValue> {
         serde_json::value::to_raw_value(value).unwrap()

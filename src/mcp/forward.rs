@@ -30,7 +30,7 @@ use super::unknown::unknown_name;
 use super::upstream::{Answered, Outgoing, PASSED, standard_headers};
 use super::watch::Watch;
 use super::{Mcp, ask, catalog, headers, park};
-use crate::config::plan::{Server, Transport};
+use crate::config::plan::{Sampling, Server, Transport};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform};
 use crate::wire::jsonrpc::{Splice, quote};
@@ -113,8 +113,15 @@ impl<P: Platform> Mcp<P> {
                 }
                 way => way?,
             };
-            let outgoing = self.outgoing(inbound, client, call, route, &way).await?;
+            let mut outgoing = self.outgoing(inbound, client, call, route, &way).await?;
             let handover = self.handover(inbound, client, call, server, &way, &outgoing);
+            let again = match server.sampling {
+                Sampling::Gateway if handover.is_none() => {
+                    // Boxed, for the same reason.
+                    Box::pin(self.again(client, call, server, &way, &mut outgoing)).await?
+                }
+                _ => None,
+            };
             if let Some(handover) = &handover
                 && park::progress_token(call.read.meta).is_some()
             {
@@ -169,7 +176,7 @@ impl<P: Platform> Mcp<P> {
             }
             let answered = answered?;
             if answered.status.is_success() {
-                let end = End { handover, running, watch };
+                let end = End { handover, again, running, watch };
                 return self.deliver(inbound, client, call, way, answered, end).await;
             }
             match self.refusal(client, call, &way, answered, tried).await? {

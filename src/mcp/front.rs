@@ -140,6 +140,7 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: St
         }
         Started::Message(posted) => {
             if let Some(front) = mailbox.front.front() {
+                let mcp = mcp.for_caller(&front.begin.caller);
                 answer(&mcp, &mailbox, &front, posted).await;
             }
             if let Some(front) = lock(&mailbox.front.0).as_mut() {

@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use url::Url;
 
 use super::client::Client;
-use super::extensions::told_across;
+use super::extensions::{told_across, told_of};
 use super::forward::Call;
 use super::memory::{Profile, Running, ServerMemory, UpstreamSession, lock};
 use super::revision::Revision;
@@ -140,8 +140,7 @@ impl<P: Platform> Mcp<P> {
             None => {
                 // Where the client can be asked something in the middle of a call, a mailbox makes the call.
                 let asked = ask::BRIDGED.contains(&call.method);
-                let capabilities = client.capabilities.as_deref();
-                let capabilities = capabilities.map(|all| told_across(server, all, !asked));
+                let capabilities = told_of(server, client, !asked);
                 let info = client.info.as_deref().map_or(IMPLEMENTATION, RawValue::get);
                 let capabilities = capabilities.as_deref().map_or("{}", RawValue::get);
                 self.open_old(server, capabilities, info, Revision::LEGACY).await?

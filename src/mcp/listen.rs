@@ -147,10 +147,7 @@ impl<P: Platform> Mcp<P> {
             [server] if !merged => asked.tasks.iter().map(|id| subscribed(server, id, id)).collect(),
             _ => asked.tasks.iter().filter_map(|id| named_task(&servers, id)).collect(),
         };
-        let over = match client.capabilities {
-            Some(_) => Over::Parked(Arc::new(client.clone())),
-            None => Over::Dedicated,
-        };
+        let over = Over::Parked(Arc::new(client.clone()));
         let source = |server: Arc<Server>| {
             let own = resources.iter().filter(|resource: &&Subscribed| resource.server == server.name);
             let mut uris: Vec<String> = own.map(|resource| resource.own.clone()).collect();

@@ -30,6 +30,7 @@ pub mod resume;
 pub mod revision;
 pub mod rewrite;
 pub mod rounds;
+pub mod sampling;
 pub mod serve;
 pub mod session;
 pub mod standing;
@@ -52,7 +53,7 @@ use memory::Memory;
 
 /// The gateway's MCP side, for one request.
 #[derive(Clone)]
-pub struct Mcp<P> {
+pub struct Mcp<P: Platform> {
     /// The host.
     pub platform: P,
     /// The plan in force when the request came.
@@ -61,6 +62,8 @@ pub struct Mcp<P> {
     pub memory: Arc<Memory>,
     /// On whose behalf, where a companion is to know that.
     asker: Option<Arc<Asker>>,
+    /// Who answers servers that ask for a model's words, where a model does.
+    models: Option<sampling::Models<P>>,
 }
 
 /// On whose behalf something is asked.
@@ -73,7 +76,7 @@ struct Asker {
 impl<P: Platform> Mcp<P> {
     /// The MCP side of a gateway.
     pub fn new(platform: P, plan: Arc<Plan>, memory: Arc<Memory>) -> Self {
-        Self { platform, plan, memory, asker: None }
+        Self { platform, plan, memory, asker: None, models: None }
     }
 
     /// The same for a request of `caller`, where there are links: their companions are told.
@@ -98,7 +101,7 @@ impl<P: Platform> Mcp<P> {
 pub const SECRET: &str = "CAUSEWAY_SECRET";
 
 /// The `_meta` that results of our own carry (2026-07-28 basic, "Per-response protocol fields").
-const SERVER_META: &str = concat!(
+pub(crate) const SERVER_META: &str = concat!(
     "\"_meta\":{\"io.modelcontextprotocol/serverInfo\":{\"name\":\"causeway\",\"title\":\"Causeway\",\"version\":\"",
     env!("CARGO_PKG_VERSION"),
     "\"}}"

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::revision::Revision;
 use super::tasks::{self, Names};
 use super::upstream::field;
-use super::{ask, content};
+use super::{ask, content, sampling};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::wire::jsonrpc::{self, Message, Splice};
@@ -52,8 +52,10 @@ pub enum Rewritten {
     /// It is a request without whose answer the call makes no sense: the first goes back, the second to the caller,
     /// and nothing comes after it.
     Refuse(Bytes, Bytes),
-    /// It is the response, and asks the caller for input: its result.
+    /// It is the response, and asks for input, of the caller or of a model: its result.
     Asks(Box<RawValue>),
+    /// It is a request of a legacy server that a model answers: its id and parameters.
+    Sample(Box<RawValue>, Option<Box<RawValue>>),
     /// It is not for the caller.
     Drop,
 }
@@ -171,6 +173,9 @@ impl Rewrite {
                         let code = fault.kind.row().code;
                         return Rewritten::Response(fault.into_error(&self.id), Some(code));
                     }
+                    Ok(result) if sampling::asks_model(server, result) => {
+                        return Rewritten::Asks(result.to_owned());
+                    }
                     Ok(result) if self.legacy.is_some() => {
                         let kind = field(result, "resultType");
                         match kind.as_deref().map(RawValue::get) {
@@ -205,8 +210,12 @@ impl Rewrite {
                 if method == "ping" && !self.direct {
                     return Rewritten::Reply(jsonrpc::result(id, &serde_json::Map::new()));
                 }
-                if ask::answerer(server, &method) == ask::Answerer::Nobody {
-                    return Rewritten::Reply(ask::denied(id));
+                match ask::answerer(server, &method) {
+                    ask::Answerer::Nobody => return Rewritten::Reply(ask::denied(id)),
+                    ask::Answerer::Gateway => {
+                        return Rewritten::Sample(id.to_owned(), params.map(RawValue::to_owned));
+                    }
+                    ask::Answerer::Client => {}
                 }
                 if self.direct {
                     return Rewritten::Pass(data);
@@ -377,6 +386,7 @@ mod tests {
             Rewritten::Reply(data) => format!("reply {}", String::from_utf8_lossy(&data)),
             Rewritten::Refuse(_, data) => format!("refuse {}", String::from_utf8_lossy(&data)),
             Rewritten::Asks(result) => format!("asks {result}"),
+            Rewritten::Sample(id, _) => format!("sample {id}"),
             Rewritten::Drop => "drop".to_owned(),
         };
         assert_eq!(got, expect, "{input}");

@@ -16,8 +16,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
-use futures_util::StreamExt as _;
+use futures_channel::oneshot::Canceled;
 use futures_util::future::{Either, select};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -28,6 +30,7 @@ use super::mailbox::{Mailbox, Said, Work};
 use super::memory::lock;
 use super::revision::Revision;
 use super::rewrite::{Rewrite, Rewritten};
+use super::sampling::{unanswered, unsampled};
 use super::tail::{Log, Tail};
 use super::upstream::{Content, Outgoing, content, error_of, no_answer, refused};
 use crate::config::plan::Server;
@@ -67,6 +70,9 @@ pub struct Rounds {
     pub capabilities: Box<RawValue>,
     /// The server's `input_required` result; `None` if the server has not been asked yet.
     pub result: Option<Box<RawValue>>,
+    /// The name of the caller whose call it is.
+    #[serde(default)]
+    pub caller: String,
 }
 
 /// The streams of one client session, and the questions that are open on them.
@@ -176,6 +182,7 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, rounds: Rounds) ->
 /// Asks and answers until the call is over, and then keeps its stream for a while.
 pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: Started) {
     let Started { rounds, stream, log, told, teller } = started;
+    let mcp = mcp.for_caller(&rounds.caller);
     let mut ran = Run {
         mcp: &mcp,
         desk: &mailbox.rounds,
@@ -185,6 +192,7 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: St
         told,
         teller,
         asked: 0,
+        sampled: 0,
         sent: 0,
     };
     match ran.through().await {
@@ -208,6 +216,8 @@ struct Run<'a, P: Platform> {
     told: UnboundedReceiver<Told>,
     teller: UnboundedSender<Told>,
     asked: usize,
+    /// What models were asked.
+    sampled: usize,
     sent: usize,
 }
 
@@ -273,18 +283,30 @@ impl<P: Platform> Run<'_, P> {
     /// Asks the client everything at once and gives its answers, as `inputResponses`.
     async fn ask(
         &mut self,
-        server: &Server,
+        server: &Arc<Server>,
         questions: HashMap<String, Asked>,
     ) -> Result<Option<String>, Fault> {
         let askable = Askable::of(&self.rounds.capabilities);
         if questions.len() > self.mcp.plan.limits.rounds {
             return Err(too_large(server, ask::QUESTION));
         }
-        for question in questions.values() {
+        let samples = FuturesUnordered::new();
+        let mut left = HashMap::new();
+        for (key, question) in questions {
+            let params = question.params.as_deref();
+            match self.mcp.sample_of(server, &question.method, params, self.sampled + 1) {
+                Some(answer) => {
+                    self.sampled += 1;
+                    samples.push(answer.map(|answer| (key, answer)));
+                }
+                None => _ = left.insert(key, question),
+            }
+        }
+        for question in left.values() {
             askable.admit(&server.name, &question.method, question.params.as_deref())?;
         }
         let mut waiting = HashMap::new();
-        for (key, question) in questions {
+        for (key, question) in left {
             self.asked += 1;
             let name = format!("{OWN}{}-q{}", self.stream, self.asked);
             let id = format!("\"{name}\"");
@@ -295,7 +317,7 @@ impl<P: Platform> Run<'_, P> {
             self.say(format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":{method}{params}}}").into());
             waiting.insert(id, (key, question.method));
         }
-        let answers = self.gather(server, &mut waiting).await;
+        let answers = self.gather(server, &mut waiting, samples).await;
         if !waiting.is_empty() {
             let mut desk = lock(&self.desk.0);
             for id in waiting.keys() {
@@ -309,13 +331,31 @@ impl<P: Platform> Run<'_, P> {
         &mut self,
         server: &Server,
         waiting: &mut HashMap<String, (String, String)>,
+        mut samples: FuturesUnordered<impl Future<Output = (String, Sampled)>>,
     ) -> Result<Option<String>, Fault> {
         let time = self.mcp.plan.limits.park;
         let mut late = pin!(self.mcp.platform.clock().sleep(time));
         let mut answers = Vec::new();
-        while !waiting.is_empty() {
-            match select(self.told.next(), &mut late).await {
-                Either::Left((Some(Told::Answer(id, outcome)), _)) => {
+        while !waiting.is_empty() || !samples.is_empty() {
+            let sampled = async {
+                match samples.next().await {
+                    Some(sampled) => sampled,
+                    None => std::future::pending().await,
+                }
+            };
+            let told = match select(select(self.told.next(), pin!(sampled)), &mut late).await {
+                Either::Left((Either::Right(((key, answer), _)), _)) => {
+                    let answer = answer.unwrap_or_else(|_| Err(unanswered(server)));
+                    let answer = answer.map_err(|fault| unsampled(server, fault))?;
+                    let key = jsonrpc::quote(&key);
+                    answers.push(format!("{}:{}", String::from_utf8_lossy(&key), answer.get()));
+                    continue;
+                }
+                Either::Left((Either::Left((told, _)), _)) => Either::Left(told),
+                Either::Right(_) => Either::Right(()),
+            };
+            match told {
+                Either::Left(Some(Told::Answer(id, outcome))) => {
                     let Some((key, method)) = waiting.remove(&id) else { continue };
                     let result = match outcome {
                         Ok(result) => result.get().to_owned(),
@@ -326,8 +366,8 @@ impl<P: Platform> Run<'_, P> {
                     let key = jsonrpc::quote(&key);
                     answers.push(format!("{}:{result}", String::from_utf8_lossy(&key)));
                 }
-                Either::Left((Some(Told::Cancelled) | None, _)) => return Ok(None),
-                Either::Right(_) => {
+                Either::Left(Some(Told::Cancelled) | None) => return Ok(None),
+                Either::Right(()) => {
                     let message = format!(
                         "server {:?}: what it asked the client was not answered within {time:?} (limits.park)",
                         server.name
@@ -379,6 +419,9 @@ impl<P: Platform> Run<'_, P> {
         }
     }
 }
+
+/// What a model said, if it was asked to the end.
+type Sampled = Result<Result<Box<RawValue>, Fault>, Canceled>;
 
 /// What a call came to.
 enum Came {
@@ -437,7 +480,7 @@ async fn events<P: Platform>(
                     let id = Some(format!("{OWN}{stream}-{number}"));
                     Event { id, ..Event::message(data) }.encode()
                 }),
-                Rewritten::Reply(_) | Rewritten::Refuse(..) | Rewritten::Drop => {}
+                Rewritten::Reply(_) | Rewritten::Refuse(..) | Rewritten::Sample(..) | Rewritten::Drop => {}
             }
         }
     }

@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use super::Mcp;
 use super::catalog::Kind as ListKind;
 use super::client::Client;
-use super::extensions::{told, told_across};
+use super::extensions::{by_itself, told, told_of};
 use super::memory::{Record, SessionMemory, UpstreamSession, Upstreams, lock};
 use super::revision::Revision;
 use super::serve::Ticket;
@@ -303,16 +303,16 @@ impl<P: Platform> Mcp<P> {
 
     /// The holder of the upstream session that a call goes over.
     pub fn holder(&self, server: &Server, client: &Client, issues: bool) -> Holder {
-        let nothing = || RawValue::from_string("{}".to_owned()).unwrap_or_default();
+        let nothing = || by_itself(server);
         let name = &client.caller.name;
-        match (server.session, &client.session, &client.capabilities) {
+        let able = if client.session.is_some() { None } else { told_of(server, client, true) };
+        match (server.session, &client.session, able) {
             (Some(SessionMode::Shared), ..) => Holder::Pool(SHARED.to_owned(), nothing()),
             (None, ..) if !issues => Holder::Pool(GATEWAY.to_owned(), nothing()),
             (_, Some(session), _) => Holder::Client(session.clone()),
             (_, None, None) => Holder::Pool(format!("caller {name}"), nothing()),
             // What a client can do is settled when a session is opened, and some servers offer what goes with it.
             (_, None, Some(able)) => {
-                let able = told_across(server, able, true);
                 let key = if able.get() == "{}" { String::new() } else { format!(" {able}") };
                 Holder::Pool(format!("caller {name}{key}"), able)
             }

@@ -19,6 +19,7 @@ use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 
 use super::Mcp;
+use super::ask::{Answerer, answerer};
 use super::client::Client;
 use super::feed::{Feed, Leases, Notice, Over, Source, Stepped, Topic, UPDATED, Wanted, What, feed};
 use super::lines::Held;
@@ -28,7 +29,9 @@ use super::memory::lock;
 use super::revision::Era;
 use super::rewrite::{Rewrite, Rewritten};
 use super::rounds::OWN;
+use super::sampling::Samples;
 use super::session::{Holder, Session};
+use super::stream::cancelled_question;
 use super::tail::{Log, Tail};
 use crate::config::plan::{Caller, Server};
 use crate::platform::{Clock as _, Entropy as _, Platform, Timestamp};
@@ -218,6 +221,7 @@ pub fn run<P: Platform>(
 ) -> impl Future<Output = ()> + use<P> {
     async move {
         let Started { stand, mut told, announce } = unboxed(started);
+        let mcp = mcp.for_caller(&stand.caller);
         let leases = Leases::default();
         // Boxed, like all that is done seldom: what waits for so long need not make room for it.
         let keeper = Box::pin(Keeper::attend(&mcp, &mailbox.standing, stand, announce)).await;
@@ -272,6 +276,8 @@ struct Keeper<'a, P: Platform> {
     unread: Duration,
     /// Servers of which it is to be found out how they are heard, and when.
     due: Vec<(Arc<Server>, Duration)>,
+    /// What models are asked for the servers.
+    samples: Option<Box<Samples>>,
 }
 
 impl<'a, P: Platform> Keeper<'a, P> {
@@ -291,8 +297,21 @@ impl<'a, P: Platform> Keeper<'a, P> {
         let over = Vec::with_capacity(servers.len());
         let due = servers.into_iter().map(|server| (server, Duration::ZERO)).collect();
         let (waiting, unread) = (Vec::new(), Duration::ZERO);
-        let keeper =
-            Self { mcp, desk, client, session, merged, announce, unheard, waiting, over, unread, due };
+        let samples = None;
+        let keeper = Self {
+            mcp,
+            desk,
+            client,
+            session,
+            merged,
+            announce,
+            unheard,
+            waiting,
+            over,
+            unread,
+            due,
+            samples,
+        };
         Some(Box::new(keeper))
     }
 
@@ -407,6 +426,23 @@ impl<'a, P: Platform> Keeper<'a, P> {
                         Over::Line(_) => held.as_ref().map(|held| held.session.clone()),
                         Over::Dedicated | Over::Parked(_) => None,
                     });
+                    if let Ok(Message::Request { id, method, params }) = Message::decode(&data)
+                        && answerer(&server, &method) == Answerer::Gateway
+                    {
+                        if let Some(session) = own {
+                            // Nobody knows which call it belongs to, if to any.
+                            let samples = self.samples.get_or_insert_default();
+                            self.mcp.sample(&server, &session, id, params, samples);
+                            samples.anew();
+                        }
+                        return true;
+                    }
+                    if let Some(samples) = &mut self.samples
+                        && let Some(id) = cancelled_question(&data)
+                        && samples.cancelled(&id)
+                    {
+                        return true;
+                    }
                     let reply = self.tell(&server, data, held.as_deref());
                     if let (Some(reply), Some(session)) = (reply, own) {
                         self.mcp.tell(&server, reply, &session).await;

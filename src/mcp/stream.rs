@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -20,8 +21,9 @@ use super::memory::{Running, UpstreamSession};
 use super::resume::Resume;
 use super::rewrite::{Rewrite, Rewritten};
 use super::rounds::Rounds;
+use super::sampling::{Again, Came, Samples, Settled, unanswered};
 use super::serve::Cancel;
-use super::upstream::{error_of, no_answer};
+use super::upstream::{error_of, field, no_answer};
 use super::watch::Watch;
 use crate::config::plan::{Sampling, Server};
 use crate::fault::{Fault, Kind};
@@ -92,7 +94,9 @@ impl Mode {
     pub fn open(server: &Server, session: UpstreamSession) -> Self {
         match server.sampling {
             Sampling::Client => Self::Open,
-            Sampling::Deny => Self::rewritten(server, Rewrite::routed_from(None), Some(session)),
+            Sampling::Deny | Sampling::Gateway => {
+                Self::rewritten(server, Rewrite::routed_from(None), Some(session))
+            }
         }
     }
 }
@@ -107,6 +111,12 @@ pub struct Stream<P: Platform> {
     replies: VecDeque<Bytes>,
     /// Who goes on with the call if the server asks the caller for input: the mailbox and what it is to know.
     handover: Option<Box<(String, Rounds)>>,
+    /// How the call is made again once models have answered what the server asks.
+    again: Option<Box<Again>>,
+    /// What comes of that.
+    coming: Option<oneshot::Receiver<Came<P>>>,
+    /// What models are asked for the server.
+    samples: Option<Box<Samples>>,
     /// The call, as the client's session knows it.
     running: Option<Running>,
     watch: Option<Box<Watch<P>>>,
@@ -149,6 +159,9 @@ impl<P: Platform> Stream<P> {
             ready: VecDeque::new(),
             replies: VecDeque::new(),
             handover: None,
+            again: None,
+            coming: None,
+            samples: None,
             running: None,
             watch: None,
             asks: None,
@@ -178,6 +191,13 @@ impl<P: Platform> Stream<P> {
     #[must_use]
     pub fn with_handover(mut self, handover: Option<Box<(String, Rounds)>>) -> Self {
         self.handover = handover;
+        self
+    }
+
+    /// The same, and `again` says how to make the call again once models have answered what the server asks.
+    #[must_use]
+    pub fn with_again(mut self, again: Option<Box<Again>>) -> Self {
+        self.again = again;
         self
     }
 
@@ -255,6 +275,21 @@ impl<P: Platform> Stream<P> {
             if let Some(bytes) = self.ready.pop_front() {
                 self.line_begins = bytes.last() == Some(&b'\n');
                 return Some(Ok(bytes));
+            }
+            if let Some(coming) = &mut self.coming {
+                let came = coming.await.unwrap_or_else(|_| Err(unanswered(&self.reader.server)));
+                self.coming = None;
+                if let Err(fault) = came.and_then(|(again, settled)| self.goes_on(again, settled)) {
+                    return self.fail(&fault);
+                }
+                continue;
+            }
+            if self.handover.is_none()
+                && self.asks.is_some()
+                && let Some(again) = self.again.take()
+            {
+                self.coming = self.asks.take().map(|result| self.mcp.settled(again, result));
+                continue;
             }
             if let Some(result) = self.asks.take() {
                 // Boxed: few calls are handed over, and every one would have to make room for it.
@@ -340,6 +375,30 @@ impl<P: Platform> Stream<P> {
         Ok(())
     }
 
+    /// The call has been made again.
+    fn goes_on(&mut self, again: Box<Again>, settled: Settled<P>) -> Result<(), Fault> {
+        let Mode::Rewritten(rewriting) = &mut self.mode else { return Ok(()) };
+        rewriting.decoder = Decoder::new(self.reader.server.max_response);
+        self.again = Some(again);
+        match settled {
+            Settled::Asks(response) => {
+                self.ready.push_back(Event::message(response).encode());
+                (self.answered, self.over) = (true, true);
+                Ok(())
+            }
+            Settled::Message(message, id) => {
+                rewriting.rewrite.upstream_id = id;
+                self.take(Event::message(message).encode())?;
+                if self.over || self.asks.is_some() { Ok(()) } else { Err(no_answer(&self.reader.server)) }
+            }
+            Settled::Events(answered, id) => {
+                rewriting.rewrite.upstream_id = id;
+                self.reader = answered.reader;
+                Ok(())
+            }
+        }
+    }
+
     /// Whether hanging up is what cancels the call, or would end it.
     fn hangs_up(&self) -> bool {
         self.reader.is_session()
@@ -410,7 +469,7 @@ impl<P: Platform> Stream<P> {
                 }
             }
             Mode::Rewritten(rewriting) => {
-                let Rewriting { decoder, rewrite, .. } = rewriting.as_mut();
+                let Rewriting { decoder, rewrite, session } = rewriting.as_mut();
                 decoder.push(&chunk, &mut events).map_err(|_| too_large(&self.reader.server, limit))?;
                 for event in events.into_iter().flat_map(singles) {
                     if let Some(resume) = &mut self.resume {
@@ -433,7 +492,23 @@ impl<P: Platform> Stream<P> {
                         }
                         continue;
                     }
+                    if let Some(samples) = &mut self.samples
+                        && let Some(id) = cancelled_question(&data)
+                        && samples.cancelled(&id)
+                    {
+                        continue;
+                    }
                     match rewrite.apply(data, &self.reader.server) {
+                        Rewritten::Sample(id, params) => {
+                            let samples = self.samples.get_or_insert_default();
+                            if let Some(session) = session {
+                                let server = &self.reader.server;
+                                self.mcp.sample(server, session, &id, params.as_deref(), samples);
+                                if self.news {
+                                    samples.anew();
+                                }
+                            }
+                        }
                         Rewritten::Asks(result) => {
                             self.asks = Some(result);
                             break;
@@ -492,6 +567,16 @@ pub(super) fn singles(event: Event) -> Vec<Event> {
         (last.id, last.retry) = (event.id, event.retry);
     }
     all
+}
+
+/// The id of the question that a server does not want answered any more, if `data` says so.
+pub(super) fn cancelled_question(data: &[u8]) -> Option<Box<RawValue>> {
+    match Message::decode(data) {
+        Ok(Message::Notification { method, params: Some(params) }) if method == "notifications/cancelled" => {
+            field(params, "requestId")
+        }
+        _ => None,
+    }
 }
 
 /// The server asks, and there is no way to ask the caller.

@@ -21,8 +21,9 @@ pub use self::handshake::{GATEWAY, READY, UI, agreed, everything, introduction, 
 use super::memory::UpstreamSession;
 use super::resume::Resume;
 use super::revision::{Era, Revision};
+use super::sampling::{Samples, Served};
 use super::{Mcp, headers, meta};
-use crate::config::plan::Server;
+use crate::config::plan::{Server, Transport};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, ConnectTimeout, Endless, Platform, Timestamp, UpstreamBody};
 use crate::relay::through::send;
@@ -148,6 +149,9 @@ impl<P: Platform> Mcp<P> {
         outgoing: Outgoing,
         started: Timestamp,
     ) -> Result<Answered<P>, Fault> {
+        if server.transport == Transport::Own {
+            return self.own(server, outgoing, started).await;
+        }
         let mut url = outgoing.to.as_deref().unwrap_or(&server.url).clone();
         let wait = pin!(self.platform.clock().sleep(server.timeouts.first_byte));
         let mut wait = wait;
@@ -171,6 +175,25 @@ impl<P: Platform> Mcp<P> {
         }
         let message = format!("server {:?}: more than {REDIRECTS} redirects", server.name);
         Err(Fault::new(Kind::UpstreamRefused, message))
+    }
+
+    /// What the gateway's own server says.
+    async fn own(
+        &self,
+        server: &Arc<Server>,
+        outgoing: Outgoing,
+        started: Timestamp,
+    ) -> Result<Answered<P>, Fault> {
+        let Some(served) = self.serve_own(outgoing.body) else {
+            let message = format!("server {:?}: cannot be asked from here", server.name);
+            return Err(Fault::new(Kind::Host, message));
+        };
+        let Served { status, events, said } = served.await.map_err(|_| no_answer(server))?;
+        let kind = if events { "text/event-stream" } else { "application/json" };
+        let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
+        let deadline = started.after(server.timeouts.total);
+        let reader = Reader::own(self.platform.clone(), server.clone(), said, deadline);
+        Ok(Answered { status, headers, reader })
     }
 
     fn answered(
@@ -202,6 +225,7 @@ impl<P: Platform> Mcp<P> {
             Content::Events => {
                 let mut resume = session.cloned().map(Resume::new);
                 let (mut decoder, mut events) = (Decoder::new(limit), Vec::new());
+                let mut samples = Samples::default();
                 loop {
                     let why = match answered.reader.chunk().await {
                         Ok(Some(chunk)) => {
@@ -209,6 +233,9 @@ impl<P: Platform> Mcp<P> {
                             for event in events.drain(..) {
                                 if is_response(&event.data, id) {
                                     return Ok(event.data);
+                                }
+                                if let Some(session) = session {
+                                    self.sample_asked(&server, session, &event.data, &mut samples);
                                 }
                                 if let Some(resume) = &mut resume {
                                     resume.saw(&event);

@@ -8,8 +8,8 @@ use futures_util::future::{Either, select};
 
 use super::record::{Inbox, Letter, Saying};
 use super::{
-    BEAT, INBOX, LATE, LEASE, LETTERS, PIECE, Pace, Polled, RECORD, SMALL, TRIES, id, inbox_key, piece_key,
-    said_key,
+    BEAT, CROWDED, INBOX, LATE, LEASE, LETTERS, PIECE, Pace, Polled, RECORD, SMALL, TRIES, id, inbox_key,
+    piece_key, said_key,
 };
 use crate::mcp::mailbox;
 use crate::mcp::tail::Log;
@@ -54,7 +54,7 @@ impl<P: Platform> Polled<P> {
         let record = inbox_key(seat);
         let began = platform.clock().now();
         let (id, mut pace, mut pieces) = (id(platform), Pace::default(), 0);
-        let text = match std::str::from_utf8(letter) {
+        let mut text = match std::str::from_utf8(letter) {
             Ok(text) if text.len() <= SMALL => text.to_owned(),
             _ => String::new(),
         };
@@ -80,7 +80,9 @@ impl<P: Platform> Polled<P> {
                 platform.clock().sleep(pace.next(platform, LATE)).await;
                 continue;
             }
-            if text.is_empty() && pieces == 0 {
+            // Everybody who has a letter reads and writes all of an inbox: a crowded one holds no more than their names.
+            if pieces == 0 && (text.is_empty() || inbox.size() + text.len() > CROWDED) {
+                text.clear();
                 for (number, piece) in letter.chunks(PIECE).enumerate() {
                     let piece = Bytes::copy_from_slice(piece);
                     platform.store().swap(&piece_key(&id, number), None, piece, RECORD).await?;
@@ -94,7 +96,7 @@ impl<P: Platform> Polled<P> {
                 platform.store().swap(&record, Some(held.version), inbox.write(), RECORD).await?
             {
                 // Many who write at once would else keep each other from it, and the owner from reading.
-                platform.clock().sleep(pace.next(platform, LATE / 8)).await;
+                platform.clock().sleep(pace.next(platform, LATE)).await;
             } else {
                 return Ok(Some(Following {
                     id,
@@ -122,14 +124,20 @@ impl<P: Platform> Polled<P> {
         let (mut waited, mut last, mut taken) = (Duration::ZERO, *since, false);
         loop {
             let pause = pace.next(platform, LATE);
-            let waits = pin!(async {
+            let room = pin!(async {
                 log.room(BACKLOG).await;
                 platform.clock().sleep(pause).await;
             });
-            if let Either::Left(_) = select(pin!(log.unread()), waits).await {
-                self.stop_telling(platform, &following).await;
-                return None;
-            }
+            // Whoever reads slowly is there all the same, which the owner wants to hear.
+            let late = pin!(platform.clock().sleep(BEAT));
+            let waits = select(room, late);
+            let full = match select(pin!(log.unread()), waits).await {
+                Either::Left(_) => {
+                    self.stop_telling(platform, &following).await;
+                    return None;
+                }
+                Either::Right((waited, _)) => matches!(waited, Either::Right(_)),
+            };
             let now = platform.clock().now();
             waited += now.since(last).min(pause * 2);
             last = now;
@@ -143,20 +151,24 @@ impl<P: Platform> Polled<P> {
                 }
                 (seen, taken) = (seen.max(saying.said), true);
                 let known = usize::try_from(heard.saturating_sub(saying.heard)).unwrap_or(usize::MAX);
-                let news = saying.bytes.get(known..).map(Bytes::copy_from_slice).unwrap_or_default();
+                let news = saying.bytes.get(known..).filter(|_| !full).map(Bytes::copy_from_slice);
+                let news = news.unwrap_or_default();
                 if !news.is_empty() {
                     heard += news.len() as u64;
                     log.push(news);
                     pace.quicken();
                 }
-                if saying.ended {
+                if saying.ended && !full {
                     let _ = platform.store().swap(&record, Some(version), Bytes::new(), Duration::ZERO).await;
                     log.end();
                     return None;
                 }
-                if !saying.bytes.is_empty() || now.since(saying.asked) >= BEAT {
-                    saying.bytes.clear();
-                    (saying.heard, saying.asked) = (heard, now);
+                if !full && !saying.bytes.is_empty() || now.since(saying.asked) >= BEAT {
+                    if !full {
+                        saying.bytes.clear();
+                        saying.heard = heard;
+                    }
+                    saying.asked = now;
                     // If the owner was quicker there is more to be heard; what was heard is not heard twice.
                     if let Ok(Swap::Stale) =
                         platform.store().swap(&record, Some(version), saying.write(), RECORD).await

@@ -1,7 +1,8 @@
 //! The owners of links among polled mailboxes: a request to one is a letter, and what is said to it is the response.
 //!
-//! As bytes, a request is a line of JSON with its head and then its body, and so is a response, or a line that says
-//! why there is none.
+//! As bytes, a request is a line of JSON with its head and then its body. A response is a line with its head, or with why
+//! there is none, and then its body in pieces, each behind its length in four bytes. Behind the last one there is
+//! [`COMPLETE`], or [`CUT`] and a line that says why: a response that ends without either has lost its end.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use futures_channel::oneshot;
-use futures_util::future::join;
+use futures_util::future::{Either, join, select};
 use futures_util::{Stream, StreamExt as _};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,10 @@ use crate::tunnel::pair;
 const BACKLOG: usize = 256 * 1024;
 /// A response's head may be this long.
 const HEAD: usize = 256 * 1024;
+/// In place of a length: the body has come to its end.
+const COMPLETE: u32 = 0;
+/// In place of a length: it never will.
+const CUT: u32 = u32::MAX;
 
 /// The name of the link whose owner has `key`.
 pub(super) fn name(key: &str) -> Option<&str> {
@@ -139,9 +144,15 @@ pub(super) fn answer<P: Platform>(
         let answering = async {
             match read(&letter) {
                 Some(request) => {
-                    let answer = docked.ask(request).await;
+                    // Whoever asked may leave before there is anything to be said.
+                    let answer = match select(pin!(docked.ask(request)), pin!(log.unread())).await {
+                        Either::Left((answer, _)) => Some(answer),
+                        Either::Right(_) => None,
+                    };
                     let _ = done.send(());
-                    say(&log, answer).await;
+                    if let Some(answer) = answer {
+                        say(&log, answer).await;
+                    }
                 }
                 None => drop(done),
             }
@@ -156,9 +167,7 @@ async fn say<P: Platform>(log: &Log, answer: Result<Response<Told<P>>, SeamError
     let mut response = match answer {
         Ok(response) => response,
         Err(error) => {
-            let head =
-                Head { method: String::new(), status: 0, headers: Vec::new(), error: Some(named(error)) };
-            return log.push(line(&head).into());
+            return log.push(why(error));
         }
     };
     let head = Head {
@@ -172,11 +181,30 @@ async fn say<P: Platform>(log: &Log, answer: Result<Response<Told<P>>, SeamError
     loop {
         log.room(BACKLOG).await;
         let next = pin!(body.next());
-        match futures_util::future::select(next, pin!(log.unread())).await {
-            futures_util::future::Either::Left((Some(Ok(bytes)), _)) => log.push(bytes),
-            _ => return,
+        match select(next, pin!(log.unread())).await {
+            Either::Left((Some(Ok(bytes)), _)) if bytes.is_empty() => {}
+            Either::Left((Some(Ok(bytes)), _)) => {
+                log.push(length(u32::try_from(bytes.len()).unwrap_or(CUT)));
+                log.push(bytes);
+            }
+            Either::Left((None, _)) => return log.push(length(COMPLETE)),
+            Either::Left((Some(Err(error)), _)) => {
+                log.push(length(CUT));
+                return log.push(why(error));
+            }
+            Either::Right(_) => return,
         }
     }
+}
+
+fn length(length: u32) -> Bytes {
+    Bytes::copy_from_slice(&length.to_be_bytes())
+}
+
+/// The line that says why there is no response, or no more of it.
+fn why(error: SeamError) -> Bytes {
+    let head = Head { method: String::new(), status: 0, headers: Vec::new(), error: Some(named(error)) };
+    line(&head).into()
 }
 
 fn named(error: SeamError) -> (String, String) {
@@ -206,8 +234,8 @@ fn error((kind, words): (String, String)) -> SeamError {
 pub enum Asked<P: Platform> {
     /// It is here.
     Here(Told<P>),
-    /// It is elsewhere. The bytes came with the head.
-    There(Bytes, Said),
+    /// It is elsewhere.
+    There(Pieces),
 }
 
 impl<P: Platform> Unpin for Asked<P> {}
@@ -218,13 +246,82 @@ impl<P: Platform> Stream for Asked<P> {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match self.get_mut() {
             Self::Here(told) => Pin::new(told).poll_next(context),
-            Self::There(first, said) => {
-                if !first.is_empty() {
-                    return Poll::Ready(Some(Ok(std::mem::take(first))));
+            Self::There(pieces) => pieces.poll(context),
+        }
+    }
+}
+
+/// The body of a response that comes from elsewhere.
+pub struct Pieces {
+    said: Said,
+    /// What has come and was not read.
+    come: BytesMut,
+    /// What is still to come of a piece.
+    left: usize,
+    cut: bool,
+    over: bool,
+}
+
+impl Pieces {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, SeamError>>> {
+        loop {
+            if self.over {
+                return Poll::Ready(None);
+            }
+            if self.cut {
+                if let Some(end) = self.come.iter().position(|byte| *byte == b'\n') {
+                    self.over = true;
+                    return Poll::Ready(Some(Err(head(&self.come, end)
+                        .and_then(told)
+                        .err()
+                        .unwrap_or_else(gone))));
                 }
-                Pin::new(said).poll_next(context)
+            } else if self.left > 0 {
+                if !self.come.is_empty() {
+                    let piece = self.come.split_to(self.left.min(self.come.len()));
+                    self.left -= piece.len();
+                    return Poll::Ready(Some(Ok(piece.freeze())));
+                }
+            } else if let Some((length, _)) = self.come.split_first_chunk::<4>() {
+                let length = u32::from_be_bytes(*length);
+                _ = self.come.split_to(4);
+                match length {
+                    COMPLETE => self.over = true,
+                    CUT => self.cut = true,
+                    length => self.left = usize::try_from(length).unwrap_or(usize::MAX),
+                }
+                continue;
+            }
+            match std::task::ready!(Pin::new(&mut self.said).poll_next(context)) {
+                Some(Ok(more)) if !self.cut || self.come.len() <= HEAD => self.come.extend_from_slice(&more),
+                Some(Err(error)) => {
+                    self.over = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Some(Ok(_)) | None => {
+                    self.over = true;
+                    return Poll::Ready(Some(Err(gone())));
+                }
             }
         }
+    }
+}
+
+fn gone() -> SeamError {
+    SeamError::Cut("the instance that kept the link has gone; try again".to_owned())
+}
+
+/// The head that ends at `end`.
+fn head(come: &[u8], end: usize) -> Result<Head, SeamError> {
+    let head = come.get(..end).and_then(|line| serde_json::from_slice::<Head>(line).ok());
+    head.ok_or_else(|| SeamError::Host("the link's answer cannot be read".to_owned()))
+}
+
+/// The head of a response, unless it says why there is none.
+fn told(mut head: Head) -> Result<Head, SeamError> {
+    match head.error.take() {
+        Some(named) => Err(error(named)),
+        None => Ok(head),
     }
 }
 
@@ -233,19 +330,15 @@ pub(super) async fn response<P: Platform>(mut said: Said) -> Result<Response<Ask
     let mut come = BytesMut::new();
     loop {
         if let Some(end) = come.iter().position(|byte| *byte == b'\n') {
-            let body = come.split_off(end + 1).freeze();
-            let head = come.get(..end).and_then(|line| serde_json::from_slice::<Head>(line).ok());
-            let head = head.ok_or_else(|| SeamError::Host("the link's answer cannot be read".to_owned()))?;
-            if let Some(named) = head.error {
-                return Err(error(named));
-            }
-            let mut response = Response::new(Asked::There(body, said));
+            let rest = come.split_off(end + 1);
+            let head = told(head(&come, end)?)?;
+            let pieces = Pieces { said, come: rest, left: 0, cut: false, over: false };
+            let mut response = Response::new(Asked::There(pieces));
             *response.status_mut() = head.status.try_into().unwrap_or_default();
             *response.headers_mut() = map(head.headers);
             return Ok(response);
         }
         let next = said.next().await.transpose()?.filter(|_| come.len() <= HEAD);
-        let gone = || SeamError::Cut("the instance that kept the link has gone; try again".to_owned());
         come.extend_from_slice(&next.ok_or_else(gone)?);
     }
 }

@@ -69,8 +69,9 @@ const OWNED: Duration = Duration::from_secs(2 * 60 * 60);
 /// Letters that an inbox holds, and the bytes of them.
 const LETTERS: usize = 256;
 const INBOX: usize = 512 * 1024;
-/// A letter up to this size goes into the inbox itself.
+/// A letter up to this size goes into the inbox itself, while all that is there has no more than so many bytes.
 const SMALL: usize = 32 * 1024;
+const CROWDED: usize = 40 * 1024;
 /// A piece of a larger one.
 const PIECE: usize = 512 * 1024;
 /// The letters that an owner remembers having taken.

@@ -16,7 +16,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use http::{Request, StatusCode};
 
 use super::through::begin;
-use super::{Reader, redirect, seam, timed_out, too_large};
+use super::{Body, Reader, redirect, seam, timed_out, too_large};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform, SeamError, Sent, UpstreamBody};
@@ -247,7 +247,7 @@ impl<P: Platform> Duplex<P> {
         context: &mut Context<'_>,
         platform: &P,
         server: &Server,
-        body: &mut UpstreamBody<P>,
+        body: &mut Body<P>,
     ) -> Poll<Step> {
         for (index, post) in self.posts.iter_mut().enumerate() {
             match post.poll(context, platform, server) {

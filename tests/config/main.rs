@@ -136,6 +136,7 @@ fn summary(reading: &Reading) -> String {
             let way = match server.transport {
                 Transport::HttpSse => " over HTTP+SSE",
                 Transport::Stdio => " as a program",
+                Transport::Own => " by itself",
                 Transport::Http => "",
             };
             writeln!(summary, "serves {}{way} with {:?}", server.name, server.headers).unwrap();

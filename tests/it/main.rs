@@ -18,6 +18,7 @@ mod polled;
 mod server;
 mod world;
 
+mod answered;
 mod apps;
 mod client;
 mod companion;
@@ -34,6 +35,7 @@ mod links;
 mod listen;
 mod lists;
 mod llm;
+mod own;
 mod resume;
 mod rules;
 mod sampling;

@@ -1,19 +1,22 @@
 //! Several instances of a host where nothing outlives a request: they share a store and nothing else.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::future::pending;
 use std::pin::pin;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use causeway::config::glob::{Filter, Glob};
-use causeway::config::plan::{Caller, Key, Offline};
+use causeway::config::plan::{Caller, Key, Offline, Server};
 use causeway::platform::{Clock as _, HttpClient as _};
-use causeway::polled::{LATE, LEASE};
-use causeway::testing::Fake;
+use causeway::polled::{BEAT, LATE, LEASE};
+use causeway::testing::{Fake, Script};
 use causeway::tunnel::frame::{Headers, Response};
 use causeway::tunnel::hello::Offer;
 use causeway::tunnel::pair::{self, Message};
-use causeway::tunnel::{Effect, Input, Limits, Link};
+use causeway::tunnel::{Effect, Input, Limits, Link, StreamId};
 use futures_util::StreamExt as _;
 use futures_util::future::{join, select};
 use http::Request;
@@ -287,8 +290,20 @@ fn waiting_costs_a_few_looks_a_second_and_a_call_that_asks_nothing_costs_nothing
     assert!(!got.trace.iter().any(|line| line.contains("polled")), "{:?}", got.trace);
 }
 
+/// Of a companion: whether it answers nothing, what it was asked meanwhile, and what was given up.
+#[derive(Default)]
+struct Mute {
+    on: Cell<bool>,
+    asked: Cell<u32>,
+    resets: Cell<u32>,
+}
+
 /// A companion without WebSockets: what it is told comes from `down`, what it says goes to `up`.
 async fn accompany(down: &World, up: &World) {
+    accompany_mute(down, up, &Mute::default()).await;
+}
+
+async fn accompany_mute(down: &World, up: &World, mute: &Mute) {
     let fake = &down.fake;
     let mut link = Link::companion(Limits::default(), "laptop", vec![Offer::server("files")]);
     let mut effects = Vec::new();
@@ -304,6 +319,8 @@ async fn accompany(down: &World, up: &World) {
         request.body(body).unwrap()
     };
     let (mut told, mut outbox, mut asked) = (0, pair::Outbox::new(0), Vec::new());
+    // Bodies that wait for room.
+    let mut sending: Vec<(StreamId, Bytes)> = Vec::new();
     let got = down.sent(post(&[], hello), async |seen: &str| {
         let events: Vec<&str> = seen.lines().filter_map(|line| line.strip_prefix("data:")).collect();
         let mut effects = VecDeque::new();
@@ -329,6 +346,7 @@ async fn accompany(down: &World, up: &World) {
                     asked.iter_mut().find(|(open, ..)| *open == stream).unwrap().2.extend_from_slice(&piece);
                     link.on(fake.now(), Input::Read(stream, piece.len()), &mut out);
                 }
+                Effect::End(_) if mute.on.get() => mute.asked.set(mute.asked.get() + 1),
                 Effect::End(stream) => {
                     let place = asked.iter().position(|(open, ..)| *open == stream).unwrap();
                     let (_, request, body) = asked.swap_remove(place);
@@ -340,14 +358,28 @@ async fn accompany(down: &World, up: &World) {
                     let head =
                         Response { status: head.status.as_u16(), headers: Headers::from_map(&head.headers) };
                     link.on(fake.now(), Input::Head(stream, head), &mut out);
+                    let mut whole = BytesMut::new();
                     while let Some(piece) = body.next().await {
-                        link.on(fake.now(), Input::Data(stream, piece.unwrap()), &mut out);
+                        whole.extend_from_slice(&piece.unwrap());
                     }
-                    link.on(fake.now(), Input::End(stream), &mut out);
+                    sending.push((stream, whole.freeze()));
+                }
+                Effect::Reset(stream, _) => {
+                    mute.resets.set(mute.resets.get() + 1);
+                    sending.retain(|(open, _)| *open != stream);
                 }
                 Effect::Close(bye) => panic!("{bye:?}"),
                 _ => {}
             }
+            for (stream, body) in &mut sending {
+                while let room @ 1.. = link.room(*stream).min(body.len()) {
+                    link.on(fake.now(), Input::Data(*stream, body.split_to(room)), &mut out);
+                }
+                if body.is_empty() {
+                    link.on(fake.now(), Input::End(*stream), &mut out);
+                }
+            }
+            sending.retain(|(_, body)| !body.is_empty());
             effects.extend(out);
         }
         while !outbox.is_empty() {
@@ -355,6 +387,10 @@ async fn accompany(down: &World, up: &World) {
             let session = link.session().unwrap().to_string();
             let headers = [(pair::SESSION, session), (pair::FROM, from.to_string())];
             let got = up.sent(post(&headers, body), async |_: &str| false).await;
+            if got.status == 409 {
+                // Whoever kept the link has gone.
+                pending::<()>().await;
+            }
             assert_eq!(got.status, 200, "{}", got.body);
             outbox.taken(count);
         }
@@ -364,21 +400,109 @@ async fn accompany(down: &World, up: &World) {
     panic!("the link has ended: {} {}", got.status, got.body);
 }
 
-#[test]
-fn a_server_behind_a_link_is_reached_from_any_instance() {
-    let fake = Fake::default().public();
-    put(&fake, "files", Kind::Modern, &["read"]);
-    let mut plan = plan(vec![behind("files", Offline::Keep)]);
+/// Three instances with `files` behind a link.
+fn linked(fake: &Fake) -> [World; 3] {
+    let mut plan = plan(vec![Server { max_response: 16 << 20, ..behind("files", Offline::Keep) }]);
     let ann = key("ann", Filter::default(), Filter::default());
     let caller = Caller { links: vec![Glob::new("*")], ..(*ann.caller).clone() };
     plan.keys = vec![Key { caller: caller.into(), ..ann }];
     let first = World::new(fake.clone(), plan);
-    let [one, two, three] = [(); 3].map(|()| first.further());
+    [(); 3].map(|()| first.further())
+}
+
+/// A call of what is behind the link.
+fn read() -> Request<Bytes> {
+    let mut call = modern("/mcp/files", &[], "tools/call", json!({"name": "read", "arguments": {}}));
+    call.headers_mut().insert("authorization", "Bearer ann-key".parse().unwrap());
+    call
+}
+
+/// Has `files` say `text` to each call.
+fn put_long(fake: &Fake, text: &str) {
+    let (text, sessions) = (text.to_owned(), AtomicU64::new(0));
+    fake.upstream("files", move |request| {
+        let message: Value = serde_json::from_slice(request.body()).unwrap_or_default();
+        if message["method"] != "tools/call" {
+            return Ok(crate::server::answer(request, Kind::Modern, &["read"], &sessions));
+        }
+        let result = json!({"content": [{"type": "text", "text": text}], "resultType": "complete"});
+        Ok(Script::json(json!({"jsonrpc": "2.0", "id": message["id"], "result": result}).to_string()))
+    });
+}
+
+#[test]
+fn a_slow_reader_of_a_server_behind_a_link_gets_all_that_it_says() {
+    let fake = Fake::default().public();
+    let text = "x".repeat(3_000_000);
+    put_long(&fake, &text);
+    let [one, two, three] = linked(&fake);
+    let calls = async {
+        fake.sleep(Duration::from_secs(3)).await;
+        let mut pauses = 0;
+        let got = three.sent(read(), async |_: &str| {
+            pauses += 1;
+            // Longer than anybody may be silent who is there.
+            if pauses <= 3 {
+                fake.sleep(LEASE + BEAT).await;
+            }
+            false
+        });
+        let got = got.await;
+        assert!(pauses > 3, "{pauses}: {}", got.body.replace("xxxxxxxxxx", ""));
+        assert_eq!(got.json()["result"]["content"][0]["text"], text);
+    };
+    fake.run(select(pin!(accompany(&one, &two)), pin!(calls)));
+}
+
+#[test]
+fn a_call_through_a_link_that_is_given_up_in_silence_is_given_up_at_the_companion() {
+    let fake = Fake::default().public();
+    put(&fake, "files", Kind::Modern, &["read"]);
+    let [one, two, three] = linked(&fake);
+    let mute = Mute::default();
+    let calls = async {
+        fake.sleep(Duration::from_secs(3)).await;
+        let warm = three.sent(read(), async |_: &str| false).await;
+        assert_eq!(warm.brief(), "200 ok", "{}", warm.body);
+        mute.on.set(true);
+        select(pin!(three.sent(read(), async |_: &str| false)), pin!(fake.sleep(Duration::from_secs(3))))
+            .await;
+        assert_eq!((mute.asked.get(), mute.resets.get()), (1, 0));
+        fake.sleep(Duration::from_secs(3)).await;
+        assert_eq!((mute.asked.get(), mute.resets.get()), (1, 1));
+    };
+    fake.run(select(pin!(accompany_mute(&one, &two, &mute)), pin!(calls)));
+}
+
+#[test]
+fn an_answer_through_a_link_whose_instance_dies_is_cut_and_not_taken_for_whole() {
+    let fake = Fake::default().public();
+    put_long(&fake, &"x".repeat(3_000_000));
+    let [one, two, three] = linked(&fake);
+    let calls = async {
+        fake.sleep(Duration::from_secs(3)).await;
+        let mut dead = false;
+        let got = three.sent(read(), async |_: &str| {
+            if !std::mem::replace(&mut dead, true) {
+                one.fake.die();
+            }
+            false
+        });
+        let got = got.await;
+        let end = got.body.trim_start_matches(|c| c != '<');
+        assert!(end.contains("the instance that kept the link has gone"), "{end}");
+    };
+    fake.run(select(pin!(accompany(&one, &two)), pin!(calls)));
+}
+
+#[test]
+fn a_server_behind_a_link_is_reached_from_any_instance() {
+    let fake = Fake::default().public();
+    put(&fake, "files", Kind::Modern, &["read"]);
+    let [one, two, three] = linked(&fake);
     let call = async |world: &World| {
-        let mut call = modern("/mcp/files", &[], "tools/call", json!({"name": "read", "arguments": {}}));
-        call.headers_mut().insert("authorization", "Bearer ann-key".parse().unwrap());
         let before = fake.now();
-        let got = world.sent(call, async |_: &str| false).await;
+        let got = world.sent(read(), async |_: &str| false).await;
         (got, fake.now().since(before))
     };
     let offline = message_of(&fake.run(call(&three)).0);

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use causeway::admin;
 use causeway::config::Plan;
+use causeway::config::plan::{Server, Transport};
 use causeway::instance::Instance;
 use causeway::platform::{Abilities, Links, Platform, Secrets as _};
 use tokio::net::TcpListener;
@@ -326,7 +327,8 @@ impl Keeper {
             let message = format!("{} is not served: {}", skipped.name, skipped.reason);
             log.event(Level::Warn, "server.skipped", &message);
         }
-        let count = plan.servers.len();
+        let own = |server: &&Arc<Server>| server.transport == Transport::Own;
+        let count = plan.servers.len() - plan.servers.iter().filter(own).count();
         let models = match plan.llm.providers.len() {
             0 => String::new(),
             1 => " and 1 provider of models".to_owned(),

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::super::fill::fill;
 use super::super::plan::{
-    BEHIND, Credential, Llm, Model, Policy, Prices, Provider, Skipped, Target, Team, Timeouts,
+    BEHIND, Cache, Credential, Llm, Model, Policy, Prices, Provider, Skipped, Target, Team, Timeouts,
 };
 use super::super::read::endpoint;
 use super::super::types::{self, ProviderKind};
@@ -26,6 +26,13 @@ pub(super) fn llm(
     llm.contexts.ttl = time(given.contexts.ttl, llm.contexts.ttl);
     llm.contexts.max_size = bytes(given.contexts.max_size, llm.contexts.max_size);
     llm.contexts.turns = given.contexts.turns.map_or(llm.contexts.turns, |turns| turns as usize);
+    llm.cache = given.cache.as_ref().map(|cache| Cache {
+        ttl: time(cache.ttl, Duration::from_secs(60 * 60)),
+        size: bytes(cache.size, 16 * 1024 * 1024),
+        max_answer: bytes(cache.max_answer, 64 * 1024),
+        shared: cache.shared.unwrap_or(false),
+        models: filter(&cache.models),
+    });
     for (name, entry) in given.providers.iter() {
         match provider(name, entry, secrets, host) {
             Ok(provider) => llm.providers.push(Arc::new(provider)),

@@ -23,6 +23,23 @@ pub struct Llm {
     pub teams: Vec<Team>,
     /// How contexts of users are kept.
     pub contexts: Contexts,
+    /// How answers are kept, where they are.
+    pub cache: Option<Cache>,
+}
+
+/// How answers are kept for the very same question.
+#[derive(Debug)]
+pub struct Cache {
+    /// How old one may be that is given again.
+    pub ttl: Duration,
+    /// How many bytes all of them may have.
+    pub size: usize,
+    /// How many bytes one may have.
+    pub max_answer: usize,
+    /// Whether callers share them.
+    pub shared: bool,
+    /// Which models' answers are kept.
+    pub models: Filter,
 }
 
 /// How contexts of users are kept.

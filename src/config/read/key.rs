@@ -7,6 +7,7 @@ use url::Url;
 use super::super::fill;
 use super::super::keys::parse_hash;
 use super::super::node::{Node, Value};
+use super::super::plan::MODELS;
 use super::super::problem::{Place, nearest};
 use super::super::types::{Choice, Key, Named, Provider, Server};
 use super::{Reader, is_comment, join};
@@ -152,9 +153,9 @@ impl Reader {
         }
     }
 
-    pub(super) fn check_server_lists(&mut self, servers: &Named<Server>) {
+    pub(super) fn check_server_lists(&mut self, servers: &Named<Server>, models: bool) {
         for (path, place, name) in std::mem::take(&mut self.server_lists) {
-            if servers.named(&name).is_none() {
+            if servers.named(&name).is_none() && !(models && name == MODELS) {
                 let fix = match nearest(&name, servers.iter().map(|(name, _)| name)) {
                     Some(known) => format!("did you mean `{known}`?"),
                     None => "use a name under `mcpServers`".to_owned(),

@@ -4,8 +4,8 @@ use super::super::fill;
 use super::super::node::{Entry, Node, Value};
 use super::super::problem::{Place, nearest};
 use super::super::types::{
-    Breaker, Contexts, Feature, Llm, Model, Named, Policy, Prices, Provider, ProviderKind, Rank, Size, Team,
-    Together,
+    Breaker, Cache, Contexts, Feature, Llm, Model, Named, Policy, Prices, Provider, ProviderKind, Rank, Size,
+    Team, Together,
 };
 use super::{Reader, is_comment, join};
 
@@ -38,6 +38,9 @@ const RANK: [&str; 3] = ["cost", "latency", "speed"];
 const MOST_TOKENS: u32 = 100_000_000;
 const PRICES: [&str; 4] = ["input", "output", "cached", "cache_write"];
 const MOST_KEYS: usize = 16;
+const LLM: [&str; 7] = ["providers", "models", "policies", "teams", "contexts", "mcp", "cache"];
+/// Thirty days, in milliseconds.
+const LONGEST_CACHED: u64 = 30 * 24 * 60 * 60 * 1000;
 /// Ten years, in milliseconds.
 const LONGEST_KEPT: u64 = 3650 * 24 * 60 * 60 * 1000;
 /// More providers than anybody has, and more names.
@@ -55,9 +58,10 @@ impl Reader {
                 "policies" => policies = Some(&entry.node),
                 "teams" => teams = Some(&entry.node),
                 "contexts" => into.contexts = self.contexts(&entry.node),
-                _ => {
-                    self.unknown(entry, "llm", &["providers", "models", "policies", "teams", "contexts"]);
-                }
+                "mcp" => into.mcp = self.flag(&entry.node, "llm.mcp"),
+                "cache" if entry.node.value == Value::Null => {}
+                "cache" => into.cache = Some(self.cache(&entry.node)),
+                _ => self.unknown(entry, "llm", &LLM),
             }
         }
         if let Some(models) = models {
@@ -69,6 +73,22 @@ impl Reader {
         if let Some(teams) = teams {
             self.teams(teams, into);
         }
+    }
+
+    fn cache(&mut self, node: &Node) -> Cache {
+        let mut cache = Cache::default();
+        for entry in self.map(node, "llm.cache").unwrap_or_default() {
+            let (own, node) = (join("llm.cache", &entry.key), &entry.node);
+            match entry.key.as_str() {
+                "ttl" => cache.ttl = self.span(node, &own, 1000, LONGEST_CACHED),
+                "size" => cache.size = self.size(node, &own, Size(64 * 1024), Size(1024 * 1024 * 1024)),
+                "max_answer" => cache.max_answer = self.size(node, &own, Size(1024), Size(1000 * 1024)),
+                "shared" => cache.shared = self.flag(node, &own),
+                "models" => cache.models = self.choice(node, &own),
+                _ => self.unknown(entry, "llm.cache", &["ttl", "size", "max_answer", "shared", "models"]),
+            }
+        }
+        cache
     }
 
     fn contexts(&mut self, node: &Node) -> Contexts {
@@ -365,6 +385,31 @@ impl Reader {
             *into = self.decimal(&entry.node, &own, "a number from 0 to 1000", 1000.0).unwrap_or_default();
         }
         rank
+    }
+
+    /// That there are the models that are to answer servers.
+    pub(super) fn check_samplers(&mut self, llm: &Llm) {
+        for (path, place, name) in std::mem::take(&mut self.samplers) {
+            let named = |name: &str| {
+                let team = |(own, team): (&String, &Team)| format!("{}/{own}", team.how.name()) == name;
+                llm.models.named(name).is_some_and(|model| !model.targets.is_empty())
+                    || llm.policies.named(name).is_some()
+                    || llm.teams.iter().any(|(own, given)| team((&own.to_owned(), given)))
+            };
+            match name {
+                Some(name) if named(&name) => {}
+                Some(name) => {
+                    let node = Node { place, value: Value::Text(name) };
+                    self.target(&node, &path, &llm.providers);
+                }
+                None if named("default") => {}
+                None => {
+                    let what = "lets a model answer, and none is called `default`";
+                    let fix = "name some, as in `sampling: { models: provider/model }`, or give `llm.models.default`";
+                    self.error(place, &path, what, fix);
+                }
+            }
+        }
     }
 
     /// Targets that may also be names that have targets themselves, and if so `policies`.

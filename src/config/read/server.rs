@@ -9,8 +9,8 @@ use super::super::fill;
 use super::super::node::{Entry, Node, Value};
 use super::super::problem::{Place, nearest};
 use super::super::types::{
-    Kind, Named, Offline, Override, Processes, Recycle, Sampling, Server, Session, Size, Start, Timeouts,
-    Tools,
+    Kind, Named, Offline, Override, Processes, Recycle, Sampler, Sampling, Server, Session, Size, Start,
+    Timeouts, Tools,
 };
 use super::{DAY, HOUR, MINUTE, MOST_SERVERS, Reader, SECOND, is_comment, join, segment};
 
@@ -357,14 +357,51 @@ impl Reader {
     }
 
     fn sampling(&mut self, node: &Node, path: &str) -> Sampling {
-        let words = [("client", Some(Sampling::Client)), ("deny", Some(Sampling::Deny)), ("gateway", None)];
-        let found = self.one_of(node, path, &words);
-        if found == Some(None) {
-            let what = "is \"gateway\", and this version does not answer servers with models of `llm`";
-            let fix = "write `client` to let clients answer, or `deny` to let nobody";
-            self.error(node.place, path, what, fix);
+        let mut sampler = Sampler::default();
+        if !matches!(node.value, Value::Map(_)) {
+            let words = [("client", 0), ("deny", 1), ("gateway", 2)];
+            match self.one_of(node, path, &words) {
+                Some(2) => {
+                    self.samplers.push((path.to_owned(), node.place, None));
+                    return Sampling::Gateway(sampler.into());
+                }
+                Some(1) => return Sampling::Deny,
+                _ => return Sampling::Client,
+            }
         }
-        found.flatten().unwrap_or_default()
+        let known = ["models", "max_tokens", "requests", "concurrent", "time"];
+        for entry in self.map(node, path).unwrap_or_default() {
+            let (own, node) = (join(path, &entry.key), &entry.node);
+            match entry.key.as_str() {
+                "models" => {
+                    let alone = matches!(node.value, Value::Text(_));
+                    let items = match alone {
+                        true => std::slice::from_ref(node),
+                        false => self.list(node, &own).unwrap_or_default(),
+                    };
+                    for (i, item) in items.iter().enumerate() {
+                        let own = if alone { own.clone() } else { format!("{own}[{i}]") };
+                        if let Some(text) = self.text(item, &own) {
+                            self.samplers.push((own, item.place, Some(text.clone())));
+                            sampler.models.push(text);
+                        }
+                    }
+                    if items.is_empty() || items.len() > 32 {
+                        let what = format!("has {} names", items.len());
+                        self.error(node.place, &own, what, "name 1 to 32 models");
+                    }
+                }
+                "max_tokens" => sampler.max_tokens = self.count(node, &own, 1, 1_000_000),
+                "requests" => sampler.requests = self.count(node, &own, 1, 1000),
+                "concurrent" => sampler.concurrent = self.count(node, &own, 1, 1000),
+                "time" => sampler.time = self.span(node, &own, SECOND, HOUR),
+                _ => self.unknown(entry, path, &known),
+            }
+        }
+        if sampler.models.is_empty() {
+            self.samplers.push((path.to_owned(), node.place, None));
+        }
+        Sampling::Gateway(sampler.into())
     }
 
     fn tools(&mut self, node: &Node, path: &str, into: &mut Tools) {

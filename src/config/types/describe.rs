@@ -26,6 +26,24 @@ impl<T: JsonSchema> JsonSchema for OrList<T> {
     }
 }
 
+/// Texts, or one alone.
+pub(super) struct OneOrMore;
+
+impl JsonSchema for OneOrMore {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "OneOrMore".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let one = json!({ "type": "string", "minLength": 1 });
+        json_schema!({ "anyOf": [one, { "type": "array", "items": one, "minItems": 1, "maxItems": 32 }] })
+    }
+}
+
 impl<T: JsonSchema> JsonSchema for Named<T> {
     fn inline_schema() -> bool {
         true
@@ -125,6 +143,14 @@ pub(super) fn kind(schema: &mut Schema) {
         "type": "string",
         "enum": Kind::SPELLINGS.map(|(word, _)| word),
     });
+}
+
+/// A word alone, or the limits of `gateway`.
+pub(super) fn sampling(schema: &mut Schema) {
+    let description = schema.remove("description");
+    let word = json!({ "enum": ["client", "gateway", "deny"] });
+    let full = json!({ "$ref": "#/definitions/Sampler" });
+    *schema = json_schema!({ "description": description, "default": "client", "anyOf": [word, full] });
 }
 
 /// A key's hash alone stands for the whole.

@@ -29,6 +29,41 @@ pub struct Llm {
     #[serde(skip_serializing_if = "is_default")]
     #[cfg_attr(feature = "schema", schemars(default))]
     pub contexts: Contexts,
+    /// Whether the models are offered to MCP clients as a server called `llm`: its tools `llm__ask` and `llm__models`, and a
+    /// resource for each model. Default: true, where there are providers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = true)))]
+    pub mcp: Option<bool>,
+    /// Answers are kept, and given again to the very same question. Without it none is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
+}
+
+/// How answers are kept for the very same question.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Cache {
+    /// How old an answer may be that is given again: 1 second to 30 days.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "1h")))]
+    pub ttl: Option<Span>,
+    /// How large all of them may be together: 64 KiB to 1 GiB. At most 16 MiB of it are in the memory of each instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "16MiB")))]
+    pub size: Option<Size>,
+    /// How large one may be: 1 KiB to 1000 KiB. Larger ones are not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = "64KiB")))]
+    pub max_answer: Option<Size>,
+    /// Whether what one caller was answered is given to others, too, who ask the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schemars(extend("default" = false)))]
+    pub shared: Option<bool>,
+    /// Which models' answers are kept, by the names that callers ask for. A list alone is what is allowed.
+    #[serde(skip_serializing_if = "is_default")]
+    #[cfg_attr(feature = "schema", schemars(default, with = "describe::OrList<Choice>"))]
+    pub models: Choice,
 }
 
 /// How contexts of users are kept.

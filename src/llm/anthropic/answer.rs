@@ -18,6 +18,7 @@ pub struct Reader {
     provider: String,
     /// The provider's block that each of our calls is.
     calls: Vec<u64>,
+    stopped: bool,
     over: bool,
 }
 
@@ -25,12 +26,18 @@ impl Reader {
     /// A reader of what `provider` says.
     #[must_use]
     pub fn new(provider: &str) -> Self {
-        Self { provider: provider.to_owned(), calls: Vec::new(), over: false }
+        Self { provider: provider.to_owned(), calls: Vec::new(), stopped: false, over: false }
     }
 
     /// Whether the answer is whole.
     #[must_use]
     pub fn is_over(&self) -> bool {
+        self.over || self.stopped
+    }
+
+    /// Whether the stream has said that it is over.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
         self.over
     }
 
@@ -78,6 +85,7 @@ impl Reader {
                 events.extend(given(&event, "usage").map(|usage| Event::Usage(usage_of(usage))));
                 let delta = event.get("delta").unwrap_or(&Value::Null);
                 if let Some(reason) = text(delta, "stop_reason") {
+                    self.stopped = true;
                     events.push(Event::Stop(stop(reason, owned(delta, "stop_sequence"))));
                 }
             }

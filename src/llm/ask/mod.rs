@@ -101,7 +101,7 @@ pub async fn ask<P: Platform>(
     let ticks = platform.clock().ticks();
     let json = asked.format.as_ref().is_some_and(|format| format.kind == FormatKind::Json);
     Ok(Asking {
-        call: begun(platform.clone(), plan.clone(), memory, caller, call)?,
+        call: begun(platform.clone(), plan.clone(), memory, caller, headers, call)?,
         platform,
         ticks,
         json,

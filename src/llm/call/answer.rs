@@ -61,7 +61,8 @@ impl<P: Platform> Call<P> {
     /// A piece of an answer that is read to its end.
     pub(super) fn collected(&mut self, chunk: Option<Result<Bytes, SeamError>>) {
         self.heard_at = self.now();
-        let limit = self.current.as_ref().map_or(0, |candidate| candidate.provider.max_response);
+        let limit =
+            self.current.as_ref().map_or(0, |candidate| candidate.provider.max_response.min(self.room));
         let State::Collecting { status, held, .. } = &mut self.state else { return };
         let error = !status.is_success();
         match chunk {
@@ -133,6 +134,9 @@ impl<P: Platform> Call<P> {
                     self.answer = Some(whole);
                     return self.finish(StatusCode::OK, HeaderMap::new(), Bytes::new());
                 }
+                if let Some(caching) = &mut self.caching {
+                    caching.take(&whole);
+                }
                 if let Some(Event::Extra(stages)) = self.itemised() {
                     whole.extra.extend(stages);
                     whole.usage = self.metered.usage;
@@ -199,6 +203,9 @@ impl<P: Platform> Call<P> {
                 }
                 event => {
                     if let Some(event) = self.said.tell(event, &mut self.metered.usage) {
+                        if let Some(caching) = &mut self.caching {
+                            caching.push(&event);
+                        }
                         writer.push(event, &mut out);
                     }
                 }
@@ -245,8 +252,10 @@ impl<P: Platform> Call<P> {
         self.heard_at = self.now();
         let mut events = Vec::new();
         let (before, length) = (self.out.len(), self.said.length());
+        let front = self.asked.task.front();
         let State::Streaming { reader, writer, tail, .. } = &mut self.state else { return };
-        let (ended, pushed) = match chunk {
+        let (passes, was_whole) = (writer.is_none(), reader.is_over());
+        let (mut ended, pushed) = match chunk {
             Some(Ok(chunk)) => {
                 let pushed = reader.push(&chunk, &mut events);
                 if writer.is_none() {
@@ -280,13 +289,24 @@ impl<P: Platform> Call<P> {
                 Event::Failed(refusal) => failure = Some(refusal),
                 event => {
                     let event = self.said.tell(event, &mut self.metered.usage);
+                    if let (Some(caching), Some(event)) = (&mut self.caching, &event) {
+                        caching.push(event);
+                    }
                     if let (Some(writer), Some(event)) = (writer.as_mut(), event) {
                         writer.push(event, &mut self.out);
                     }
                 }
             }
         }
-        let (passes, whole) = (writer.is_none(), reader.is_over());
+        let (whole, said_so) = (reader.is_over(), reader.has_ended());
+        // All has been said: what makes no sense behind it is nothing to tell anybody.
+        if (was_whole || whole && !passes) && failure.take().is_some() {
+            ended = Some(None);
+            if passes {
+                self.out.truncate(before);
+                tail.clear();
+            }
+        }
         if content {
             self.commit();
         }
@@ -324,7 +344,9 @@ impl<P: Platform> Call<P> {
                             }
                             writer.end(&mut self.out);
                         }
-                        None => self.out.extend_from_slice(tail),
+                        None if said_so => self.out.extend_from_slice(tail),
+                        // Nor is it half a message that the caller waits for.
+                        None => front.end(&mut self.out),
                     }
                 }
                 self.commit();

@@ -35,6 +35,9 @@ impl<P: Platform> Call<P> {
         }
         self.out.clear();
         self.said.anew();
+        if let Some(caching) = &mut self.caching {
+            caching.anew();
+        }
         self.metered.usage = self.said.before;
         let (passes, mends) = (refusal.may_pass(), refusal.may_mend());
         let own_wait = refusal.wait;
@@ -93,6 +96,9 @@ impl<P: Platform> Call<P> {
     pub(super) fn refuse(&mut self, refusal: Refusal, raw: Option<(StatusCode, Bytes)>) {
         self.state = State::Over;
         if let Some(whole) = self.instead.take() {
+            if let Some(caching) = &mut self.caching {
+                caching.give_up();
+            }
             self.forgone(&refusal);
             return self.deliver(whole);
         }
@@ -143,8 +149,9 @@ impl<P: Platform> Call<P> {
     }
 
     pub(super) fn too_large(&self, limit: usize) -> Refusal {
+        let which = if limit == self.room { "as much as each of a team may say" } else { "max_response" };
         let message =
-            format!("provider {:?}: its answer is larger than {limit} bytes (max_response)", self.name());
+            format!("provider {:?}: its answer is larger than {limit} bytes ({which})", self.name());
         Refusal::new(Kind::UpstreamTooLarge, message)
     }
 

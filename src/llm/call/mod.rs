@@ -7,6 +7,7 @@
 
 mod answer;
 mod ask;
+mod cached;
 mod fail;
 mod resume;
 
@@ -22,6 +23,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
+use super::cache::{Caching, ToKeep};
 use super::chat::{Chat, Event, Usage, Whole};
 use super::convert::{Front, Reader, Writer};
 use super::memory::Memory;
@@ -162,6 +164,8 @@ pub struct Call<P: Platform> {
     team: Option<Box<Team<P>>>,
     /// What is said if nobody answers.
     instead: Option<Whole>,
+    /// How large its answer may be, if that is less than its provider's may.
+    room: usize,
     /// When it must be done, if that is sooner than its provider's time.
     until: Option<Timestamp>,
     /// The answer of a stage that the caller does not see, or why there is none.
@@ -169,6 +173,10 @@ pub struct Call<P: Platform> {
     pub(super) refused: Option<Refusal>,
     /// What was said so far.
     said: resume::Said,
+    /// What becomes of the answer, where answers are kept.
+    caching: Option<Box<Caching>>,
+    /// The answer, on its way to the store.
+    pub(super) to_keep: Option<ToKeep>,
     /// What is known of it.
     pub metered: Metered,
 }
@@ -206,28 +214,37 @@ impl<P: Platform> Call<P> {
             team: None,
             instead: None,
             until: None,
+            room: usize::MAX,
             answer: None,
             refused: None,
             said: resume::Said::default(),
+            caching: None,
+            to_keep: None,
             metered,
         }
     }
 
-    /// A stage that the caller does not see: it answers `chat`, whole.
+    /// A stage that the caller does not see: it answers `chat`, whole, in so many bytes at most.
     pub(super) fn unseen(
         platform: P,
         plan: Arc<Plan>,
         memory: Arc<Memory>,
         asked: Asked,
         chat: Chat,
+        room: usize,
     ) -> Self {
         let call = Self::new(platform, plan, memory, asked);
-        Self { role: Role::Unseen, chat: Some(chat), ..call }
+        Self { role: Role::Unseen, chat: Some(chat), room, ..call }
     }
 
     /// A call that `team` answers.
     pub(super) fn of(team: Team<P>, call: Self) -> Self {
         Self { team: Some(Box::new(team)), ..call }
+    }
+
+    /// This call, whose answer may be known, and is kept.
+    pub(super) fn cached(self, caching: Option<Caching>) -> Self {
+        Self { caching: caching.map(Box::new), ..self }
     }
 
     /// Works until it is known how the answer begins. Dropping the future loses nothing.
@@ -259,6 +276,9 @@ impl<P: Platform> Call<P> {
                 self.role = Role::Last(role, spent);
             }
             Outcome::Said(whole) => {
+                if let Some(caching) = &mut self.caching {
+                    caching.take(&whole);
+                }
                 self.role = Role::Last("", spent);
                 self.deliver(whole);
             }
@@ -326,8 +346,14 @@ impl<P: Platform> Call<P> {
         self.asked.stream
     }
 
+    /// Why there is no answer, once that is known.
+    pub fn refusal(&mut self) -> Option<Refusal> {
+        self.refused.take()
+    }
+
     /// Waits until it is known how the answer begins. Dropping the future loses nothing.
     pub async fn open(&mut self) -> Opening {
+        self.recall().await;
         self.stages().await;
         self.drive().await;
         match self.whole.take() {
@@ -347,6 +373,11 @@ impl<P: Platform> Call<P> {
         loop {
             if self.committed && !self.out.is_empty() {
                 return Some(self.out.split().freeze());
+            }
+            if self.caching.as_ref().is_some_and(|caching| caching.looks()) {
+                // Boxed: most streams have none.
+                Box::pin(self.recall()).await;
+                continue;
             }
             if self.team.is_some() {
                 self.stages().await;
@@ -441,6 +472,7 @@ impl<P: Platform> Call<P> {
     fn close(&mut self) {
         self.metered.complete = true;
         self.metered.fault = None;
+        self.keep();
         self.price();
         self.state = State::Over;
         if let Some(candidate) = self.current.as_ref().filter(|_| self.sent) {
@@ -515,6 +547,14 @@ impl<P: Platform> Call<P> {
         if let Some(candidate) = &self.current {
             put("x-causeway-provider", &candidate.provider.name);
             put("x-causeway-model", &candidate.model);
+        }
+        if let Some(caching) = &self.caching {
+            put("cache-status", &format!("causeway; {}", caching.status));
+            if let Some(age) = caching.hit {
+                put("age", &age.as_secs().to_string());
+                put("x-causeway-provider", self.metered.provider.as_deref().unwrap_or_default());
+                put("x-causeway-model", self.metered.model.as_deref().unwrap_or_default());
+            }
         }
         put("x-causeway-why", &self.why());
         put("x-causeway-attempts", &self.metered.attempts.to_string());

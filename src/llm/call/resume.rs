@@ -143,6 +143,9 @@ impl<P: Platform> Call<P> {
         if self.said.writer.is_none() {
             self.said.writer = Some(self.mid_way());
         }
+        if let Some(caching) = &mut self.caching {
+            caching.give_up();
+        }
         self.left = able.into();
         self.state = State::Next;
         true

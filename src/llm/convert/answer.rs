@@ -7,7 +7,7 @@ use crate::config::types::ProviderKind;
 use crate::llm::chat::{Event, Whole};
 use crate::llm::json::{count, list};
 use crate::llm::provider::dialect;
-use crate::llm::{anthropic, ask, bedrock, gemini, ollama, openai};
+use crate::llm::{anthropic, ask, bedrock, gemini, ollama, openai, sampling};
 
 /// The pieces of a provider's whole answer.
 #[must_use]
@@ -30,6 +30,7 @@ impl Front {
             Self::OpenAi => openai::whole_to(whole, id, model, created),
             Self::Anthropic => anthropic::whole_to(whole, id, model),
             Self::Ask => ask::whole(whole, id, model),
+            Self::Sampling => sampling::whole(whole, model),
         }
     }
 }

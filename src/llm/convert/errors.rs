@@ -51,7 +51,7 @@ pub fn failure(front: Front, refusal: &Refusal, request_id: &str) -> Bytes {
             let error = json!({"type": anthropic(kind), "message": message});
             json!({"type": "error", "error": error, "request_id": request_id})
         }
-        Front::Ask => problem(refusal, request_id),
+        Front::Ask | Front::Sampling => problem(refusal, request_id),
     };
     Value::to_string(&body).into()
 }

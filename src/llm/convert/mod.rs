@@ -37,6 +37,8 @@ pub enum Front {
     Anthropic,
     /// The gateway's own, at `/ask`.
     Ask,
+    /// An MCP server's (`sampling/createMessage`).
+    Sampling,
 }
 
 impl Front {

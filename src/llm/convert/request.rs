@@ -21,8 +21,8 @@ pub fn decode(front: Front, body: &Value) -> Result<Chat, Refusal> {
     match front {
         Front::OpenAi => openai::decode(body),
         Front::Anthropic => anthropic::decode(body),
-        // Its questions come as conversations.
-        Front::Ask => Err(Refusal::new(Kind::Malformed, "the body is no question")),
+        // Their questions come as conversations.
+        Front::Ask | Front::Sampling => Err(Refusal::new(Kind::Malformed, "the body is no question")),
     }
 }
 

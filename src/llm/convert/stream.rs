@@ -69,6 +69,16 @@ impl Reader {
         }
     }
 
+    /// Whether the stream has said that it is over, where its dialect has a word for that. An answer may be whole before.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        match &self.say {
+            Say::OpenAi(reader) => reader.has_ended(),
+            Say::Anthropic(reader) => reader.has_ended(),
+            Say::Gemini(_) | Say::Bedrock(_) | Say::Ollama(_) => self.is_over(),
+        }
+    }
+
     /// Up to where in the bytes pushed last no message is half-way; `None` if there is no such place. Of event
     /// streams only.
     #[must_use]
@@ -172,7 +182,8 @@ impl Writer {
         match front {
             Front::OpenAi => Self::OpenAi(openai::Writer::new(id, model, created, wants_usage).into()),
             Front::Anthropic => Self::Anthropic(anthropic::Writer::new(id, model).into()),
-            Front::Ask => Self::Ask(ask::Writer::new(id, model).into()),
+            // Servers are answered whole.
+            Front::Ask | Front::Sampling => Self::Ask(ask::Writer::new(id, model).into()),
         }
     }
 
@@ -196,11 +207,20 @@ impl Writer {
 }
 
 impl Front {
+    /// What says that a stream is over.
+    pub fn end(self, out: &mut BytesMut) {
+        out.extend_from_slice(match self {
+            Self::OpenAi => b"data: [DONE]\n\n".as_slice(),
+            Self::Anthropic => b"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+            Self::Ask | Self::Sampling => b"",
+        });
+    }
+
     /// An error as it stands in a stream.
     pub fn fail(self, error: &Bytes, out: &mut BytesMut) {
         match self {
             Self::OpenAi => openai::failure(error, out),
-            Self::Anthropic | Self::Ask => anthropic::failure(error, out),
+            Self::Anthropic | Self::Ask | Self::Sampling => anthropic::failure(error, out),
         }
     }
 }

@@ -56,6 +56,12 @@ impl Reader {
         self.over || self.stopped
     }
 
+    /// Whether the stream has said that it is over.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.over
+    }
+
     /// Reads one chunk.
     pub fn push(&mut self, data: &[u8], events: &mut Vec<Event>) {
         if data.trim_ascii() == b"[DONE]" {

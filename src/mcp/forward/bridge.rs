@@ -14,13 +14,14 @@ use crate::config::plan::{Server, SessionMode};
 use crate::fault::{Fault, Kind};
 use crate::mcp::ask::{self, Askable};
 use crate::mcp::client::Client;
-use crate::mcp::extensions::told_across;
+use crate::mcp::extensions::{told_across, told_of};
 use crate::mcp::mailbox::Letter;
 use crate::mcp::memory::Profile;
 use crate::mcp::meta::{Params, erase};
 use crate::mcp::revision::Era;
 use crate::mcp::rewrite::without;
 use crate::mcp::rounds::Rounds;
+use crate::mcp::sampling::Again;
 use crate::mcp::serve::{Answer, Inbound, brief};
 use crate::mcp::stream::Stream;
 use crate::mcp::upstream::{IMPLEMENTATION, Outgoing, error_of, no_answer};
@@ -64,8 +65,42 @@ impl<P: Platform> Mcp<P> {
                 .collect(),
             capabilities,
             result: None,
+            caller: client.caller.name.clone(),
         };
         Some(Box::new((session.mailbox(), rounds)))
+    }
+
+    /// How a call to a modern server is made again once models have answered what that asks, where they do. What the
+    /// client of a call that is on its way already carries of the kind goes into the request.
+    pub(super) async fn again(
+        &self,
+        client: &Client,
+        call: &Call<'_>,
+        server: &Arc<Server>,
+        way: &Way,
+        outgoing: &mut Outgoing,
+    ) -> Result<Option<Box<Again>>, Fault> {
+        if way.revision.era() == Era::Legacy || !ask::BRIDGED.contains(&call.method) {
+            return Ok(None);
+        }
+        let digest = park::digest(&server.name, call.method, call.params);
+        let mut asked = 0;
+        if let Some(state) = call.read.request_state
+            && let Some((body, before)) = self.carried(&outgoing.body, state, &digest).await?
+        {
+            (outgoing.body, asked) = (body, before);
+        }
+        Ok(Some(Box::new(Again {
+            server: server.clone(),
+            caller: client.caller.name.clone(),
+            id: call.id.to_owned(),
+            body: outgoing.body.clone(),
+            headers: outgoing.headers.clone(),
+            digest,
+            askable: client.era() == Era::Modern,
+            asked,
+            rounds: 0,
+        })))
     }
 
     /// A modern client's call to a legacy server that may ask back: begins it in a mailbox, or goes on with it.
@@ -111,7 +146,7 @@ impl<P: Platform> Mcp<P> {
     /// The mailbox that calls of `client` to a legacy server go over, if it can be asked anything, and what the server
     /// is told that it can do.
     fn parks(&self, client: &Client, server: &Server, profile: &Profile) -> Option<(String, Box<RawValue>)> {
-        let capabilities = told_across(server, client.capabilities.as_ref()?, true);
+        let capabilities = told_of(server, client, true)?;
         let shared = server.session == Some(SessionMode::Shared) && !profile.http_sse;
         if !Askable::of(&capabilities).anything() || shared || !self.platform.abilities().mailboxes {
             return None;

@@ -1,5 +1,7 @@
 //! A server's answer to a call, on its way back.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use serde_json::value::RawValue;
@@ -15,6 +17,7 @@ use crate::mcp::resume::Resume;
 use crate::mcp::revision::Era;
 use crate::mcp::rewrite::{Rewrite, Rewritten};
 use crate::mcp::rounds::Rounds;
+use crate::mcp::sampling::{Again, Settled};
 use crate::mcp::serve::{Answer, Cancel, Inbound};
 use crate::mcp::session::{Holder, Session};
 use crate::mcp::stream::{Mode, Stream, cannot_ask};
@@ -36,6 +39,7 @@ const ERROR_BODY: usize = 64 * 1024;
 /// How a call may end otherwise than by its response.
 pub(super) struct End<P: Platform> {
     pub(super) handover: Handover,
+    pub(super) again: Option<Box<Again>>,
     pub(super) running: Option<Running>,
     pub(super) watch: Option<Box<Watch<P>>>,
 }
@@ -48,7 +52,7 @@ impl<P: Platform> Mcp<P> {
         client: &Client,
         call: &Call<'_>,
         way: Way,
-        answered: Answered<P>,
+        mut answered: Answered<P>,
         end: End<P>,
     ) -> Result<Answer<P>, Fault> {
         let server = answered.reader.server.clone();
@@ -58,7 +62,14 @@ impl<P: Platform> Mcp<P> {
             Content::Json => {
                 let plain = way.revision.era() == Era::Legacy;
                 let rewrite = rewrite.filter(|rewrite| !(plain && rewrite.only_routes()));
-                self.deliver_json(call, answered, rewrite, cancel, end.handover).await
+                match rewrite {
+                    Some(rewrite) => {
+                        let body = answered.reader.all(server.max_response).await?;
+                        self.deliver_rewritten(&server, (call, inbound.accepts.events), body, rewrite, end)
+                            .await
+                    }
+                    None => self.deliver_json(call, answered, cancel).await,
+                }
             }
             Content::Events if !inbound.accepts.events || is_brief(client, call, &way) => {
                 let upstream_id = rewrite.as_ref().map_or_else(|| call.id.get(), |r| r.upstream_id.as_str());
@@ -68,7 +79,13 @@ impl<P: Platform> Mcp<P> {
                     return body.map_or_else(cancelled, |body| json(&server, body, rewrite.as_ref()));
                 }
                 let body = self.single(answered, upstream_id, way.session.as_ref()).await?;
-                json(&server, body, rewrite.as_ref())
+                match rewrite {
+                    Some(rewrite) if end.again.is_some() => {
+                        self.deliver_rewritten(&server, (call, inbound.accepts.events), body, rewrite, end)
+                            .await
+                    }
+                    rewrite => json(&server, body, rewrite.as_ref()),
+                }
             }
             Content::Events => {
                 let modern = rewrite.as_ref().is_some_and(|rewrite| rewrite.modern);
@@ -81,7 +98,8 @@ impl<P: Platform> Mcp<P> {
                     reader.open_ended();
                 }
                 let stream = Stream::new(self.clone(), reader, mode, Some(call.id), None);
-                let mut stream = stream.with_handover(end.handover).of(end.running, end.watch);
+                let stream = stream.with_handover(end.handover).with_again(end.again);
+                let mut stream = stream.of(end.running, end.watch);
                 let session = way.session.filter(|session| session.endpoint.is_none());
                 stream.resume = session.map(|session| Box::new(Resume::new(session)));
                 if modern {
@@ -102,29 +120,56 @@ impl<P: Platform> Mcp<P> {
         }
     }
 
+    /// Passes on a response that is there, and has to change.
+    async fn deliver_rewritten(
+        &self,
+        server: &Arc<Server>,
+        (call, events): (&Call<'_>, bool),
+        mut body: Bytes,
+        mut rewrite: Rewrite,
+        mut end: End<P>,
+    ) -> Result<Answer<P>, Fault> {
+        loop {
+            let result = match rewrite.apply(body, server) {
+                Rewritten::Response(body, code) => return Ok(Answer::Json(status_of(&rewrite, code), body)),
+                Rewritten::Asks(result) => result,
+                _ => return Err(no_answer(server)),
+            };
+            if let Some(handover) = end.handover {
+                let (key, rounds) = *handover;
+                let letter = Letter::Rounds(Rounds { result: Some(result), ..rounds });
+                let reader = self.answer_of(server, &key, &letter).await?;
+                let stream = Stream::from_mailbox(self.clone(), reader, call.id, Bytes::new())?;
+                return Ok(Answer::Stream(Box::new(stream), None));
+            }
+            let again = end.again.take().ok_or_else(|| cannot_ask(&server.name))?;
+            // Boxed: few calls are made again, and every one would have to make room for it.
+            let (again, settled) = Box::pin(self.settle(again, result)).await?;
+            end.again = Some(again);
+            match settled {
+                Settled::Asks(body) => return Ok(Answer::Json(StatusCode::OK, body)),
+                Settled::Message(message, id) => (body, rewrite.upstream_id) = (message, id),
+                Settled::Events(answered, id) if events => {
+                    rewrite.upstream_id = id;
+                    let mode = Mode::rewritten(server, rewrite, None);
+                    let stream = Stream::new(self.clone(), answered.reader, mode, Some(call.id), None);
+                    return Ok(Answer::Stream(Box::new(stream.with_again(end.again)), None));
+                }
+                Settled::Events(answered, id) => {
+                    body = self.single(*answered, &id, None).await?;
+                    rewrite.upstream_id = id;
+                }
+            }
+        }
+    }
+
     async fn deliver_json(
         &self,
         call: &Call<'_>,
         mut answered: Answered<P>,
-        rewrite: Option<Rewrite>,
         cancel: Option<Cancel>,
-        handover: Handover,
     ) -> Result<Answer<P>, Fault> {
         let server = answered.reader.server.clone();
-        if let Some(rewrite) = rewrite {
-            let body = answered.reader.all(server.max_response).await?;
-            return match rewrite.apply(body, &server) {
-                Rewritten::Response(body, code) => Ok(Answer::Json(status_of(&rewrite, code), body)),
-                Rewritten::Asks(result) => {
-                    let (key, rounds) = *handover.ok_or_else(|| cannot_ask(&server.name))?;
-                    let letter = Letter::Rounds(Rounds { result: Some(result), ..rounds });
-                    let reader = self.answer_of(&server, &key, &letter).await?;
-                    let stream = Stream::from_mailbox(self.clone(), reader, call.id, Bytes::new())?;
-                    Ok(Answer::Stream(Box::new(stream), None))
-                }
-                _ => Err(no_answer(&server)),
-            };
-        }
         match beginning(&mut answered.reader).await? {
             (body, true) => {
                 if body.len() <= CHECKED && !answers(&body, call.id) {

@@ -23,6 +23,7 @@ use crate::mcp::ask::{self, Askable};
 use crate::mcp::mailbox::Mailbox;
 use crate::mcp::memory::{UpstreamSession, lock};
 use crate::mcp::rewrite::{Rewrite, Rewritten};
+use crate::mcp::sampling::Samples;
 use crate::mcp::tasks::Names;
 use crate::mcp::upstream::{Outgoing, error_of, field, no_answer, standard_headers};
 use crate::mcp::{Mcp, extensions};
@@ -51,6 +52,7 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: St
         first.say(&fault.clone().into_error(&first.leg.id));
         return first.log.end();
     };
+    let mcp = mcp.for_caller(&call.caller);
     let askable = Askable::of(&call.capabilities);
     let mut ran = Run {
         mcp: &mcp,
@@ -68,6 +70,7 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: St
         held: VecDeque::new(),
         dropped: 0,
         done: None,
+        samples: Samples::default(),
     };
     let level = ran.leg.as_ref().and_then(|attached| attached.leg.level.clone());
     let slot = Slot::take(&mcp, &mailbox, &server, &call, level).await;
@@ -86,6 +89,8 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: St
             slot.and_then(|slot| slot.returned(answered))
         }
     };
+    // Nobody wants to know any more.
+    ran.samples = Samples::default();
     ran.close(&mut legs).await;
     let ears = kept.as_ref().and_then(|slot: &Slot<P>| slot.ears().cloned());
     let sweeps = {
@@ -144,6 +149,8 @@ struct Run<'a, P: Platform> {
     dropped: usize,
     /// How it ended.
     done: Option<Result<Bytes, Fault>>,
+    /// What models are asked for the server.
+    samples: Samples,
 }
 
 impl<P: Platform> Run<'_, P> {
@@ -314,6 +321,11 @@ impl<P: Platform> Run<'_, P> {
             {
                 self.mcp.tell(self.server, ask::denied(id), session).await;
             }
+            Ok(Message::Request { id, method, params })
+                if ask::answerer(self.server, &method) == ask::Answerer::Gateway =>
+            {
+                self.mcp.sample(self.server, session, id, params, &mut self.samples);
+            }
             Ok(Message::Request { id, method, params }) => {
                 let question = self.question(&method, params);
                 match question {
@@ -343,6 +355,7 @@ impl<P: Platform> Run<'_, P> {
                     let id = params.and_then(|params| field(params, "requestId"));
                     if let Some(id) = id {
                         self.open.retain(|question| question.id != id.get());
+                        self.samples.cancelled(&id);
                     }
                     if self.open.is_empty() {
                         self.due = None;

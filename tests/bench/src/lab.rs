@@ -165,6 +165,17 @@ impl Lab {
         Ok(file)
     }
 
+    /// Writes a configuration with the stub as a provider of models called `stub`.
+    pub(crate) fn config_chat(&self, name: &str) -> Outcome<PathBuf> {
+        let file = self.config_of(name, serde_json::Map::new(), json!({}))?;
+        let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+        let mut config: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let url = format!("http://{}/v1", self.stub.address);
+        config["llm"] = json!({ "providers": { "stub": { "kind": "openai-compatible", "url": url } } });
+        std::fs::write(&file, config.to_string()).map_err(|error| error.to_string())?;
+        Ok(file)
+    }
+
     /// nginx by itself, in front of the stub; for how fast it starts and what it holds.
     pub(crate) fn plain_nginx(&self, binary: &Path) -> Outcome<(Command, SocketAddr)> {
         let folder = self.folder.path().join("nginx-alone");
@@ -307,6 +318,14 @@ impl Place {
             "\"arguments\":{{}},\"inputResponses\":{{\"{key}\":{said}}},\"requestState\":\"{state}\""
         );
         self.modern("ask", &params, &expect)
+    }
+
+    /// A question to a model, in OpenAI's dialect, with more of its members; the answer says the id of the call.
+    pub(crate) fn chat(self, more: &str, expect: &Expect) -> Request {
+        let body = format!(
+            "{{\"model\":\"stub/m\",\"messages\":[{{\"role\":\"user\",\"content\":\"ping {ID}\"}}]{more}}}"
+        );
+        Request::post(self.address, "/v1/chat/completions", &self.headers(&[]), &body, expect)
     }
 
     /// A modern `tools/list`.

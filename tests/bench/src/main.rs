@@ -10,6 +10,7 @@
 )]
 
 mod bridge;
+mod chat;
 mod exchange;
 mod lab;
 mod link;

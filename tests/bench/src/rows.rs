@@ -12,16 +12,20 @@ use crate::lab::{Host, Lab, Place, answer_id, command, fixture, settle, start};
 use crate::process::Process;
 use crate::report::{Budget, Line, Row, median, ms, quantile};
 use crate::wire::{Connection, Crowd, Expect, ID, Request, Took};
-use crate::{Arguments, Outcome, bridge, link, sessions};
+use crate::{Arguments, Outcome, bridge, chat, link, sessions};
 
 /// Every row, in the order of the report.
-pub(crate) const ALL: [&str; 17] = [
+pub(crate) const ALL: [&str; 21] = [
     "call",
     "legacy",
     "many",
     "large",
     "list",
     "stream",
+    "chat",
+    "token",
+    "tokens",
+    "chat-load",
     "bridge",
     "bridge-legacy",
     "round",
@@ -51,6 +55,10 @@ pub(crate) fn run(name: &str, lab: &Lab, arguments: &Arguments) -> Outcome<Row> 
         "large" => large(lab, rounds(40)),
         "list" => list(lab, arguments, rounds(40)),
         "stream" => stream(lab, rounds(40)),
+        "chat" => chat::whole(lab, rounds(80)),
+        "token" => chat::first(lab, rounds(40)),
+        "tokens" => chat::tokens(lab, rounds(24)),
+        "chat-load" => chat::load(lab, arguments),
         "bridge" => bridge::modern(lab, arguments, rounds(80)),
         "bridge-legacy" => bridge::legacy(lab, arguments, rounds(80)),
         "round" => bridge::modern_round(lab, arguments, rounds(40)),
@@ -69,7 +77,7 @@ pub(crate) fn run(name: &str, lab: &Lab, arguments: &Arguments) -> Outcome<Row> 
 
 /// A way to the stub, with its connection and what it has shown so far.
 pub(crate) struct Way<'a> {
-    name: String,
+    pub(crate) name: String,
     exchange: Exchange,
     process: Option<&'a Process>,
     address: SocketAddr,
@@ -99,6 +107,16 @@ impl<'a> Way<'a> {
             cpu: Duration::ZERO,
             calls: 0,
         }
+    }
+
+    /// Where it is called.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The request.
+    pub(crate) fn request(&self) -> &Request {
+        self.exchange.request()
     }
 
     fn used(&self) -> Duration {

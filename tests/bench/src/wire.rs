@@ -370,11 +370,7 @@ impl Crowd {
         let runtime = runtime.map_err(|error| error.to_string())?;
         let mut clients = Vec::new();
         for _ in 0..count {
-            let socket = runtime.block_on(tokio::net::TcpStream::connect(address));
-            let socket = socket.map_err(|error| error.to_string())?;
-            socket.set_nodelay(true).map_err(|error| error.to_string())?;
-            let (request, answer) = (request.clone(), Answer::default());
-            clients.push(Client { socket, request, answer, took: Vec::new() });
+            clients.push(runtime.block_on(Client::open(address, request.clone()))?);
         }
         Ok(Self { runtime, clients })
     }
@@ -421,7 +417,69 @@ impl Crowd {
     }
 }
 
+/// Calls that begin at a steady rate, whether or not those before them have been answered; `ways` take turns. Gives, for
+/// each way, the number of the call and how long it took.
+pub(crate) fn steadily(
+    ways: &[(SocketAddr, Request)],
+    each: Duration,
+    count: u32,
+) -> Outcome<Vec<Vec<(u32, Duration)>>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    runtime.block_on(async move {
+        let mut idle: Vec<Vec<Client>> = ways.iter().map(|_| Vec::new()).collect();
+        let mut took: Vec<Vec<(u32, Duration)>> = idle.iter().map(|_| Vec::new()).collect();
+        let apart = each / u32::try_from(ways.len()).unwrap_or(1);
+        let mut at = tokio::time::Instant::now();
+        let mut back = |idle: &mut Vec<Vec<Client>>, came: (usize, u32, Outcome<Client>)| {
+            let (way, number, client) = came;
+            let mut client = client?;
+            took[way].extend(client.took.pop().map(|span| (number, span)));
+            idle[way].push(client);
+            Ok::<_, String>(())
+        };
+        let mut running = 0_u32;
+        for number in 0..count {
+            for (way, (address, request)) in ways.iter().enumerate() {
+                at += apart;
+                tokio::time::sleep_until(at).await;
+                while let Ok(came) = receiver.try_recv() {
+                    back(&mut idle, came)?;
+                    running -= 1;
+                }
+                let client = idle[way].pop();
+                let (address, request, sender) = (*address, request.clone(), sender.clone());
+                running += 1;
+                tokio::spawn(async move {
+                    let called = async {
+                        let mut client = match client {
+                            Some(client) => client,
+                            None => Client::open(address, request).await?,
+                        };
+                        client.call().await?;
+                        Ok(client)
+                    };
+                    let _ = sender.send((way, number, called.await));
+                });
+            }
+        }
+        while running > 0 {
+            let came = receiver.recv().await.ok_or("nothing comes any more")?;
+            back(&mut idle, came)?;
+            running -= 1;
+        }
+        Ok(took)
+    })
+}
+
 impl Client {
+    async fn open(address: SocketAddr, request: Request) -> Outcome<Self> {
+        let socket = tokio::net::TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        socket.set_nodelay(true).map_err(|error| error.to_string())?;
+        Ok(Self { socket, request, answer: Answer::default(), took: Vec::new() })
+    }
+
     async fn call(&mut self) -> Outcome<()> {
         let id = self.request.renew();
         let began = Instant::now();

@@ -66,6 +66,7 @@ pub(super) fn path(front: Front) -> &'static str {
         Front::OpenAi => "/v1/chat/completions",
         Front::Anthropic => "/v1/messages",
         Front::Ask => "/ask",
+        Front::Sampling => unreachable!("it has no path"),
     }
 }
 
@@ -79,7 +80,7 @@ pub(super) fn heard(front: Front, got: &Got, stream: bool) -> Whole {
     let (own, kind) = match front {
         Front::OpenAi => (Dialect::OpenAi, ProviderKind::Openai),
         Front::Anthropic => (Dialect::Anthropic, ProviderKind::Anthropic),
-        Front::Ask => unreachable!("nobody but the gateway speaks it"),
+        Front::Ask | Front::Sampling => unreachable!("nobody but the gateway speaks it"),
     };
     if !stream {
         return Whole::of(whole("caller", kind, &got.json()))
@@ -316,7 +317,7 @@ fn the_next_provider_answers_when_the_first_fails_before_its_first_word() {
                     let starts = match front {
                         Front::OpenAi => got.body.matches("\"role\":\"assistant\"").count(),
                         Front::Anthropic => got.body.matches("event: message_start").count(),
-                        Front::Ask => got.body.matches("event: start").count(),
+                        Front::Ask | Front::Sampling => got.body.matches("event: start").count(),
                     };
                     assert_eq!(starts, 1, "{at}");
                     let line: Value = serde_json::from_str(&world.fake.logged()[0]).unwrap();
@@ -380,7 +381,7 @@ fn what_fails_after_its_first_word_ends_with_an_error_event_and_nothing_is_said_
                         assert!(got.body.contains("event: error\ndata: {\"type\":\"error\""), "{at}");
                         assert!(!got.body.contains("message_stop"), "{at}");
                     }
-                    Front::Ask => unreachable!(),
+                    Front::Ask | Front::Sampling => unreachable!(),
                 }
                 let line: Value = serde_json::from_str(&world.fake.logged()[0]).unwrap();
                 assert_eq!(line["outcome"], label, "{at}");

@@ -1,6 +1,7 @@
 //! The model router: the grid of conversions, and whole calls on the fake platform.
 
 mod ask;
+mod cache;
 mod calls;
 mod choice;
 mod contexts;

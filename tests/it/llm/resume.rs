@@ -101,7 +101,7 @@ fn starts(front: Front, got: &Got) -> usize {
     match front {
         Front::OpenAi => got.body.matches("\"role\":\"assistant\"").count(),
         Front::Anthropic => got.body.matches("event: message_start").count(),
-        Front::Ask => got.body.matches("event: start").count(),
+        Front::Ask | Front::Sampling => got.body.matches("event: start").count(),
     }
 }
 

@@ -257,3 +257,16 @@ fn a_team_is_a_model_like_any_other() {
     let got = world.post("/v1/chat/completions", &[], &body);
     assert_eq!((got.status, &got.json()["error"]["param"]), (400, &json!("messages")), "{}", got.body);
 }
+
+#[test]
+fn what_is_held_of_all_together_is_bounded() {
+    for how in [Together::Chain, Together::Compare] {
+        let world = world(how, &["one", "two"], |_| {});
+        // Each has half of 16 MiB.
+        answering(&world, "one", vec![says(&"x".repeat(9 << 20))]);
+        answering(&world, "two", vec![says("short")]);
+        let got = ask(&world, Front::OpenAi, &format!("{}/t", how.name()), false);
+        assert_eq!(words(&heard(Front::OpenAi, &got, false)), "short", "{how:?}");
+        assert!(stages(&got)[0].ends_with("one/m upstream_too_large"), "{how:?}: {:?}", stages(&got));
+    }
+}

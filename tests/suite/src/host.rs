@@ -291,7 +291,7 @@ async fn launch(
         .expect("the gateway's program can be run");
     let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
     let mut base = None;
-    let started = tokio::time::timeout(Duration::from_secs(20), async {
+    let started = tokio::time::timeout(Duration::from_secs(60), async {
         while let Ok(Some(line)) = lines.next_line().await {
             log.lock().unwrap().push_str(&format!("{line}\n"));
             if let Some((_, rest)) = line.split_once("listening on ") {
@@ -376,9 +376,9 @@ pub fn left_out_where_fresh(case: &str) -> bool {
     left_out
 }
 
-/// Asks until the answer is yes, for at most ten seconds.
+/// Asks until the answer is yes, for at most half a minute.
 pub async fn eventually(mut question: impl AsyncFnMut() -> bool) -> bool {
-    let give_up = Instant::now() + Duration::from_secs(10);
+    let give_up = Instant::now() + Duration::from_secs(30);
     while !question().await {
         if Instant::now() > give_up {
             return false;

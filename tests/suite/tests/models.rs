@@ -107,6 +107,38 @@ async fn tools_are_called_at_once_and_their_results_come_back() {
 }
 
 #[tokio::test]
+async fn one_tool_at_a_time_is_called_where_that_is_asked_for() {
+    let (models, gateway) = all().await;
+    for (kind, _) in &models {
+        for dialect in DIALECTS {
+            for stream in [false, true] {
+                let at = format!("{dialect:?} to {kind}, stream {stream}");
+                let question = dialect.question(&format!("{kind}/m-1"), "The weather in Rome?", stream);
+                let (_, heard) = dialect.ask(&gateway, &dialect.with_weather(question)).await;
+                check(&heard, &at);
+                let called: Vec<_> = heard.calls.iter().map(|(_, _, arguments)| arguments).collect();
+                assert_eq!(called, [&json!({"city": "Rome"})], "{at}");
+                // These have a word for it.
+                if matches!(*kind, "gemini" | "bedrock" | "ollama") {
+                    continue;
+                }
+                let question =
+                    dialect.question(&format!("{kind}/m-1"), "The weather in Paris and Rome?", stream);
+                let mut question = dialect.with_weather(question);
+                match dialect {
+                    Dialect::OpenAi => question["parallel_tool_calls"] = false.into(),
+                    Dialect::Anthropic => {
+                        question["tool_choice"] = json!({"type": "auto", "disable_parallel_tool_use": true});
+                    }
+                }
+                let (_, heard) = dialect.ask(&gateway, &question).await;
+                assert_eq!(heard.calls.len(), 1, "{at}: {heard:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn images_schemas_thoughts_and_limits_reach_every_provider() {
     let (models, gateway) = all().await;
     let png = "iVBORw0KGgo=";
@@ -116,45 +148,48 @@ async fn images_schemas_thoughts_and_limits_reach_every_provider() {
     });
     for (kind, _) in &models {
         for dialect in DIALECTS {
-            let at = format!("{dialect:?} to {kind}");
-            let plain = |text: &str| dialect.question(&format!("{kind}/m-1"), text, false);
-            let mut question = plain("");
-            question["messages"][0]["content"] = match dialect {
-                Dialect::OpenAi => json!([
-                    {"type": "text", "text": "What is it?"},
-                    {"type": "image_url", "image_url": {"url": format!("data:image/png;base64,{png}")}},
-                ]),
-                Dialect::Anthropic => json!([
-                    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": png}},
-                    {"type": "text", "text": "What is it?"},
-                ]),
-            };
-            let (_, heard) = dialect.ask(&gateway, &question).await;
-            assert_eq!(heard.text, "An image of 12 characters.", "{at}: {heard:?}");
-
-            let mut question = plain("A person");
-            match dialect {
-                Dialect::OpenAi => {
-                    let schema = json!({"name": "person", "schema": person, "strict": true});
-                    question["response_format"] = json!({"type": "json_schema", "json_schema": schema});
-                }
-                Dialect::Anthropic => {
-                    question["output_config"] = json!({"format": {"type": "json_schema", "schema": person}});
-                }
-            }
-            let (_, heard) = dialect.ask(&gateway, &question).await;
-            let answer: Value =
-                serde_json::from_str(&heard.text).unwrap_or_else(|_| panic!("{at}: {heard:?}"));
-            assert_eq!(answer, json!({"name": "Ada", "age": 36}), "{at}");
-
-            if dialect == Dialect::OpenAi {
-                let mut question = plain("A person");
-                question["response_format"] = json!({"type": "json_object"});
-                let (_, heard) = dialect.ask(&gateway, &question).await;
-                assert_eq!(heard.text, "{\"name\":\"Ada\"}", "{at}: {heard:?}");
-            }
-
             for stream in [false, true] {
+                let at = format!("{dialect:?} to {kind}, stream {stream}");
+                let plain = |text: &str| dialect.question(&format!("{kind}/m-1"), text, stream);
+                let mut question = plain("");
+                question["messages"][0]["content"] = match dialect {
+                    Dialect::OpenAi => json!([
+                        {"type": "text", "text": "What is it?"},
+                        {"type": "image_url", "image_url": {"url": format!("data:image/png;base64,{png}")}},
+                    ]),
+                    Dialect::Anthropic => json!([
+                        {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": png}},
+                        {"type": "text", "text": "What is it?"},
+                    ]),
+                };
+                let (_, heard) = dialect.ask(&gateway, &question).await;
+                assert_eq!(heard.text, "An image of 12 characters.", "{at}: {heard:?}");
+                check(&heard, &at);
+
+                let mut question = plain("A person");
+                match dialect {
+                    Dialect::OpenAi => {
+                        let schema = json!({"name": "person", "schema": person, "strict": true});
+                        question["response_format"] = json!({"type": "json_schema", "json_schema": schema});
+                    }
+                    Dialect::Anthropic => {
+                        question["output_config"] =
+                            json!({"format": {"type": "json_schema", "schema": person}});
+                    }
+                }
+                let (_, heard) = dialect.ask(&gateway, &question).await;
+                let answer: Value =
+                    serde_json::from_str(&heard.text).unwrap_or_else(|_| panic!("{at}: {heard:?}"));
+                assert_eq!(answer, json!({"name": "Ada", "age": 36}), "{at}");
+                check(&heard, &at);
+
+                if dialect == Dialect::OpenAi {
+                    let mut question = plain("A person");
+                    question["response_format"] = json!({"type": "json_object"});
+                    let (_, heard) = dialect.ask(&gateway, &question).await;
+                    assert_eq!(heard.text, "{\"name\":\"Ada\"}", "{at}: {heard:?}");
+                }
+
                 let mut question = dialect.question(&format!("{kind}/m-1"), "Think", stream);
                 match dialect {
                     Dialect::OpenAi => question["reasoning_effort"] = "low".into(),
@@ -169,12 +204,13 @@ async fn images_schemas_thoughts_and_limits_reach_every_provider() {
                     "{at}: {heard:?}"
                 );
                 check(&heard, &at);
-            }
 
-            let mut question = plain("Hello");
-            question["max_tokens"] = 1.into();
-            let (_, heard) = dialect.ask(&gateway, &question).await;
-            assert_eq!((heard.text.as_str(), heard.stop.as_str()), ("Once", stop(dialect, "length")), "{at}");
+                let mut question = plain("Hello");
+                question["max_tokens"] = 1.into();
+                let (_, heard) = dialect.ask(&gateway, &question).await;
+                let said = (heard.text.as_str(), heard.stop.as_str());
+                assert_eq!(said, ("Once", stop(dialect, "length")), "{at}");
+            }
         }
     }
 }
@@ -188,8 +224,10 @@ async fn errors_of_every_provider_are_told_in_both_dialects() {
                 continue;
             }
             model.behave(Manner::Fails(fault));
-            for dialect in DIALECTS {
-                let question = dialect.question(&format!("{kind}/m-1"), "Hello", true);
+            for (dialect, stream) in
+                DIALECTS.into_iter().flat_map(|dialect| [(dialect, false), (dialect, true)])
+            {
+                let question = dialect.question(&format!("{kind}/m-1"), "Hello", stream);
                 let (status, heard) = dialect.ask(&gateway, &question).await;
                 let openai = match fault {
                     Fault::Authentication => (502, "provider_authentication"),
@@ -283,6 +321,85 @@ async fn what_fails_after_its_first_word_ends_with_an_error_and_is_not_said_agai
             }
         }
         assert_eq!(two.seen().len(), 0, "{kind}: nobody else is asked");
+    }
+}
+
+#[tokio::test]
+async fn what_fails_after_its_first_word_goes_on_where_a_model_takes_the_beginning() {
+    let (said, able) = ("one two three four five six seven", json!({"features": ["tools", "prefill"]}));
+    for (first, second) in [
+        ("anthropic", "openai"),
+        ("ollama", "openai"),
+        ("bedrock", "gemini"),
+        ("openai", "anthropic"),
+        ("gemini", "ollama"),
+    ] {
+        let (one, two) = (Model::start(first).await, Model::start(second).await);
+        let mut entry = one.entry();
+        entry["timeouts"] = json!({"idle": "300ms"});
+        entry["breaker"] = json!({"failures": 0});
+        // One of the two takes it.
+        let takes = if matches!(first, "openai" | "gemini") { "two/m-1" } else { "one/m-1" };
+        let other = if takes == "one/m-1" { "two/m-1" } else { "one/m-1" };
+        let gateway = Gateway::start(json!({"mcpServers": {}, "llm": {
+            "providers": {"one": entry, "two": two.entry()},
+            "models": {"m": ["one/m-1", "two/m-1"], takes: able, other: {"features": ["tools"]}},
+        }}))
+        .await;
+        for manner in [Manner::CutAfter(4), Manner::StallAfter(4), Manner::BadAfter(4), Manner::FailsAfter(4)]
+        {
+            for dialect in DIALECTS {
+                let at = format!("{manner:?} of {first}, then {takes}, to {dialect:?}");
+                one.behave_once(manner);
+                let request = Request::post(gateway.url(dialect.path()), &dialect.question("m", said, true));
+                let text = request.send().await.text().await;
+                let heard = dialect.streamed(&text);
+                assert_eq!(heard.text, format!("You said: {said}"), "{at}: {text}");
+                assert_eq!((heard.starts, heard.error.as_str(), heard.over), (1, "", true), "{at}: {text}");
+                assert_eq!(heard.stop, stop(dialect, "end"), "{at}: {text}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn models_answer_together_under_ordinary_names() {
+    let (one, two, three) =
+        (Model::start("ollama").await, Model::start("anthropic").await, Model::start("gemini").await);
+    let mut strong = two.entry();
+    strong["retries"] = 0.into();
+    let gateway = Gateway::start(json!({"mcpServers": {}, "llm": {
+        "providers": {"one": one.entry(), "two": strong, "three": three.entry()},
+        "teams": {
+            "t": {"how": "chain", "models": ["one/m-1", "two/m-1"], "instruction": "Do better"},
+            "u": {"how": "cascade", "models": ["one/m-1", "two/m-1"]},
+            "v": {"how": "compare", "models": ["one/m-1", "two/m-1", "three/m-1"]},
+        },
+    }}))
+    .await;
+    let asked = || [one.seen().len(), two.seen().len(), three.seen().len()];
+    for dialect in DIALECTS {
+        for stream in [false, true] {
+            let at = format!("{dialect:?}, stream {stream}");
+            let ask = |model: &'static str| {
+                let question = dialect.question(model, "Hello", stream);
+                let gateway = &gateway;
+                async move { dialect.ask(gateway, &question).await }
+            };
+            let (status, heard) = ask("chain/t").await;
+            assert_eq!((status, heard.text.as_str()), (200, "You said: Do better"), "{at}: {heard:?}");
+            assert_eq!((heard.usage, heard.starts, heard.over), ((42, 18), 1, true), "{at}: both stages");
+            two.behave_once(Manner::Fails(Fault::Overloaded));
+            let (_, heard) = ask("chain/t").await;
+            assert_eq!(heard.text, "You said: Hello", "{at}: the draft: {heard:?}");
+            let before = asked();
+            let (_, heard) = ask("cascade/u").await;
+            assert_eq!(heard.text, "You said: Hello", "{at}: {heard:?}");
+            assert_eq!(asked()[1], before[1], "{at}: the strong one is not asked");
+            let (_, heard) = ask("compare/v").await;
+            assert_eq!((heard.text.as_str(), heard.usage), ("You said: Hello", (63, 27)), "{at}: {heard:?}");
+            assert_eq!(asked()[2], before[2] + 1, "{at}");
+        }
     }
 }
 

@@ -45,16 +45,13 @@ async fn check_trouble(trouble: Trouble) {
                 let took = asked.elapsed();
                 fixture.calm();
                 assert!(took < Duration::from_secs(15), "{what}: {took:?}");
-                if is_behind_stdio() && matches!(trouble, Trouble::EndlessJson | Trouble::EndlessEvents) {
-                    // What else the program says comes behind that: later, or lost with it.
-                    let works = async || {
-                        let next = client.tool(name, json!({"text": "next"})).await;
-                        next.last()["result"]["content"][0]["text"] == "next"
-                    };
-                    assert!(eventually(works).await, "{what}: calls work again");
-                }
-                let next = client.tool(name, json!({"text": "next"})).await;
-                assert_eq!(next.text(), "next", "{what}: the next call");
+                // Not at once where a machine is busier than these times allow; and of a program what else it says comes
+                // behind an answer without an end, and is lost with it.
+                let works = async || {
+                    let next = client.tool(name, json!({"text": "next"})).await;
+                    next.last()["result"]["content"][0]["text"] == "next"
+                };
+                assert!(eventually(works).await, "{what}: calls work again");
                 let Some(answer) = answer else {
                     // A document that has begun cannot become an error any more; only that it has no end tells.
                     let begun = matches!(trouble, Trouble::EndlessJson | Trouble::SlowBody { .. });

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use causeway_suite::host::{eventually, fixture_program};
 use causeway_suite::processes::{below, fixtures, is_there, open_files, signal};
-use causeway_suite::{Answer, Companion, Gateway, Request, with};
+use causeway_suite::{Companion, Gateway, Host, Request, with};
 use serde_json::{Value, json};
 
 use super::proxy::Proxy;
@@ -40,13 +40,12 @@ async fn assert_echoes(gateway: &Gateway, server: &str) {
 }
 
 /// Checks that an answer is a result or one clear error, and which.
-fn assert_ends_once(answer: &Answer) -> Result<(), String> {
-    let ends: Vec<&Value> = answer
-        .messages
+fn assert_ends_once(messages: &[Value]) -> Result<(), String> {
+    let ends: Vec<&Value> = messages
         .iter()
         .filter(|message| message["result"].is_object() || message["error"].is_object())
         .collect();
-    assert_eq!(ends.len(), 1, "{answer:?}");
+    assert_eq!(ends.len(), 1, "{messages:?}");
     match ends[0]["error"]["message"].as_str() {
         None => Ok(()),
         Some(why) => {
@@ -70,27 +69,35 @@ async fn a_killed_process_behind_a_link_ends_each_of_its_calls_once() {
         let companion = connected(&gateway, &programs(&[("one", &["--era", era])])).await;
         assert_echoes(&gateway, "one").await;
         let own = companion.process().unwrap();
-        let slow = || call(&gateway, "one", "slow", json!({"ms": 30_000, "quiet": true})).answer();
-        let calls: Vec<_> = (0..20).map(|_| tokio::spawn(slow())).collect();
-        assert!(eventually(async || open_calls(&gateway).await >= 20).await, "{era}");
-        // From the companion to the process it is not far.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let killed = Instant::now();
-        fixtures(own).into_iter().for_each(|pid| signal("KILL", pid));
-        let mut told = 0;
-        for call in calls {
-            // One that was still on its way finds a new process.
-            if let Err(why) = assert_ends_once(&call.await.unwrap()) {
-                assert!(why.contains("ended in mid-call"), "{era}: {why}");
-                told += 1;
-                assert!(
-                    killed.elapsed() < Duration::from_secs(20),
-                    "{era}: told after {:?}",
-                    killed.elapsed()
-                );
+        let begun = Arc::new(AtomicUsize::new(0));
+        let slow = || {
+            let meta = json!({"progressToken": "p"});
+            let params = json!({"name": "slow", "arguments": {"ms": 30_000}, "_meta": meta});
+            let request = Request::modern(gateway.url("/mcp/one"), 7, "tools/call", params)
+                .header("authorization", &format!("Bearer {CALLER}"));
+            let begun = begun.clone();
+            async move {
+                let mut events = request.send().await.events();
+                let mut messages = Vec::new();
+                while let Some((message, _)) = events.next().await {
+                    if messages.is_empty() {
+                        begun.fetch_add(1, Ordering::Relaxed);
+                    }
+                    messages.push(message);
+                }
+                messages
             }
+        };
+        let calls: Vec<_> = (0..20).map(|_| tokio::spawn(slow())).collect();
+        let all = eventually(async || begun.load(Ordering::Relaxed) >= calls.len()).await;
+        assert!(all, "{era}: {} calls have reached the process", begun.load(Ordering::Relaxed));
+        fixtures(own).into_iter().for_each(|pid| signal("KILL", pid));
+        // Long before they would have been answered.
+        let told = tokio::time::timeout(Duration::from_secs(25), futures_util::future::join_all(calls)).await;
+        for messages in told.unwrap_or_else(|_| panic!("{era}: not all are told")) {
+            let why = assert_ends_once(&messages.unwrap()).expect_err("the process was killed");
+            assert!(why.contains("ended in mid-call"), "{era}: {why}");
         }
-        assert!(told > 0, "{era}: nobody was told");
         assert_echoes(&gateway, "one").await;
     }
 }
@@ -115,7 +122,12 @@ async fn a_program_that_misbehaves_behind_a_link_hurts_nobody_else() {
             let (answer, ()) = tokio::join!(broken, other);
             assert!(error(&answer).contains("server \"one\""), "{era} {tool}: {answer:?}");
         }
-        assert_eq!(fixtures(companion.process().unwrap()), before, "{era}: the processes go on");
+        let after = fixtures(companion.process().unwrap());
+        assert!(after.is_superset(&before), "{era}: the processes go on: {before:?}, {after:?}");
+        // An instance that comes later has sessions of its own.
+        if gateway.host() != Host::Spin {
+            assert_eq!(after, before, "{era}");
+        }
         let flood = call(&gateway, "one", "break_flood", json!({})).answer();
         let others = async {
             for _ in 0..20 {
@@ -160,7 +172,7 @@ async fn a_companion_that_is_killed_or_stopped_leaves_no_process_behind() {
     assert!(all.len() >= 3 && left(&all).len() == all.len(), "{all:?}");
     companion.kill().await;
     assert!(eventually(async || left(&all).is_empty()).await, "{:?}", left(&all));
-    let why = assert_ends_once(&pending.await.unwrap()).unwrap_err();
+    let why = assert_ends_once(&pending.await.unwrap().messages).unwrap_err();
     assert!(why.contains("laptop"), "{why}");
     companion.again().await;
     serve().await;
@@ -175,7 +187,8 @@ async fn a_companion_that_is_killed_or_stopped_leaves_no_process_behind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_reconnects_leave_exactly_the_processes_that_are_configured() {
-    let count = 1000;
+    // It is the companion's side that this is about. An edge that is asked and answered by way of others takes longer.
+    let count = if Host::chosen() == Host::Spin { 200 } else { 1000 };
     let names = ["one", "two", "three"];
     let gateway = Arc::new(Gateway::start(behind(&names)).await);
     let proxy = Proxy::to(gateway.authority()).await;
@@ -199,7 +212,7 @@ async fn a_thousand_reconnects_leave_exactly_the_processes_that_are_configured()
             let (mut results, mut errors) = (0, Vec::new());
             while !over.load(Ordering::Relaxed) {
                 let slow = call(&gateway, "one", "slow", json!({"ms": 30, "quiet": true}));
-                match assert_ends_once(&slow.answer().await) {
+                match assert_ends_once(&slow.answer().await.messages) {
                     Ok(()) => results += 1,
                     Err(why) => errors.push(why),
                 }
