@@ -32,6 +32,7 @@ use crate::fault::{Fault, Kind};
 use crate::inbound::{self, Endpoint};
 use crate::instance::Instance;
 use crate::mcp::Mcp;
+use crate::mcp::headers as mcp_headers;
 use crate::mcp::links::LinkStatus;
 use crate::mcp::mailbox::{self, Mailbox, Said};
 use crate::mcp::memory::UpstreamSession;
@@ -129,8 +130,20 @@ impl<P: Platform> Gateway<P> {
     }
 
     /// Answers `request`. Never fails: what goes wrong is in the reply.
-    pub async fn handle<B>(
+    pub fn handle<B>(
         self,
+        request: Request<B>,
+    ) -> impl Future<Output = Reply<impl Stream<Item = Result<Bytes, SeamError>> + Unpin + use<P, B>, P>> + use<P, B>
+    where
+        B: Stream<Item = Result<Bytes, SeamError>> + Unpin,
+    {
+        self.handle_with(Ticket::default(), request)
+    }
+
+    /// The same for a host that may have to drop this half-way, and then hands `ticket` in to [`Gateway::abandon`].
+    pub async fn handle_with<B>(
+        self,
+        ticket: Ticket,
         request: Request<B>,
     ) -> Reply<impl Stream<Item = Result<Bytes, SeamError>> + Unpin + use<P, B>, P>
     where
@@ -145,7 +158,7 @@ impl<P: Platform> Gateway<P> {
             caller: None,
             note: Note::default(),
             release: Vec::new(),
-            ticket: head.extensions.get::<Ticket>().cloned().unwrap_or_default(),
+            ticket,
             metered: None,
             to_keep: None,
         };
@@ -261,7 +274,7 @@ impl<P: Platform> Gateway<P> {
             asked.caller = Some(caller);
             let limit = plan.as_ref().map_or(4 * 1024 * 1024, |plan| plan.limits.body);
             let body = inbound::body(&head.headers, body, limit).await?;
-            let done = admin::apply(&self.platform, &self.instance, change, &body).await?;
+            let done = Box::pin(admin::apply(&self.platform, &self.instance, change, &body)).await?;
             return Ok(Head::full(StatusCode::OK, "application/json", done));
         }
         if let Some(text) = match &endpoint {
@@ -319,13 +332,14 @@ impl<P: Platform> Gateway<P> {
                 )
             })?;
             let body = inbound::body(&head.headers, body, plan.limits.body).await?;
-            let (answer, note) = mcp.message(&caller, token, &body).await;
+            // Boxed, as everything is that is no call: calls need not make room for it.
+            let (answer, note) = Box::pin(mcp.message(&caller, token, &body)).await;
             asked.note = note;
             return Ok(headed(answer, Accepts { json: true, events: true }));
         }
         let (Endpoint::Mcp(target) | Endpoint::Sse(target)) = endpoint.clone() else {
             only(&head.method, &[Method::GET, Method::HEAD])?;
-            sampling::beside(mcp.survey(&caller, SURVEY), driver).await;
+            sampling::beside(Box::pin(mcp.survey(&caller, SURVEY)), driver).await;
             let links = Box::pin(mcp.links(&caller)).await;
             return Ok(Head::full(StatusCode::OK, "application/json", self.status(&mcp, &caller, &links)));
         };
@@ -344,7 +358,7 @@ impl<P: Platform> Gateway<P> {
                 let message = "a GET must accept text/event-stream";
                 return Err(Fault::new(Kind::NotAcceptable, message));
             }
-            let (answer, note) = mcp.front(caller, target).await;
+            let (answer, note) = Box::pin(mcp.front(caller, target)).await;
             asked.note = note;
             return Ok(headed(answer, Accepts { json: true, events: true }));
         }
@@ -364,12 +378,12 @@ impl<P: Platform> Gateway<P> {
                     let message = "a GET must accept text/event-stream";
                     return Err(Fault::new(Kind::NotAcceptable, message));
                 }
-                let (answer, note) = mcp.get(inbound).await;
+                let (answer, note) = Box::pin(mcp.get(inbound)).await;
                 asked.note = note;
                 Ok(headed(answer, Accepts { json: true, events: true }))
             }
             Method::DELETE => {
-                let (answer, note, release) = mcp.delete(inbound).await;
+                let (answer, note, release) = Box::pin(mcp.delete(inbound)).await;
                 (asked.note, asked.release) = (note, release);
                 Ok(headed(answer, Accepts { json: true, events: true }))
             }
@@ -398,7 +412,7 @@ impl<P: Platform> Gateway<P> {
     ) -> Head<P, impl Future<Output = (Answer<P>, Note)> + use<P, D>> {
         let accepts = inbound.accepts;
         // The id of a session that is being opened goes into the head, so that one must wait for it.
-        let waits = accepts.events && !opens_session(&inbound.body);
+        let waits = accepts.events && !opens_session(&inbound);
         let mut work = Box::pin(mcp.post(inbound));
         let patience = pin!(self.platform.clock().sleep(plan.limits.keep_alive));
         match sampling::beside(select(&mut work, patience), driver).await {
@@ -507,8 +521,7 @@ impl<P: Platform> Gateway<P> {
 
     /// Cancels the call that a request was waiting for when its caller went away before there was a reply.
     ///
-    /// An adapter puts a [`Ticket`] into the request's extensions and, if it has to drop [`Gateway::handle`]
-    /// half-way, hands the ticket in here.
+    /// An adapter hands a clone of the [`Ticket`] in here if it has to drop [`Gateway::handle_with`] half-way.
     pub async fn abandon(self, ticket: Ticket) {
         let (Some(cancel), Some(plan)) = (ticket.take(), self.instance.plan()) else { return };
         Mcp::new(self.platform, plan, self.instance.memory().clone()).cancel(&cancel).await;
@@ -596,9 +609,13 @@ fn session_of(uri: &http::Uri) -> Option<&str> {
     uri.query()?.split('&').find_map(|part| part.strip_prefix("session="))
 }
 
-/// Whether a body may be an `initialize`: told without reading it, since a wrong guess only costs patience.
-fn opens_session(body: &[u8]) -> bool {
-    let beginning = body.get(..4096).unwrap_or(body);
+/// Whether a request may be an `initialize`: told without reading its body, since a wrong guess only costs patience.
+fn opens_session(inbound: &Inbound) -> bool {
+    // One that names another method in its head is refused if it is not that.
+    if inbound.headers.get(mcp_headers::METHOD).is_some_and(|method| method != "initialize") {
+        return false;
+    }
+    let beginning = inbound.body.get(..4096).unwrap_or(&inbound.body);
     beginning.split(|byte| *byte == b'"').any(|text| text == b"initialize")
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, ORIGIN};
 use http::{HeaderMap, Uri};
 
 use crate::config::Plan;
@@ -221,7 +221,12 @@ pub fn check_json(headers: &HeaderMap) -> Result<(), Fault> {
     Err(Fault::new(Kind::UnsupportedMediaType, "Content-Type must be application/json"))
 }
 
-/// Reads a body of at most `limit` bytes.
+/// How much of a body that is too large is read for nothing: whoever is still sending does not look for an answer yet, and
+/// would find a closed connection in its place (RFC 9112, section 9.6).
+const SPARE: u64 = 8 * 1024 * 1024;
+
+/// Reads a body of at most `limit` bytes. A longer one of up to 8 MiB is read and dropped, if it says how long it is:
+/// of any other nobody knows whether it goes on.
 ///
 /// # Errors
 /// [`Kind::BodyTooLarge`], [`Kind::BodyCut`].
@@ -232,7 +237,13 @@ where
     let too_large =
         || Fault::new(Kind::BodyTooLarge, format!("the body is larger than {limit} bytes (limits.body)"));
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > limit)) {
+    if let Some(length) =
+        announced.filter(|length| usize::try_from(*length).map_or(true, |length| length > limit))
+    {
+        // Who expects to be asked for the body has not sent it.
+        if length <= SPARE && !headers.contains_key(EXPECT) {
+            while let Some(Ok(_)) = body.next().await {}
+        }
         return Err(too_large());
     }
     let mut whole = BytesMut::new();
@@ -327,5 +338,23 @@ mod tests {
     fn page_cannot_rebind_its_name_to_a_keyless_gateway() {
         let page = headers(&[("origin", "http://evil.example"), ("host", "evil.example")]);
         assert!(check_origin(&page, None, reached(false, true)).is_err());
+    }
+
+    #[test]
+    fn who_sends_too_much_is_heard_out_before_it_is_told() {
+        use futures_util::{FutureExt as _, stream};
+        let read = |head: &[(&str, &str)], chunks: usize| {
+            let mut sent = 0;
+            let all =
+                stream::repeat_with(|| Ok(Bytes::from(vec![b'x'; 1024]))).take(chunks).inspect(|_| sent += 1);
+            let told = body(&headers(head), all, 4000).now_or_never().unwrap();
+            assert_eq!(told.unwrap_err().kind, Kind::BodyTooLarge);
+            sent
+        };
+        assert_eq!(read(&[("content-length", "102400")], 100), 100);
+        // But not for ever, and not who asks first.
+        assert_eq!(read(&[("content-length", "1000000000")], 100), 0);
+        assert_eq!(read(&[("content-length", "102400"), ("expect", "100-continue")], 100), 0);
+        assert_eq!(read(&[], 100), 4);
     }
 }

@@ -56,7 +56,10 @@ pub trait HttpClient {
     fn begin(&self, request: http::Request<Bytes>) -> Self::Sent;
 }
 
-/// Request extension: how long setting up a connection may take.
+/// How long setting up a connection may take when a request says nothing of it.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Request extension: how long setting up a connection may take, if not [`CONNECT_TIMEOUT`].
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectTimeout(pub Duration);
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_channel::mpsc::UnboundedReceiver;
 use futures_channel::oneshot;
-use futures_util::StreamExt as _;
 use futures_util::future::{Either, select};
+use futures_util::{FutureExt as _, StreamExt as _};
 use http::Response;
 use http::header::LOCATION;
 use url::Url;
@@ -124,16 +124,29 @@ impl<P: Platform> Reader<P> {
             // Boxed: only the oldest servers need it, and every call would have to make room for it.
             return Ok(Box::pin(self.message()).await?.map(|message| Event::message(message).encode()));
         }
-        let (patience, total) = self.patience()?;
-        let wait = pin!(self.platform.clock().sleep(patience));
-        match select(pin!(self.body.next()), wait).await {
-            Either::Left((Some(Ok(chunk)), _)) => {
+        // What is there already is not waited for.
+        let next = match self.body.next().now_or_never() {
+            Some(next) => next,
+            None => {
+                let (patience, total) = self.patience()?;
+                let wait = pin!(self.platform.clock().sleep(patience));
+                match select(pin!(self.body.next()), wait).await {
+                    Either::Left((next, _)) => next,
+                    Either::Right(((), _)) => return Err(timed_out(&self.server, total)),
+                }
+            }
+        };
+        match next {
+            Some(Ok(chunk)) => {
                 self.heard_at = self.platform.clock().now();
+                // A server that never pauses would never let the timer speak.
+                if self.heard_at >= self.deadline {
+                    return Err(timed_out(&self.server, true));
+                }
                 Ok(Some(chunk))
             }
-            Either::Left((Some(Err(error)), _)) => Err(seam(&self.server.name, &error)),
-            Either::Left((None, _)) => Ok(None),
-            Either::Right(((), _)) => Err(timed_out(&self.server, total)),
+            Some(Err(error)) => Err(seam(&self.server.name, &error)),
+            None => Ok(None),
         }
     }
 

@@ -5,15 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, Uri};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::glob::{Filter, Glob};
 pub use super::types::{Processes, SandboxMode, Start};
+use crate::platform::CONNECT_TIMEOUT;
 
 mod llm;
 
@@ -111,6 +112,8 @@ pub struct Server {
     pub max_response: usize,
     /// How long lists of a server that gives no `ttlMs` are held fresh.
     pub list_ttl: Duration,
+    /// `url` as requests have it, once it has been asked for.
+    pub uri: OnceLock<Option<Uri>>,
 }
 
 impl Server {
@@ -135,7 +138,14 @@ impl Server {
             timeouts: Timeouts::default(),
             max_response: 16 * 1024 * 1024,
             list_ttl: Duration::from_secs(60),
+            uri: OnceLock::new(),
         }
+    }
+
+    /// `url` as requests have it; `None` if they cannot.
+    #[must_use]
+    pub fn uri(&self) -> Option<Uri> {
+        self.uri.get_or_init(|| self.url.as_str().parse().ok()).clone()
     }
 }
 
@@ -474,7 +484,7 @@ impl Default for Limits {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(5),
+            connect: CONNECT_TIMEOUT,
             first_byte: Duration::from_secs(60),
             idle: Duration::from_secs(120),
             total: Duration::from_secs(600),

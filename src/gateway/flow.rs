@@ -222,7 +222,14 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>, D: Future
                             let next = if news && watch.has_moved() {
                                 stream.leave().map(Ok)
                             } else {
-                                let came = came(pin!(stream.next()), silence.as_mut(), &watch, news).await;
+                                let hands_over = stream.hands_over();
+                                let came = {
+                                    let mut next = pin!(stream.next());
+                                    match came(next.as_mut(), silence.as_mut(), &watch, news).await {
+                                        Came::Silence if hands_over() => Came::Next(next.await),
+                                        came => came,
+                                    }
+                                };
                                 match came {
                                     Came::Next(item) => item,
                                     Came::Silence if stream.may_comment() => comment(),

@@ -1,5 +1,7 @@
 //! One record for each request: who asked what of whom, what came of it and how long it took.
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 
 use super::After;
@@ -7,39 +9,12 @@ use crate::fault::{Kind, Who};
 use crate::llm::Metered;
 use crate::llm::team::Stage;
 use crate::platform::Platform;
+use crate::wire::jsonrpc::quote;
 
 impl<P: Platform> After<P> {
     /// The record as one line of JSON. `micros` is how long it took, `fault` what ended a stream, `cut` whether
     /// the caller went away.
     pub(super) fn record(&self, micros: u64, bytes: u64, fault: Option<Kind>, cut: bool) -> Option<String> {
-        #[derive(Serialize)]
-        struct Record<'a> {
-            ts: u64,
-            level: &'static str,
-            event: &'static str,
-            request_id: &'a str,
-            http: &'a str,
-            endpoint: &'static str,
-            status: u16,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            caller: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            method: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            server: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            name: Option<&'a str>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            revision: Option<&'static str>,
-            outcome: &'static str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            error: Option<&'a str>,
-            ms: f64,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            streamed: Option<u64>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            llm: Option<Words<'a>>,
-        }
         let note = &self.note;
         let metered = self.metered.as_deref();
         let fault = fault.or_else(|| metered.and_then(|metered| metered.fault));
@@ -49,28 +24,75 @@ impl<P: Platform> After<P> {
             None if cut => ("gone", "info"),
             None => ("ok", "info"),
         };
-        #[expect(clippy::cast_precision_loss, reason = "a duration has no use for 53 bits")]
-        let ms = micros as f64 / 1000.0;
-        let record = Record {
-            ts: self.began.0,
-            level,
-            event: "request",
-            request_id: &self.request_id,
-            http: self.http.as_str(),
-            endpoint: self.endpoint,
-            status: self.status.as_u16(),
-            caller: self.caller.as_ref().map(|caller| caller.name.as_str()).filter(|name| !name.is_empty()),
-            method: note.method.as_deref(),
-            server: note.server.as_deref(),
-            name: note.name.as_deref(),
-            revision: note.revision,
-            outcome,
-            error: note.fault.as_ref().map(|fault| fault.message.as_str()),
-            ms,
-            streamed: (bytes > 0).then_some(bytes),
-            llm: metered.map(Words::of),
-        };
-        serde_json::to_string(&record).ok()
+        let caller = self.caller.as_ref().map(|caller| caller.name.as_str()).filter(|name| !name.is_empty());
+        let mut line = Line(String::with_capacity(512));
+        line.number("ts", self.began.0);
+        line.text("level", level);
+        line.text("event", "request");
+        line.text("request_id", &self.request_id);
+        line.text("http", self.http.as_str());
+        line.text("endpoint", self.endpoint);
+        line.number("status", u64::from(self.status.as_u16()));
+        let named = [
+            ("caller", caller),
+            ("method", note.method.as_deref()),
+            ("server", note.server.as_deref()),
+            ("name", note.name.as_deref()),
+            ("revision", note.revision),
+            ("outcome", Some(outcome)),
+            ("error", note.fault.as_ref().map(|fault| fault.message.as_str())),
+        ];
+        named.into_iter().for_each(|(key, text)| text.into_iter().for_each(|text| line.text(key, text)));
+        line.millis("ms", micros);
+        if bytes > 0 {
+            line.number("streamed", bytes);
+        }
+        if let Some(metered) = metered {
+            line.key("llm");
+            line.0.push_str(&serde_json::to_string(&Words::of(metered)).ok()?);
+        }
+        line.0.push('}');
+        Some(line.0)
+    }
+}
+
+/// A JSON object being written. Every request writes one, so that it is done without the machinery for any value.
+struct Line(String);
+
+impl Line {
+    fn key(&mut self, key: &'static str) {
+        self.0.push_str(if self.0.is_empty() { "{\"" } else { ",\"" });
+        self.0.push_str(key);
+        self.0.push_str("\":");
+    }
+
+    fn text(&mut self, key: &'static str, text: &str) {
+        self.key(key);
+        if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\') {
+            self.0.push('"');
+            self.0.push_str(text);
+            self.0.push('"');
+        } else {
+            self.0.push_str(&String::from_utf8_lossy(&quote(text)));
+        }
+    }
+
+    fn number(&mut self, key: &'static str, number: u64) {
+        self.key(key);
+        // Writing into memory cannot fail.
+        _ = write!(self.0, "{number}");
+    }
+
+    /// Microseconds as milliseconds.
+    fn millis(&mut self, key: &'static str, micros: u64) {
+        self.number(key, micros / 1000);
+        _ = write!(self.0, ".{:03}", micros % 1000);
+        // `1.5`, and `1.0` rather than `1.`.
+        for _ in 0..2 {
+            if self.0.ends_with('0') {
+                self.0.pop();
+            }
+        }
     }
 }
 

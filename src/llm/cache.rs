@@ -333,10 +333,15 @@ fn wishes(headers: &HeaderMap) -> Wishes {
 /// the provider's own bytes say.
 fn is_settled(question: &Value) -> bool {
     let number = |name: &str| question.get(name).and_then(Value::as_f64);
+    let tools = question.get("tools").and_then(Value::as_array).into_iter().flatten();
+    let mut kinds = tools.filter_map(|tool| tool.get("type")?.as_str());
+    // What a provider's own tools find is told in ways that only its own bytes say, and is news.
+    let own_tools = kinds.any(|kind| kind != "function" && kind != "custom");
     let chance = number("temperature").is_some_and(|heat| heat > 0.0) && number("seed").is_none();
     let bytes =
         ["logprobs", "top_logprobs", "prediction", "store", "audio", "web_search_options", "container"];
     !chance
+        && !own_tools
         && number("n").is_none_or(|n| n <= 1.0)
         && bytes.iter().all(|name| {
             question.get(*name).is_none_or(|value| value.is_null() || *value == Value::Bool(false))
@@ -454,6 +459,8 @@ mod tests {
         check(serde_json::json!({"temperature": 0.7}), false);
         check(serde_json::json!({"temperature": 0.7, "seed": 1}), true);
         check(serde_json::json!({"n": 2}), false);
+        check(serde_json::json!({"tools": [{"type": "web_search_20250305"}]}), false);
+        check(serde_json::json!({"tools": [{"type": "function"}, {"name": "x"}]}), true);
         check(serde_json::json!({"logprobs": true}), false);
         check(serde_json::json!({"logprobs": false, "n": 1}), true);
     }

@@ -24,7 +24,7 @@ use super::memory::{Profile, Running, UpstreamSession, lock};
 use super::meta::{Declared, Params, erase};
 use super::revision::{Era, Revision};
 use super::serve::{Answer, Cancel, Inbound};
-use super::session::Holder;
+use super::session::{Holder, Session};
 use super::tasks::{self, Names};
 use super::unknown::unknown_name;
 use super::upstream::{Answered, Outgoing, PASSED, standard_headers};
@@ -132,8 +132,8 @@ impl<P: Platform> Mcp<P> {
             if let Some(session) = &client.session {
                 session.memory.opened(self.platform.clock()).await;
             }
-            let now = self.platform.clock().now();
-            let running = client.session.as_ref().map(|session| session.memory.begin(call.id, now));
+            let begin = |session: &Session| session.memory.begin(call.id, self.platform.clock().now());
+            let running = client.session.as_ref().map(begin);
             let mut watch = client.session.as_ref().map(|session| Box::new(Watch::new(session, call.id)));
             let answered = match (line, &way.session, &running) {
                 // Hanging up ends the session, and with it the call.

@@ -208,7 +208,8 @@ impl<P: Platform> Mcp<P> {
             "subscriptions/listen" => return self.listen(inbound, client, call, None).await,
             "logging/setLevel" => return self.keep_level(client, call).await,
             "resources/subscribe" | "resources/unsubscribe" => {
-                return self.subscribe(inbound, client, call, None, note).await;
+                // Boxed, as the rest is that few ask: calls need not make room for it.
+                return Box::pin(self.subscribe(inbound, client, call, None, note)).await;
             }
             "tools/call" => {
                 let name = text_of(call.read.name, "params.name")?;
@@ -222,8 +223,12 @@ impl<P: Platform> Mcp<P> {
                 let uri = text_of(call.read.uri, "params.uri")?;
                 self.find_resource(client, call, uri).await?
             }
-            "completion/complete" => return self.complete(inbound, client, call, note).await,
-            method if tasks::is_method(method) => return self.at_tasks(inbound, client, call, note).await,
+            "completion/complete" => {
+                return Box::pin(self.complete(inbound, client, call, note)).await;
+            }
+            method if tasks::is_method(method) => {
+                return Box::pin(self.at_tasks(inbound, client, call, note)).await;
+            }
             _ => self.find_extended(client, call).await?,
         };
         note.server = Some(route.server.name.clone());

@@ -278,7 +278,9 @@ impl<P: Platform> Mcp<P> {
         batched: bool,
         note: &mut Note,
     ) -> Result<Answer<P>, Fault> {
-        let modern_meta = Meta::read(call.read.meta)?.version().is_some();
+        // Every other request has it read with what it says of its sender.
+        let opens = matches!(call.method, "initialize" | "ping");
+        let modern_meta = opens && Meta::read(call.read.meta)?.version().is_some();
         if call.method == "initialize" && !modern_meta {
             if batched {
                 return Err(Fault::new(Kind::InvalidRequest, "initialize must not be part of a batch"));
@@ -362,5 +364,6 @@ pub fn text_of<'a>(raw: Option<&'a RawValue>, field: &str) -> Result<Cow<'a, str
 
 /// `text`, short enough for a log line or a message.
 pub fn brief(text: &str) -> String {
-    text.chars().take(128).collect()
+    let end = if text.len() <= 128 { None } else { text.char_indices().nth(128) };
+    text.get(..end.map_or(text.len(), |(at, _)| at)).unwrap_or_default().to_owned()
 }

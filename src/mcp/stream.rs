@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -111,6 +113,8 @@ pub struct Stream<P: Platform> {
     replies: VecDeque<Bytes>,
     /// Who goes on with the call if the server asks the caller for input: the mailbox and what it is to know.
     handover: Option<Box<(String, Rounds)>>,
+    /// Set while the mailbox takes the call over, which must be waited for.
+    handing: Option<Arc<AtomicBool>>,
     /// How the call is made again once models have answered what the server asks.
     again: Option<Box<Again>>,
     /// What comes of that.
@@ -159,6 +163,7 @@ impl<P: Platform> Stream<P> {
             ready: VecDeque::new(),
             replies: VecDeque::new(),
             handover: None,
+            handing: None,
             again: None,
             coming: None,
             samples: None,
@@ -190,8 +195,15 @@ impl<P: Platform> Stream<P> {
     /// The same, and `handover` says who goes on if the server asks the caller for input.
     #[must_use]
     pub fn with_handover(mut self, handover: Option<Box<(String, Rounds)>>) -> Self {
+        self.handing = handover.is_some().then(Arc::default);
         self.handover = handover;
         self
+    }
+
+    /// Tells whether [`Self::next`] must not be dropped now: the call is being handed over.
+    pub fn hands_over(&self) -> impl Fn() -> bool + use<P> {
+        let handing = self.handing.clone();
+        move || handing.as_ref().is_some_and(|handing| handing.load(Ordering::Relaxed))
     }
 
     /// The same, and `again` says how to make the call again once models have answered what the server asks.
@@ -226,10 +238,13 @@ impl<P: Platform> Stream<P> {
     /// The error that the answer comes to, if that is the first thing that is said, and soon.
     pub async fn refusal(&mut self) -> Option<(i64, Bytes)> {
         let clock = self.mcp.platform.clock().sleep(SOON);
+        let hands_over = self.hands_over();
         let first = match select(pin!(self.next()), pin!(clock)).await {
-            Either::Left((Some(Ok(first)), _)) => first,
-            Either::Left(_) | Either::Right(_) => return None,
+            Either::Left((first, _)) => first,
+            Either::Right(((), next)) if hands_over() => next.await,
+            Either::Right(_) => None,
         };
+        let Some(Ok(first)) = first else { return None };
         self.ready.push_front(first.clone());
         if !self.over || self.ready.len() > 1 {
             return None;
@@ -262,7 +277,7 @@ impl<P: Platform> Stream<P> {
         self.is_events() && self.line_begins && !self.over
     }
 
-    /// The next bytes for the caller. Dropping the future loses nothing.
+    /// The next bytes for the caller. Dropping the future loses nothing, but while [`Self::hands_over`] is true.
     pub async fn next(&mut self) -> Option<Result<Bytes, SeamError>> {
         loop {
             if let Mode::Rewritten(rewriting) = &self.mode
@@ -368,7 +383,15 @@ impl<P: Platform> Stream<P> {
         };
         let (key, rounds) = *handover;
         let letter = Letter::Rounds(Rounds { result: Some(result), ..rounds });
-        self.reader = self.mcp.answer_of(&self.reader.server, &key, &letter).await?;
+        let handing = |now| {
+            if let Some(handing) = &self.handing {
+                handing.store(now, Ordering::Relaxed);
+            }
+        };
+        handing(true);
+        let taken = self.mcp.answer_of(&self.reader.server, &key, &letter).await;
+        handing(false);
+        self.reader = taken?;
         self.mode = Mode::events(&self.reader.server);
         self.answered = true;
         self.resume = None;

@@ -25,7 +25,9 @@ use super::sampling::{Samples, Served};
 use super::{Mcp, headers, meta};
 use crate::config::plan::{Server, Transport};
 use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, ConnectTimeout, Endless, Platform, Timestamp, UpstreamBody};
+use crate::platform::{
+    CONNECT_TIMEOUT, Clock as _, ConnectTimeout, Endless, Platform, Timestamp, UpstreamBody,
+};
 use crate::relay::through::send;
 use crate::relay::{Reader, redirect, seam, too_large};
 use crate::wire::jsonrpc::Message;
@@ -59,7 +61,7 @@ pub fn standard_headers(
     method: &str,
     name: Option<&str>,
 ) -> HeaderMap {
-    let mut out = HeaderMap::with_capacity(10);
+    let mut out = HeaderMap::with_capacity(6);
     out.insert(headers::VERSION, HeaderValue::from_static(revision.as_str()));
     if let Some(session) = session.and_then(|id| HeaderValue::from_str(id).ok()) {
         out.insert(headers::SESSION, session);
@@ -118,7 +120,10 @@ impl<P: Platform> Mcp<P> {
         let memory = self.memory.server(server);
         let (started, ticks) = (self.platform.clock().now(), self.platform.clock().ticks());
         let result = self.exchange_timed(server, outgoing, started).await;
-        let now = self.platform.clock().now();
+        let now = match &result {
+            Ok(answered) => answered.reader.heard_at(),
+            Err(_) => self.platform.clock().now(),
+        };
         match &result {
             Ok(answered) if answered.status.is_server_error() => {
                 memory.failed(now, &refused(server, answered.status))
@@ -152,11 +157,12 @@ impl<P: Platform> Mcp<P> {
         if server.transport == Transport::Own {
             return self.own(server, outgoing, started).await;
         }
-        let mut url = outgoing.to.as_deref().unwrap_or(&server.url).clone();
+        let mut moved = None;
         let wait = pin!(self.platform.clock().sleep(server.timeouts.first_byte));
         let mut wait = wait;
         for _ in 0..=REDIRECTS {
-            let mut request = http_request(server, &url, &outgoing)?;
+            let url = moved.as_ref().or(outgoing.to.as_deref()).unwrap_or(&server.url);
+            let mut request = http_request(server, url, &outgoing)?;
             self.sign(server, &mut request);
             let response = match select(pin!(send(&self.platform, server, request)), &mut wait).await {
                 Either::Left((Ok(response), _)) => response,
@@ -171,7 +177,7 @@ impl<P: Platform> Mcp<P> {
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(self.answered(server, response, started));
             }
-            url = redirect(server, &url, &response, outgoing.http == Method::GET)?;
+            moved = Some(redirect(server, url, &response, outgoing.http == Method::GET)?);
         }
         let message = format!("server {:?}: more than {REDIRECTS} redirects", server.name);
         Err(Fault::new(Kind::UpstreamRefused, message))
@@ -352,12 +358,12 @@ pub(super) fn http_request(
 ) -> Result<Request<Bytes>, Fault> {
     let mut request = Request::new(outgoing.body.clone());
     *request.method_mut() = outgoing.http.clone();
-    *request.uri_mut() = url.as_str().parse().map_err(|_| {
+    let uri = if std::ptr::eq(url, &server.url) { server.uri() } else { url.as_str().parse().ok() };
+    *request.uri_mut() = uri.ok_or_else(|| {
         Fault::new(Kind::UpstreamConnect, format!("server {:?}: its URL cannot be used", server.name))
     })?;
+    *request.headers_mut() = outgoing.headers.clone();
     let headers = request.headers_mut();
-    headers.reserve(outgoing.headers.len() + server.headers.len() + 4);
-    headers.extend(outgoing.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
     let accept = if outgoing.http == Method::GET {
         "text/event-stream"
     } else {
@@ -370,7 +376,9 @@ pub(super) fn http_request(
     for (name, value) in &server.headers {
         headers.insert(name.clone(), value.clone());
     }
-    request.extensions_mut().insert(ConnectTimeout(server.timeouts.connect));
+    if server.timeouts.connect != CONNECT_TIMEOUT {
+        request.extensions_mut().insert(ConnectTimeout(server.timeouts.connect));
+    }
     let listens = outgoing.headers.get(headers::METHOD).is_some_and(|method| method == LISTEN);
     if outgoing.http == Method::GET || listens {
         request.extensions_mut().insert(Endless);

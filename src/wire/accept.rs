@@ -21,13 +21,14 @@ pub fn accepts(headers: &HeaderMap) -> Accepts {
         any = true;
         for range in value.to_str().unwrap_or_default().split(',') {
             let mut parts = range.split(';').map(str::trim);
-            let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let essence = parts.next().unwrap_or_default();
             let refused = parts.any(|part| part.strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0_f32)));
             if refused {
                 continue;
             }
-            found.json |= matches!(essence.as_str(), "application/json" | "application/*" | "*/*");
-            found.events |= matches!(essence.as_str(), "text/event-stream" | "text/*" | "*/*");
+            let is = |kinds: [&str; 3]| kinds.iter().any(|kind| essence.eq_ignore_ascii_case(kind));
+            found.json |= is(["application/json", "application/*", "*/*"]);
+            found.events |= is(["text/event-stream", "text/*", "*/*"]);
         }
     }
     if any { found } else { Accepts { json: true, events: true } }

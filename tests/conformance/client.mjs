@@ -43,8 +43,10 @@ function run({ version, client, front, scenario }) {
     // The suite gives the command to a shell.
     const command = `'${process.execPath}' '${path.join(here, 'driver.mjs')}' --front ${front} --client ${client}`;
     const args = ['client', '--command', command, '--scenario', scenario, '--spec-version', version, '-o', results];
+    // The suite's own patience is too short for a machine that has much else to do.
+    args.push('--timeout', '150000');
     return new Promise(resolve => {
-        execFile('conformance', args, { timeout: 60_000 }, (error, stdout, stderr) => {
+        execFile('conformance', args, { timeout: 200_000 }, (error, stdout, stderr) => {
             const said = `${stdout}${stderr}`;
             const closing = /^Passed: .*$/m.exec(said)?.[0] ?? 'the suite did not come to its end';
             const overall = /OVERALL: (\w+)/.exec(said)?.[1] ?? 'FAILED';

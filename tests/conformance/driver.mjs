@@ -30,8 +30,8 @@ const runner = { cloudflare: 'workerd.mjs', spin: 'spin.mjs' }[process.env.CAUSE
 const atEdge = runner !== undefined;
 // A gateway at the edge serves nobody without a key.
 const headers = atEdge ? { authorization: 'Bearer key-of-the-driver' } : {};
-// Far more than any scenario takes. The suite itself waits 30 s, and then ends only the shell that it started this with.
-const PATIENCE = 25_000;
+// Far more than any scenario takes. The suite itself waits longer, and then ends only the shell that it started this with.
+const PATIENCE = 120_000;
 
 const { values: options, positionals } = parseArgs({
     options: { front: { type: 'string', default: 'own' }, client: { type: 'string' } },

@@ -647,3 +647,32 @@ fn servers_beside_it_are_left_alone() {
     // Whoever only lists tools pays for nothing.
     assert_eq!(open(&world, "/mcp", &capable()), "", "and nobody is let in without a key");
 }
+
+/// Where nothing outlives a request, models answer what the instance asks that has the call, and the rest goes to whichever
+/// instance the client comes back to.
+#[test]
+fn a_server_is_answered_where_nothing_outlives_a_request() {
+    let fake = Fake::default();
+    let (asked, log) = (words(&fake), legacy(&fake, "a", true));
+    let first = world(fake);
+    let (one, other) = (first.further(), first.further());
+    let params = json!({"name": "t"});
+    let waits = last(&modern_call(&one, "/mcp/a", &params, &capable()));
+    assert_eq!(waits["result"]["inputRequests"].as_object().unwrap().len(), 1, "{waits}");
+    let params = retry(&params, &waits, json!({"q1": {"action": "accept"}}));
+    let got = modern_call(&other, "/mcp/a", &params, &capable());
+    assert_eq!(last(&got)["result"]["done"], true, "{}", got.body);
+    check_answered(&log, &asked);
+
+    let fake = Fake::default();
+    let asked = words(&fake);
+    modern(&fake, "b", true, true);
+    let first = World::new(fake, plan_of(answered("b")));
+    let (one, other) = (first.further(), first.further());
+    let params = json!({"name": "t"});
+    let waits = last(&modern_call(&one, "/mcp/b", &params, &capable()));
+    let params = retry(&params, &waits, json!({"form": {"action": "accept"}}));
+    let got = modern_call(&other, "/mcp/b", &params, &capable());
+    check_words(&last(&got)["result"]["told"]["words"]);
+    check_asked(&asked);
+}

@@ -87,14 +87,13 @@ fn an_error_that_a_legacy_server_streams_has_the_http_status_that_modern_clients
 fn a_call_that_is_given_up_before_a_legacy_server_has_said_anything_is_cancelled() {
     let world = world(Kind::Legacy, &[Step::Wait(Duration::from_secs(10)), send(RESULT)]);
     let ticket = Ticket::default();
-    let mut request = modern("/mcp/a", &[], "tools/call", json!({"name": "t"}));
-    request.extensions_mut().insert(ticket.clone());
+    let request = modern("/mcp/a", &[], "tools/call", json!({"name": "t"}));
     let gateway = Gateway::new(world.fake.clone(), world.instance.clone());
     world.fake.run(async {
         let (parts, body) = request.into_parts();
         let request = Request::from_parts(parts, stream::iter([Ok(body)]));
         let gone = world.fake.sleep(Duration::from_millis(500));
-        drop(select(pin!(gateway.clone().handle(request)), pin!(gone)).await);
+        drop(select(pin!(gateway.clone().handle_with(ticket.clone(), request)), pin!(gone)).await);
         world.fake.trace();
         gateway.abandon(ticket).await;
     });

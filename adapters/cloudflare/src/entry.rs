@@ -18,17 +18,16 @@ use crate::{glue, http, isolate, link};
 #[event(fetch)]
 async fn fetch(request: web_sys::Request, env: Env, context: Context) -> worker::Result<web_sys::Response> {
     let platform = Worker::new(env);
-    let Some(mut asked) = http::read_request(&request) else {
+    let Some(asked) = http::read_request(&request) else {
         return response(400, "", &JsValue::NULL);
     };
     let ticket = Ticket::default();
-    asked.extensions_mut().insert(ticket.clone());
     // A caller who goes away is told by an event; without it everything below would be forgotten half-way, never
     // dropped, and what it holds in the isolate's memory with it.
     let mut gone = Gone::of(&request);
     let instance = isolate::instance(&platform).await;
     let gateway = Gateway::new(platform.clone(), instance.clone());
-    let reply = match select(pin!(gateway.clone().handle(asked)), &mut gone).await {
+    let reply = match select(pin!(gateway.clone().handle_with(ticket.clone(), asked)), &mut gone).await {
         Either::Left((reply, _)) => reply,
         Either::Right(_) => {
             // Nobody is left to read this. Dropping the call has given up what it was waiting for; some servers want

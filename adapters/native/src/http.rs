@@ -1,9 +1,12 @@
-//! Outbound HTTP: one pooled client per connect timeout, over hyper and rustls.
+//! Outbound HTTP: plain HTTP/1.1 on kept connections (`kept`), and over TLS one pooled client per connect timeout, with
+//! hyper and rustls.
 //!
 //! It **never** follows a redirect, never retries what may have reached the other side, and its errors name host
 //! and port at most. What TLS needs (roots, configuration) is made for the first `https` request and not before:
 //! a gateway in front of local servers starts sooner and stays smaller.
 
+mod codec;
+mod kept;
 mod news;
 
 use std::error::Error as StdError;
@@ -15,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use causeway::gateway::dock::Told;
 use causeway::mcp::mailbox::Said;
-use causeway::platform::{ConnectTimeout, Endless, HttpClient, SeamError};
+use causeway::platform::{CONNECT_TIMEOUT, ConnectTimeout, Endless, HttpClient, SeamError};
 use futures_util::Stream;
 use http::{Request, Response, Uri, uri::Scheme};
 use http_body::Body as _;
@@ -29,13 +32,12 @@ use tokio::net::TcpStream;
 use tokio::sync::OnceCell;
 use tower_service::Service;
 
+use self::kept::{Coming, Kept};
 use self::news::News;
 use crate::log::{Level, Log};
 use crate::platform::Native;
 use crate::programs::{Body, Programs};
 
-/// Bounds connection set-up when a request says nothing.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An idle connection is closed after this long; shorter than what most servers and balancers keep.
 const POOL_IDLE: Duration = Duration::from_secs(50);
 /// Idle connections kept for one host: as many as calls are likely to run at once.
@@ -55,6 +57,7 @@ pub struct Http {
 #[derive(Debug)]
 struct Shared {
     tls: Arc<Tls>,
+    plain: Kept,
     usual: Pool,
     /// A connector sees only the URI, so that a timeout of its own needs a pool of its own. They are few: one
     /// for each different value in a configuration.
@@ -82,7 +85,10 @@ impl Http {
 
     fn with(tls: Arc<Tls>, programs: Programs) -> Self {
         let usual = pool(CONNECT_TIMEOUT, &tls);
-        Self { shared: Arc::new(Shared { tls, usual, others: RwLock::default() }), programs }
+        Self {
+            shared: Arc::new(Shared { tls, plain: Kept::default(), usual, others: RwLock::default() }),
+            programs,
+        }
     }
 
     /// A connection to the host of `uri`, for a protocol that begins with HTTP/1.1 and goes on with something else.
@@ -134,14 +140,22 @@ impl HttpClient for Http {
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Answer>, SeamError> {
         if request.uri().scheme_str() == Some("stdio") {
             let name = request.uri().host().unwrap_or_default().to_owned();
-            let response = self.programs.send(&name, request).await?;
+            // Boxed, as all is that calls over plain HTTP need not make room for.
+            let response = Box::pin(self.programs.send(&name, request)).await?;
             return Ok(response.map(Answer::Program));
         }
         let timeout = request.extensions().get().map_or(CONNECT_TIMEOUT, |ConnectTimeout(span)| *span);
+        let connector = || Connector::new(timeout, &self.shared.tls, false);
         // Over TLS servers may well have room for many streams in one connection.
-        if request.extensions().get::<Endless>().is_some() && request.uri().scheme() == Some(&Scheme::HTTP) {
-            let stream = Connector::new(timeout, &self.shared.tls, false).plain(request.uri()).await?;
-            return Ok(news::exchange(stream, request).await?.map(Answer::News));
+        if request.uri().scheme() == Some(&Scheme::HTTP) {
+            if request.extensions().get::<Endless>().is_some() {
+                let listened = async {
+                    let stream = connector().plain(request.uri()).await?;
+                    news::exchange(stream, request).await
+                };
+                return Ok(Box::pin(listened).await?.map(Answer::News));
+            }
+            return Ok(self.shared.plain.exchange(connector, request).await?.map(Answer::Plain));
         }
         let response = self.pool_for(timeout).request(request.map(Full::new)).await;
         response
@@ -232,6 +246,8 @@ impl Stream for Received {
 pub enum Answer {
     /// An upstream's answer.
     Http(Received),
+    /// The same over plain HTTP/1.1.
+    Plain(Coming),
     /// An upstream's stream of news.
     News(News),
     /// What a mailbox says.
@@ -248,6 +264,7 @@ impl Stream for Answer {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match self.get_mut() {
             Self::Http(received) => Pin::new(received).poll_next(cx),
+            Self::Plain(coming) => Pin::new(coming).poll_next(cx),
             Self::News(news) => Pin::new(news).poll_next(cx),
             Self::Mailbox(said) => Pin::new(said).poll_next(cx),
             Self::Program(body) => Pin::new(body).poll_next(cx),

@@ -1,5 +1,6 @@
 //! The native host: sockets, files, threads and the environment, given to the core through its seam.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -126,16 +127,39 @@ impl Clock for TokioClock {
     }
 }
 
-/// The operating system's randomness.
+thread_local! {
+    /// Randomness that is not used yet. What is taken from it is overwritten.
+    static POOL: RefCell<([u8; 256], usize)> = const { RefCell::new(([0; 256], 0)) };
+}
+
+/// The operating system's randomness, which each thread asks for in advance: most of it is for the ids of requests.
 #[derive(Clone, Copy, Debug)]
 pub struct OsEntropy;
 
 impl Entropy for OsEntropy {
-    #[expect(
-        clippy::expect_used,
-        reason = "a host without randomness can keep no secret; going on would be worse"
-    )]
     fn fill(&self, buffer: &mut [u8]) {
-        getrandom::fill(buffer).expect("the operating system gives randomness");
+        POOL.with_borrow_mut(|(pool, left)| {
+            if buffer.len() > pool.len() {
+                return draw(buffer);
+            }
+            if *left < buffer.len() {
+                draw(pool);
+                *left = pool.len();
+            }
+            let start = *left - buffer.len();
+            if let Some(taken) = pool.get_mut(start..*left) {
+                buffer.copy_from_slice(taken);
+                taken.fill(0);
+            }
+            *left = start;
+        });
     }
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "a host without randomness can keep no secret; going on would be worse"
+)]
+fn draw(buffer: &mut [u8]) {
+    getrandom::fill(buffer).expect("the operating system gives randomness");
 }

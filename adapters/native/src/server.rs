@@ -190,12 +190,11 @@ async fn answer(
 ) -> Result<Response<impl Body<Data = Bytes, Error = SeamError>>, SeamError> {
     let chunked = request.version() == Version::HTTP_11;
     let ticket = Ticket::default();
-    request.extensions_mut().insert(ticket.clone());
     // A connection can only be taken over through its request.
     let key = request.headers().get("sec-websocket-key").cloned();
     let upgrade = key.map(|key| (hyper::upgrade::on(&mut request), key));
-    let waiting = Waiting(Some((gateway.clone(), ticket, behind.clone())));
-    let Reply { mut response, after } = gateway.clone().handle(request.map(Received)).await;
+    let waiting = Waiting(Some((gateway.clone(), ticket.clone(), behind.clone())));
+    let Reply { mut response, after } = gateway.clone().handle_with(ticket, request.map(Received)).await;
     waiting.answered();
     let opening = response.extensions_mut().remove::<Opening>();
     if let (Some(opening), Some((upgrade, key))) = (opening, upgrade)
@@ -208,7 +207,11 @@ async fn answer(
             drop(linked);
         });
     }
-    tokio::spawn(gateway.finish(after).map(|()| drop(behind)));
+    // Behind most replies there is nothing to wait for, and a task would cost more than the rest.
+    let mut rest = Box::pin(gateway.finish(after));
+    if !poll_fn(|cx| Poll::Ready(rest.as_mut().poll(cx).is_ready())).await {
+        tokio::spawn(rest.map(|()| drop(behind)));
+    }
     let endless = chunked && response.extensions_mut().remove::<Endless>().is_some();
     if endless {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -169,6 +169,113 @@ async fn connection_is_used_again_and_a_stale_one_replaced() {
     assert!((5..=10).contains(&count), "{count}");
 }
 
+/// What a server that answers every request with `said` was connected to, when `calls` were made and their bodies read up to
+/// the text `until`.
+async fn connections(said: &'static str, calls: usize, until: &str) -> usize {
+    let (accepted, mut connections) = mpsc::unbounded_channel();
+    let authority = server(move |mut stream| {
+        accepted.send(()).unwrap();
+        async move {
+            while head(&mut stream).await.is_some() && stream.write_all(said.as_bytes()).await.is_ok() {}
+        }
+    })
+    .await;
+    let http = Http::new();
+    for _ in 0..calls {
+        let mut body = http.send(get(&format!("http://{authority}/"))).await.unwrap().into_body();
+        let mut read = Vec::new();
+        while !String::from_utf8_lossy(&read).ends_with(until) {
+            read.extend_from_slice(&body.next().await.unwrap().unwrap());
+        }
+    }
+    let mut count = 0;
+    while connections.try_recv().is_ok() {
+        count += 1;
+    }
+    count
+}
+
+#[tokio::test]
+async fn connection_is_kept_where_the_answer_has_an_end_and_nothing_behind_it() {
+    assert_eq!(connections(OK, 5, "hi").await, 1);
+    // Nobody reads on behind the last event of a stream.
+    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+    assert_eq!(connections(chunked, 5, "hi").await, 1);
+    assert_eq!(connections("HTTP/1.1 204 No Content\r\n\r\n", 5, "").await, 1);
+    let closing = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
+    assert_eq!(connections(closing, 5, "hi").await, 5);
+    let unasked =
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(connections(unasked, 5, "hi").await, 5);
+    assert_eq!(connections("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nhi", 5, "hi").await, 5);
+}
+
+#[tokio::test]
+async fn kept_connection_is_closed_when_its_other_end_closes_it() {
+    let (closed, mut is_closed) = mpsc::channel(1);
+    let authority = server(move |mut stream| {
+        let closed = closed.clone();
+        async move {
+            head(&mut stream).await;
+            stream.write_all(OK.as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            // Ends when the other side lets go of it as well.
+            assert!(stream.read_u8().await.is_err());
+            closed.send(()).await.unwrap();
+        }
+    })
+    .await;
+    let http = Http::new();
+    let response = http.send(get(&format!("http://{authority}/"))).await.unwrap();
+    assert_eq!(response.into_body().collect::<Vec<_>>().await, [Ok(Bytes::from("hi"))]);
+    tokio::time::timeout(Duration::from_secs(20), is_closed.recv()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn answer_may_come_before_the_request_has_gone_out() {
+    let authority = server(|mut stream| async move {
+        head(&mut stream).await;
+        let no = "HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno";
+        stream.write_all(no.as_bytes()).await.unwrap();
+        // It hears no more, and does not hang up either.
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let body = Bytes::from(vec![b'x'; 32 << 20]);
+    let request = Request::post(format!("http://{authority}/")).body(body).unwrap();
+    let sent = tokio::time::timeout(Duration::from_secs(20), Http::new().send(request)).await;
+    let response = sent.unwrap().unwrap();
+    assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    assert_eq!(response.into_body().collect::<Vec<_>>().await, [Ok(Bytes::from("no"))]);
+}
+
+#[tokio::test]
+async fn large_bodies_arrive_whole_both_ways() {
+    let authority = server(|mut stream| async move {
+        let asked = head(&mut stream).await.unwrap();
+        let length = asked.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        let mut body = vec![0; length.parse().unwrap()];
+        stream.read_exact(&mut body).await.unwrap();
+        stream
+            .write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        stream.write_all(&body).await.unwrap();
+    })
+    .await;
+    for size in [0, 1, 8 * 1024, 8 * 1024 + 1, 3 << 20] {
+        let body: Vec<u8> = (0..=u8::MAX).cycle().take(size).collect();
+        let request = Request::post(format!("http://{authority}/")).body(body.clone().into()).unwrap();
+        let response = Http::new().send(request).await.unwrap();
+        let mut read = Vec::new();
+        let mut answered = response.into_body();
+        while let Some(chunk) = answered.next().await {
+            read.extend_from_slice(&chunk.unwrap());
+        }
+        assert!(read == body, "{size}: {}", read.len());
+    }
+}
+
 /// As for a stream of news.
 fn news(url: &str) -> Request<Bytes> {
     let mut request = get(url);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::http::{Request, Response, header};
 use bytes::Bytes;
 use causeway::mcp::mailbox::Said;
-use causeway::platform::{ConnectTimeout, HttpClient, SeamError};
+use causeway::platform::{CONNECT_TIMEOUT, ConnectTimeout, HttpClient, SeamError};
 use causeway::polled::Asked;
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
@@ -168,9 +168,8 @@ fn outgoing(request: Request<Bytes>) -> Result<types::Request, ErrorCode> {
     let options = RequestOptions::new();
     let nanoseconds = |span: Duration| u64::try_from(span.as_nanos()).ok();
     // A host that knows no such times has its own.
-    if let Some(ConnectTimeout(time)) = parts.extensions.get::<ConnectTimeout>() {
-        let _ = options.set_connect_timeout(nanoseconds(*time));
-    }
+    let connect = parts.extensions.get().map_or(CONNECT_TIMEOUT, |ConnectTimeout(time)| *time);
+    let _ = options.set_connect_timeout(nanoseconds(connect));
     let _ = options.set_first_byte_timeout(nanoseconds(SILENCE));
     let _ = options.set_between_bytes_timeout(nanoseconds(SILENCE));
     parts.extensions.insert(RequestOptionsExtension(options));

@@ -189,8 +189,7 @@ impl<P: Platform> Mcp<P> {
             return Ok(());
         };
         let checked = mirrors(inbound, call, route, &list);
-        let now = self.platform.clock().now();
-        if checked.is_ok() || now.since(list.read_at) < SETTLED {
+        if checked.is_ok() || self.platform.clock().now().since(list.read_at) < SETTLED {
             return checked;
         }
         // The client may have seen a newer definition of the tool than we have.

@@ -21,6 +21,7 @@ mod http_sse;
 mod kept;
 mod link;
 mod listen;
+mod local_model;
 mod matrix;
 mod merging;
 mod models;

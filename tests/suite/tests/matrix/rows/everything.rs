@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use causeway_suite::names;
 use causeway_suite::party::{Able, Outcome, Party};
+use causeway_suite::{Host, names};
 use serde_json::{Value, json};
 
 use super::{Done, holds, same};
@@ -108,7 +108,11 @@ pub async fn a_page_to_visit_first(cell: Arc<Cell>) -> Done {
         let (text, outcome) = texts(&cell, &party, "trigger-url-elicitation", arguments).await?;
         contains(&text, "completed")?;
         let pages = outcome.asked().into_iter().filter(|asked| asked.method == "elicitation/create");
-        let pages: Vec<&Value> = pages.map(|asked| &asked.params["url"]).collect();
+        let mut pages: Vec<&Value> = pages.map(|asked| &asked.params["url"]).collect();
+        if Host::chosen() == Host::Spin {
+            // An instance that comes later has a session of its own with the server, where it is the first time again.
+            pages.dedup();
+        }
         let expected = [&json!("https://modelcontextprotocol.io"), &json!("https://example.com/visit")];
         return same("the pages", pages, expected);
     }
