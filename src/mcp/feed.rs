@@ -24,7 +24,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use self::line::step;
-pub use self::line::{Line, Stepped};
+pub use self::line::{Line, Stepped, Unsubscribed};
 use super::catalog::Kind as ListKind;
 use super::client::Client;
 use super::lines::Held;
@@ -216,6 +216,8 @@ pub enum Over {
     /// A listen request, or a session for nothing else: many servers allow one GET stream for each session. Only
     /// notifications come through; what such a server asks of its client is declined.
     Dedicated,
+    /// The same, but for a legacy server that this client's calls go over sessions with which a mailbox keeps: one of these.
+    Parked(Arc<Client>),
     /// The GET stream of a session that is there already. Everything comes through. Subscriptions are the session's
     /// own affair.
     Own(UpstreamSession),

@@ -147,6 +147,7 @@ impl<P: Platform> Mcp<P> {
             [server] if !merged => asked.tasks.iter().map(|id| subscribed(server, id, id)).collect(),
             _ => asked.tasks.iter().filter_map(|id| named_task(&servers, id)).collect(),
         };
+        let over = Over::Parked(Arc::new(client.clone()));
         let source = |server: Arc<Server>| {
             let own = resources.iter().filter(|resource: &&Subscribed| resource.server == server.name);
             let mut uris: Vec<String> = own.map(|resource| resource.own.clone()).collect();
@@ -155,7 +156,7 @@ impl<P: Platform> Mcp<P> {
             let tasks = tasks.iter().filter(|task: &&Subscribed| task.server == server.name);
             let tasks = tasks.map(|task| task.own.clone()).collect();
             let wanted = Wanted { lists: asked.lists.clone(), uris, tasks };
-            Source { server, wanted, over: Over::Dedicated }
+            Source { server, wanted, over: over.clone() }
         };
         let sources = servers.into_iter().map(source).filter(|source| !source.wanted.is_nothing()).collect();
         let (mcp, id, leases) = (self.clone(), call.id.to_owned(), inbound.ticket.leases.clone());

@@ -42,6 +42,8 @@ pub enum Letter {
     /// The client comes back to a stream behind the event with this id. Nothing is answered if it is not kept, else
     /// a comment and then the rest of the stream.
     Resume(String),
+    /// A modern client subscribes at a legacy server, over a session that its calls go over.
+    Hear(park::Hear),
     /// A legacy client wants the stream of its session.
     Stand(standing::Stand),
     /// A client of HTTP+SSE begins. The answer is its stream.
@@ -168,6 +170,7 @@ pub fn deliver<P: Platform>(
     let (said, work) = match serde_json::from_slice(letter) {
         Ok(Letter::Call(call)) => park::begin(&mcp, &mailbox, call),
         Ok(Letter::Retry(retry)) => (mailbox.parked.retry(retry), Work::None),
+        Ok(Letter::Hear(hear)) => park::hear(&mailbox, hear),
         Ok(Letter::Rounds(rounds)) => rounds::begin(&mcp, &mailbox, rounds),
         Ok(Letter::Response(response)) => {
             mailbox.rounds.answered(&response);
@@ -208,6 +211,7 @@ pub fn deliver<P: Platform>(
             Work::None => {}
             // Boxed, each by itself: what lives for long need not make room for the largest of them.
             Work::Park(work) => Box::pin(park::run(mcp, mailbox, *work)).await,
+            Work::Hear(work) => Box::pin(park::listen(mcp, mailbox, *work)).await,
             Work::Rounds(work) => Box::pin(rounds::run(mcp, mailbox, *work)).await,
             Work::Front(work) => Box::pin(front::run(mcp, mailbox, *work)).await,
             Work::Line(work) => Box::pin(lines::run(mcp, mailbox, *work)).await,
@@ -220,7 +224,7 @@ pub fn deliver<P: Platform>(
 /// Whether a mailbox that knows nothing can do anything with `letter`: it begins something.
 #[must_use]
 pub fn founds(letter: &[u8]) -> bool {
-    ["Call", "Rounds", "Stand", "Front", "Line"].iter().any(|kind| {
+    ["Call", "Hear", "Rounds", "Stand", "Front", "Line"].iter().any(|kind| {
         let name = letter.strip_prefix(b"{\"").and_then(|rest| rest.strip_prefix(kind.as_bytes()));
         name.is_some_and(|rest| rest.starts_with(b"\""))
     })
@@ -248,6 +252,8 @@ pub enum Work {
     None,
     /// A call to a legacy server.
     Park(Box<park::Started>),
+    /// A subscription at a legacy server.
+    Hear(Box<park::Listener>),
     /// The rest of a call to a modern server.
     Rounds(Box<rounds::Started>),
     /// The streams of a session.

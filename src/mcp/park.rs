@@ -11,12 +11,13 @@
 //! Source: 2026-07-28 multi round-trip requests; 2025-11-25 transports, "Sending Messages to the Server".
 
 mod answer;
+mod ears;
 mod run;
 mod slot;
 mod state;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
@@ -24,6 +25,8 @@ use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use self::ears::Ears;
+pub use self::ears::{AGREED, Hear, Listener, begin as hear, run as listen};
 pub use self::run::run;
 use self::slot::Slot;
 pub use self::state::{AGAIN, PARKED, State, digest};
@@ -90,6 +93,10 @@ pub struct Desk<P: Platform>(Mutex<Inner<P>>);
 struct Inner<P: Platform> {
     running: HashMap<String, Running>,
     idle: Vec<Slot<P>>,
+    /// Who hears the session that subscriptions are heard over.
+    heard: Option<Arc<Ears>>,
+    /// How many subscriptions there are.
+    hearing: usize,
     sweeping: bool,
 }
 
@@ -115,7 +122,13 @@ pub struct Started {
 
 impl<P: Platform> Default for Desk<P> {
     fn default() -> Self {
-        Self(Mutex::new(Inner { running: HashMap::new(), idle: Vec::new(), sweeping: false }))
+        Self(Mutex::new(Inner {
+            running: HashMap::new(),
+            idle: Vec::new(),
+            heard: None,
+            hearing: 0,
+            sweeping: false,
+        }))
     }
 }
 
@@ -123,7 +136,7 @@ impl<P: Platform> Desk<P> {
     /// Whether nothing runs and no session is kept.
     pub fn is_idle(&self) -> bool {
         let inner = lock(&self.0);
-        inner.running.is_empty() && inner.idle.is_empty()
+        inner.running.is_empty() && inner.idle.is_empty() && inner.hearing == 0
     }
 
     /// Takes a client back to its call.

@@ -424,7 +424,7 @@ impl<'a, P: Platform> Keeper<'a, P> {
                     let own = heard.and_then(|heard| match &heard.over {
                         Over::Own(session) => Some(session.clone()),
                         Over::Line(_) => held.as_ref().map(|held| held.session.clone()),
-                        Over::Dedicated => None,
+                        Over::Dedicated | Over::Parked(_) => None,
                     });
                     if let Ok(Message::Request { id, method, params }) = Message::decode(&data)
                         && answerer(&server, &method) == Answerer::Gateway

@@ -113,6 +113,12 @@ impl Log {
         state.wake();
     }
 
+    /// Whether `other` writes to the same stream.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Nothing comes any more.
     pub fn end(&self) {
         let mut state = lock(&self.0);

@@ -23,7 +23,7 @@ use crate::world::{World, globs, key, meta, plan, server};
 const ID: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// A subscription as its client sees it.
-struct Open<S> {
+pub struct Open<S> {
     fake: Fake,
     gateway: Gateway<Fake>,
     body: S,
@@ -48,7 +48,19 @@ async fn open_as(
     headers: &[(&str, &str)],
     wanted: Value,
 ) -> Open<impl Stream<Item = Result<Bytes, SeamError>> + Unpin + use<>> {
-    let params = json!({"notifications": wanted, "_meta": meta()});
+    open_able(world, path, id, headers, (wanted, json!({}))).await
+}
+
+/// The same of a client with these capabilities.
+pub async fn open_able(
+    world: &World,
+    path: &str,
+    id: Value,
+    headers: &[(&str, &str)],
+    (wanted, able): (Value, Value),
+) -> Open<impl Stream<Item = Result<Bytes, SeamError>> + Unpin + use<>> {
+    let mut params = json!({"notifications": wanted, "_meta": meta()});
+    params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = able;
     let message = json!({"jsonrpc": "2.0", "id": id, "method": "subscriptions/listen", "params": params});
     let mut request = Request::post(path)
         .header("host", "localhost")
@@ -96,7 +108,7 @@ impl<S: Stream<Item = Result<Bytes, SeamError>> + Unpin> Open<S> {
     }
 
     /// What is acknowledged.
-    async fn acknowledged(&mut self) -> Value {
+    pub async fn acknowledged(&mut self) -> Value {
         let message = self.next().await;
         assert_eq!(message["method"], "notifications/subscriptions/acknowledged");
         assert_eq!(message["params"]["_meta"][ID], 7);
@@ -110,7 +122,7 @@ impl<S: Stream<Item = Result<Bytes, SeamError>> + Unpin> Open<S> {
     }
 
     /// Everything that is told within `seconds`.
-    async fn told_within(&mut self, seconds: u64) -> Vec<String> {
+    pub async fn told_within(&mut self, seconds: u64) -> Vec<String> {
         let until = self.fake.now().after(Duration::from_secs(seconds));
         let mut told = Vec::new();
         while let Some(message) = self.next_within(until.since(self.fake.now()).as_secs()).await {
@@ -120,7 +132,7 @@ impl<S: Stream<Item = Result<Bytes, SeamError>> + Unpin> Open<S> {
     }
 
     /// The client goes away. Gives how many answers of servers were let go by that.
-    async fn hang_up(self) -> u64 {
+    pub async fn hang_up(self) -> u64 {
         let Self { fake, gateway, body, after, .. } = self;
         let before = fake.dropped();
         drop(body);

@@ -26,6 +26,7 @@ mod ended;
 mod eras;
 mod extensions;
 mod fitted;
+mod heard;
 mod http_sse;
 mod http_sse_asks;
 mod lasting;

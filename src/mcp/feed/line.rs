@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use http::{HeaderValue, Method, StatusCode};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use super::{Leases, Notice, Over, Source, Topic, Wanted, What};
 use crate::config::plan::Server;
@@ -15,6 +16,7 @@ use crate::fault::{Fault, Kind};
 use crate::mcp::client::Client;
 use crate::mcp::lines::{Held, Lasting};
 use crate::mcp::memory::{Profile, UpstreamSession};
+use crate::mcp::park::AGREED;
 use crate::mcp::revision::{Era, Revision};
 use crate::mcp::standing::subscribed_at;
 use crate::mcp::upstream::{
@@ -335,7 +337,15 @@ impl<P: Platform> Line<P> {
         match profile.revision_for(Era::Modern).era() {
             Era::Modern => self.listen(&wanted).await,
             Era::Legacy if profile.http_sse => self.attend_old(&profile, wanted).await,
-            Era::Legacy => self.attend(&profile, wanted).await,
+            Era::Legacy => {
+                if let Over::Parked(client) = &self.source.over {
+                    let client = client.clone();
+                    if let Some(heard) = self.attend_parked(&profile, &client, &wanted).await? {
+                        return Ok(heard);
+                    }
+                }
+                self.attend(&profile, wanted).await
+            }
         }
     }
 
@@ -415,7 +425,7 @@ impl<P: Platform> Line<P> {
             };
             let uris = match subscribed {
                 Some(uris) => uris,
-                None => match self.subscribe(&session, &wanted.uris).await {
+                None => match self.mcp.subscribe_at(&server, &session, &wanted.uris).await {
                     Ok(uris) => uris,
                     Err(Unsubscribed::Lost) if reused => {
                         self.lose(&session);
@@ -442,6 +452,33 @@ impl<P: Platform> Line<P> {
                 status => return Err(refused(&server, status)),
             }
         }
+    }
+
+    /// Hears a session that the calls of `client` go over; `None` if there is none to be heard.
+    async fn attend_parked(
+        &mut self,
+        profile: &Profile,
+        client: &Client,
+        wanted: &Wanted,
+    ) -> Result<Option<Connected<P>>, Fault> {
+        let server = self.source.server.clone();
+        let Some((key, letter)) = self.mcp.hears(client, &server, profile, &wanted.uris) else {
+            return Ok(None);
+        };
+        let body = self.mcp.post_letter(&key, &letter).await?;
+        let platform = self.mcp.platform.clone();
+        let deadline = platform.clock().now().after(server.timeouts.total);
+        let mut reader = Reader::new(platform, server.clone(), body, deadline);
+        reader.open_session();
+        let Some(first) = reader.event().await?.filter(|event| event.event == AGREED) else {
+            return Ok(None);
+        };
+        let uris = serde_json::from_slice(&first.data).map_err(|_| no_answer(&server))?;
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        let answered = Answered { status: StatusCode::OK, headers, reader };
+        let open = self.opened(answered, None, false)?;
+        Ok(Some(Connected::Heard(open, Wanted { uris, ..wanted.clone() }, false)))
     }
 
     /// Opens a session of its own with a server of HTTP+SSE, on whose one stream everything comes (2024-11-05
@@ -495,33 +532,6 @@ impl<P: Platform> Line<P> {
         (self.session, self.last_id) = (None, None);
     }
 
-    /// Subscribes to `uris` and gives those that the server has taken, in their order.
-    async fn subscribe(
-        &self,
-        session: &UpstreamSession,
-        uris: &[String],
-    ) -> Result<Vec<String>, Unsubscribed> {
-        let mut taken = Vec::new();
-        let mut left = uris.iter().cloned().enumerate();
-        let mut waiting = FuturesUnordered::new();
-        loop {
-            while waiting.len() < AT_A_TIME
-                && let Some((index, uri)) = left.next()
-            {
-                let (mcp, server) = (self.mcp.clone(), self.source.server.clone());
-                waiting.push(subscribed(mcp, server, session.clone(), index, uri));
-            }
-            match waiting.next().await {
-                Some(Ok(Some(index))) => taken.push(index),
-                Some(Ok(None)) => {}
-                Some(Err(why)) => return Err(why),
-                None => break,
-            }
-        }
-        taken.sort_unstable();
-        Ok(taken.into_iter().filter_map(|index| uris.get(index).cloned()).collect())
-    }
-
     /// Opens the GET stream of somebody's session.
     async fn attend_own(&mut self, session: &UpstreamSession) -> Result<Connected<P>, Fault> {
         let answered = self.dial(self.get(session)).await?;
@@ -561,7 +571,7 @@ impl<P: Platform> Line<P> {
             reader.open_ended();
         }
         let limit = match self.source.over {
-            Over::Dedicated => server.max_response.min(NOTICE),
+            Over::Dedicated | Over::Parked(_) => server.max_response.min(NOTICE),
             Over::Own(_) | Over::Line(_) => server.max_response,
         };
         let since = self.mcp.platform.clock().now();
@@ -649,6 +659,35 @@ impl<P: Platform> Open<P> {
     }
 }
 
+impl<P: Platform> Mcp<P> {
+    /// Subscribes to `uris` over `session` and gives those that the server has taken, in their order.
+    pub(in crate::mcp) async fn subscribe_at(
+        &self,
+        server: &Arc<Server>,
+        session: &UpstreamSession,
+        uris: &[String],
+    ) -> Result<Vec<String>, Unsubscribed> {
+        let mut taken = Vec::new();
+        let mut left = uris.iter().cloned().enumerate();
+        let mut waiting = FuturesUnordered::new();
+        loop {
+            while waiting.len() < AT_A_TIME
+                && let Some((index, uri)) = left.next()
+            {
+                waiting.push(subscribed(self.clone(), server.clone(), session.clone(), index, uri));
+            }
+            match waiting.next().await {
+                Some(Ok(Some(index))) => taken.push(index),
+                Some(Ok(None)) => {}
+                Some(Err(why)) => return Err(why),
+                None => break,
+            }
+        }
+        taken.sort_unstable();
+        Ok(taken.into_iter().filter_map(|index| uris.get(index).cloned()).collect())
+    }
+}
+
 /// Owned arguments: a borrowing future in a `FuturesUnordered` would not be `Send` where it is spawned.
 async fn subscribed<P: Platform>(
     mcp: Mcp<P>,
@@ -671,9 +710,10 @@ async fn subscribed<P: Platform>(
 }
 
 /// Why subscriptions could not be made.
-enum Unsubscribed {
+pub enum Unsubscribed {
     /// The server does not know the session.
     Lost,
+    /// It cannot be reached, or does not answer.
     Failed(Fault),
 }
 

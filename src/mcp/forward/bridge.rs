@@ -127,18 +127,7 @@ impl<P: Platform> Mcp<P> {
             let retry = park::Retry { call: state.call, round: state.round, responses, leg };
             return self.spoken(client, call, server, &state.key, &Letter::Retry(retry)).await.map(Some);
         }
-        let Some(capabilities) = told_of(server, client, true) else { return Ok(None) };
-        if !Askable::of(&capabilities).anything() {
-            return Ok(None);
-        }
-        let shared = server.session == Some(SessionMode::Shared) && !profile.http_sse;
-        if shared || !self.platform.abilities().mailboxes {
-            return Ok(None);
-        }
-        let hash = sha2::Sha256::digest(format!("{}\0{}\0{capabilities}", client.caller.name, server.name));
-        let place = self.platform.mailboxes().place();
-        let place = if place.is_empty() { place } else { format!("/{place}") };
-        let key = format!("park/{}{place}", crate::mcp::hex(hash.get(..16).unwrap_or_default()));
+        let Some((key, capabilities)) = self.parks(client, server, profile) else { return Ok(None) };
         let letter = park::Call {
             key: key.clone(),
             caller: client.caller.name.clone(),
@@ -152,6 +141,36 @@ impl<P: Platform> Mcp<P> {
             leg,
         };
         self.spoken(client, call, server, &key, &Letter::Call(letter)).await.map(Some)
+    }
+
+    /// The mailbox that calls of `client` to a legacy server go over, if it can be asked anything, and what the server
+    /// is told that it can do.
+    fn parks(&self, client: &Client, server: &Server, profile: &Profile) -> Option<(String, Box<RawValue>)> {
+        let capabilities = told_of(server, client, true)?;
+        let shared = server.session == Some(SessionMode::Shared) && !profile.http_sse;
+        if !Askable::of(&capabilities).anything() || shared || !self.platform.abilities().mailboxes {
+            return None;
+        }
+        let hash = sha2::Sha256::digest(format!("{}\0{}\0{capabilities}", client.caller.name, server.name));
+        let place = self.platform.mailboxes().place();
+        let place = if place.is_empty() { place } else { format!("/{place}") };
+        Some((format!("park/{}{place}", crate::mcp::hex(hash.get(..16).unwrap_or_default())), capabilities))
+    }
+
+    /// The letter of a subscription of `client` to `uris` that is to be heard over a session which its calls go over, and
+    /// where it goes; `None` if there is no such session.
+    pub(in crate::mcp) fn hears(
+        &self,
+        client: &Client,
+        server: &Server,
+        profile: &Profile,
+        uris: &[String],
+    ) -> Option<(String, Letter)> {
+        // Without one it has no stream of its own.
+        let (key, capabilities) = self.parks(client, server, profile).filter(|_| profile.sessions)?;
+        let client_info = client.info.clone().unwrap_or_else(implementation);
+        let (server, uris) = (server.name.clone(), uris.to_vec());
+        Some((key, Letter::Hear(park::Hear { server, capabilities, client_info, uris })))
     }
 
     /// What a `requestState` of ours says; `None` if it only says to make the call.

@@ -92,12 +92,16 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: St
     // Nobody wants to know any more.
     ran.samples = Samples::default();
     ran.close(&mut legs).await;
+    let ears = kept.as_ref().and_then(|slot: &Slot<P>| slot.ears().cloned());
     let sweeps = {
         let mut inner = lock(&mailbox.parked.0);
         inner.running.remove(&id);
         inner.idle.extend(kept);
         !inner.idle.is_empty() && !std::mem::replace(&mut inner.sweeping, true)
     };
+    if let Some(ears) = ears {
+        ears.wake();
+    }
     if sweeps {
         sweep(&mcp, &mailbox, &server).await;
     }
@@ -176,6 +180,7 @@ impl<P: Platform> Run<'_, P> {
                     continue;
                 }
                 if let Some(news) = waiting.pop_front() {
+                    slot.tell(&news);
                     self.hear(news, &slot.session).await;
                     continue;
                 }
@@ -187,7 +192,8 @@ impl<P: Platform> Run<'_, P> {
                         self.hear(data, &slot.session).await;
                     }
                     Next::Answer(Some(Ok(Heard::Forgotten))) if std::mem::take(&mut again) => {
-                        match Box::pin(Slot::open(self.mcp, self.server, self.call)).await {
+                        let (able, info) = (self.call.capabilities.get(), self.call.client_info.get());
+                        match Box::pin(Slot::open(self.mcp, self.server, able, info)).await {
                             Ok(fresh) => slot = fresh,
                             Err(fault) => {
                                 self.done = Some(Err(fault));
@@ -204,8 +210,11 @@ impl<P: Platform> Run<'_, P> {
                         self.done = Some(Err(no_answer(self.server)));
                         return None;
                     }
-                    Next::News(Some(data)) => self.hear(data, &slot.session).await,
-                    Next::News(None) => slot.news = None,
+                    Next::News(Some(data)) => {
+                        slot.tell(&data);
+                        self.hear(data, &slot.session).await;
+                    }
+                    Next::News(None) => slot.lose_news(),
                     Next::Leg(Some(attached)) => self.attach(attached, &slot.session).await,
                     Next::Due => {
                         if self.now() < self.until {

@@ -9,6 +9,7 @@ use http::Method;
 
 use super::Call;
 use super::answer::{Back, Line};
+use super::ears::{Ears, Heard};
 use crate::config::plan::Server;
 use crate::fault::Fault;
 use crate::mcp::Mcp;
@@ -35,6 +36,8 @@ pub(super) struct Slot<P: Platform> {
     over: bool,
     /// The session's own stream, where some servers ask what belongs to a call.
     pub(super) news: Option<(Reader<P>, Decoder)>,
+    /// Subscriptions that hear that stream, too.
+    heard: Option<Heard>,
     pub(super) used: Timestamp,
 }
 
@@ -47,14 +50,23 @@ impl<P: Platform> Slot<P> {
         call: &Call,
         level: Option<String>,
     ) -> Result<Self, Fault> {
-        let mut idle = lock(&mailbox.parked.0).idle.pop();
+        let next = || {
+            let idle = &mut lock(&mailbox.parked.0).idle;
+            // What the call changes there is to be heard.
+            let heard = idle.iter().rposition(|slot| slot.ears().is_some());
+            heard.map(|at| idle.remove(at)).or_else(|| idle.pop())
+        };
+        let mut idle = next();
         while idle.as_mut().is_some_and(|slot| !slot.is_alive()) {
-            idle = lock(&mailbox.parked.0).idle.pop();
+            idle = next();
         }
         let mut slot = match idle {
             Some(slot) => slot,
             // Boxed: calls wait for long and open sessions seldom.
-            None => Box::pin(Self::open(mcp, server, call)).await?,
+            None => {
+                let (capabilities, client_info) = (call.capabilities.get(), call.client_info.get());
+                Box::pin(Self::open(mcp, server, capabilities, client_info)).await?
+            }
         };
         if let Some(level) = level.filter(|level| slot.level.as_ref() != Some(level)) {
             match &mut slot.line {
@@ -66,9 +78,13 @@ impl<P: Platform> Slot<P> {
         Ok(slot)
     }
 
-    /// A new one, with what the client of `call` can do.
-    pub(super) async fn open(mcp: &Mcp<P>, server: &Arc<Server>, call: &Call) -> Result<Self, Fault> {
-        let (capabilities, client_info) = (call.capabilities.get(), call.client_info.get());
+    /// A new one, of a client that can do this.
+    pub(super) async fn open(
+        mcp: &Mcp<P>,
+        server: &Arc<Server>,
+        capabilities: &str,
+        client_info: &str,
+    ) -> Result<Self, Fault> {
         let (session, line, news) = if mcp.profile(server).await?.http_sse {
             let opened = mcp.open_old(server, capabilities, client_info, Revision::LEGACY);
             let (line, session, _) = opened.await?;
@@ -80,7 +96,37 @@ impl<P: Platform> Slot<P> {
             (session, None, news)
         };
         let used = mcp.platform.clock().now();
-        Ok(Self { session, level: None, line, back: Back::default(), over: false, news, used })
+        Ok(Self { session, level: None, line, back: Back::default(), over: false, news, heard: None, used })
+    }
+
+    /// Those who hear its stream besides its calls.
+    pub(super) fn ears(&self) -> Option<&Arc<Ears>> {
+        self.heard.as_ref().map(Heard::ears).filter(|ears| !ears.is_over())
+    }
+
+    /// The same, so that there may be some from now on; `None` if it has no stream.
+    pub(super) fn heard(&mut self) -> Option<Arc<Ears>> {
+        self.news.as_ref()?;
+        if self.ears().is_none() {
+            self.heard = Some(Heard::new(&self.session));
+        }
+        self.ears().cloned()
+    }
+
+    pub(super) fn is_heard_by(&self, ears: &Arc<Ears>) -> bool {
+        self.ears().is_some_and(|own| Arc::ptr_eq(own, ears))
+    }
+
+    /// Its stream has ended.
+    pub(super) fn lose_news(&mut self) {
+        (self.news, self.heard) = (None, None);
+    }
+
+    /// Tells those who hear its stream what has come on it while a call goes over it.
+    pub(super) fn tell(&self, data: &Bytes) {
+        if let Some(ears) = self.ears() {
+            ears.tell(data);
+        }
     }
 
     /// The stream that a call with this id is to go over, if the session has but one.
@@ -137,8 +183,10 @@ pub(super) async fn sweep<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, serve
         let old = {
             let mut inner = lock(&mailbox.parked.0);
             let all = std::mem::take(&mut inner.idle);
-            let (old, kept): (Vec<_>, Vec<_>) =
-                all.into_iter().partition(|slot| now.since(slot.used) >= IDLE);
+            let (old, kept): (Vec<_>, Vec<_>) = {
+                let is_old = |slot: &Slot<P>| slot.ears().is_none() && now.since(slot.used) >= IDLE;
+                all.into_iter().partition(is_old)
+            };
             inner.sweeping = !kept.is_empty();
             inner.idle = kept;
             old

@@ -72,7 +72,7 @@ impl Program {
                 hearing.lock().expect("nobody panics with it").push_str(&format!("{line}\n"));
             }
         });
-        let give_up = Instant::now() + Duration::from_secs(20);
+        let give_up = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             assert!(Instant::now() < give_up, "{} does not listen", script.display());
             tokio::time::sleep(Duration::from_millis(25)).await;

@@ -25,8 +25,8 @@ enum To {
     Modern,
     /// On the HTTP+SSE transport.
     Sse,
-    /// server-everything.
-    Everything,
+    /// server-everything on that transport, through a gateway.
+    EverythingSse,
 }
 
 use To as T;
@@ -97,8 +97,9 @@ const SKIPS: &[(&[&str], From, To, &str)] = &[
 const KNOWN: &[(&[&str], From, To, &str)] = &[(
     &["a_resource_updated"],
     From::Modern,
-    T::Everything,
-    "it updates what the session has subscribed to that calls the tool; a subscription has a session of its own",
+    T::EverythingSse,
+    "it updates what the session has subscribed to that calls the tool; on this transport a session has one stream, which is \
+     its calls', and a subscription has a session of its own",
 )];
 
 /// What a client without a gateway cannot have, since the server speaks its revision.
@@ -161,10 +162,7 @@ fn find(table: &[(&[&str], From, To, &'static str)], row: &str, cell: &Cell) -> 
             To::Any => true,
             To::Modern => cell.serves_modern(),
             To::Sse => cell.server == Server::Sse,
-            To::Everything => {
-                matches!(cell.server, Server::Everything | Server::EverythingSse)
-                    && cell.place != Where::Direct
-            }
+            To::EverythingSse => cell.server == Server::EverythingSse && cell.place != Where::Direct,
         };
         names.contains(&row) && from && to
     });
