@@ -211,6 +211,15 @@ async fn connection_is_kept_where_the_answer_has_an_end_and_nothing_behind_it() 
 }
 
 #[tokio::test]
+async fn connection_is_kept_whatever_size_its_answers_have() {
+    for size in [0, 1, 7 * 1024, 8 * 1024, 64 * 1024, 128 * 1024, 1 << 20] {
+        let body = "x".repeat(size);
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n{body}");
+        assert_eq!(connections(answer.leak(), 6, &body).await, 1, "{size}");
+    }
+}
+
+#[tokio::test]
 async fn kept_connection_is_closed_when_its_other_end_closes_it() {
     let (closed, mut is_closed) = mpsc::channel(1);
     let authority = server(move |mut stream| {

@@ -24,7 +24,9 @@ use super::{Connector, POOL_IDLE, POOL_PER_HOST};
 
 /// What is read at a time, at first and at most.
 const READ: usize = 8 * 1024;
-const MOST: usize = 64 * 1024;
+const MOST: usize = 128 * 1024;
+/// What the head of an answer is taken to need of that.
+const HEAD_ROOM: usize = 1024;
 /// A body up to this size goes out in one piece with its head.
 const TOGETHER: usize = 8 * 1024;
 /// How often connections that nobody has used for long are looked for.
@@ -38,6 +40,8 @@ pub(super) struct Kept(Arc<Mutex<Idle>>);
 struct Idle {
     /// By their other end; the one that was used last stands last.
     all: Vec<(Authority, Vec<(TcpStream, Instant)>)>,
+    /// The room that the last answers would have fitted into.
+    room: usize,
     /// Somebody looks after them, and is woken through this when one of them has something to say.
     watched: bool,
     watcher: Option<Waker>,
@@ -64,6 +68,7 @@ impl Kept {
             sending.head.extend_from_slice(&std::mem::take(&mut sending.body));
         }
         let (mut read, mut seen, mut sent) = (BytesMut::new(), 0, Ok(false));
+        let room = lock(&self.0).room.clamp(READ, MOST);
         let Head { response, framing, lasting } = poll_fn(|cx| {
             // A server may well answer before it has heard everything, and hear no more.
             if matches!(sent, Ok(false))
@@ -76,7 +81,7 @@ impl Kept {
                     return Poll::Ready(Ok(head));
                 }
                 seen = read.len();
-                let why = match ready!(poll_more(&mut stream, &mut read, READ, cx)) {
+                let why = match ready!(poll_more(&mut stream, &mut read, room, cx)) {
                     Ok(0) => match &sent {
                         Ok(_) => "the connection ended before the answer".to_owned(),
                         Err(error) => error.to_string(),
@@ -89,7 +94,13 @@ impl Kept {
         })
         .await?;
         let home = (lasting && matches!(sent, Ok(true))).then(|| (Arc::downgrade(&self.0), host));
-        let mut coming = Coming { stream: Some(stream), home, read, framing };
+        if let Framing::Length(length) = framing {
+            let mut idle = lock(&self.0);
+            // With the head, and shrinking slowly.
+            let length = usize::try_from(length).unwrap_or(MOST).saturating_add(HEAD_ROOM);
+            idle.room = length.max(idle.room / 2).min(MOST);
+        }
+        let mut coming = Coming { stream: Some(stream), home, read, framing, broken: None };
         coming.settle();
         Ok(response.map(|()| coming))
     }
@@ -110,8 +121,7 @@ fn keep(idle: &Weak<Mutex<Idle>>, host: Authority, stream: TcpStream) {
     let Some(shared) = idle.upgrade() else { return };
     let mut idle = lock(&shared);
     let watcher = idle.watcher.clone().unwrap_or_else(|| Waker::noop().clone());
-    // It has hung up, or says what it was not asked.
-    if stream.poll_read_ready(&mut Context::from_waker(&watcher)).is_ready() {
+    if !is_quiet(&stream, &mut Context::from_waker(&watcher)) {
         return;
     }
     if !idle.watched
@@ -150,9 +160,7 @@ impl Idle {
     /// Closes what is not to be kept; says whether nothing is left, and so nobody needs to watch.
     fn sweep(&mut self, cx: &mut Context<'_>) -> bool {
         self.all.retain_mut(|(_, all)| {
-            all.retain(|(stream, since)| {
-                since.elapsed() < POOL_IDLE && stream.poll_read_ready(cx).is_pending()
-            });
+            all.retain(|(stream, since)| since.elapsed() < POOL_IDLE && is_quiet(stream, cx));
             all.shrink_to(all.len() * 2);
             !all.is_empty()
         });
@@ -164,6 +172,17 @@ impl Idle {
 
 fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
     idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether the other end says nothing, and has not hung up, as far as the scheduler knows; it wakes `cx` when that changes.
+fn is_quiet(stream: &TcpStream, cx: &mut Context<'_>) -> bool {
+    while stream.poll_read_ready(cx).is_ready() {
+        // It takes a connection to have more to say whose last bytes just filled the room that there was for them.
+        if !matches!(stream.try_read(&mut [0; 1]), Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            return false;
+        }
+    }
+    true
 }
 
 /// Whether the other end waits for a request. The scheduler may not have looked since it hung up, so the system is asked.
@@ -229,6 +248,8 @@ pub struct Coming {
     /// What was read and not yet made sense of.
     read: BytesMut,
     framing: Framing,
+    /// Why nothing comes behind that.
+    broken: Option<String>,
 }
 
 impl Coming {
@@ -253,36 +274,56 @@ impl Coming {
         }
     }
 
+    /// Reads what there is of a body whose length is known, so that it goes on in few pieces.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let (Framing::Length(left), Some(stream)) = (&self.framing, &mut self.stream) {
+            let missing = usize::try_from(*left).unwrap_or(usize::MAX).saturating_sub(self.read.len());
+            if missing == 0 || self.read.len() >= MOST {
+                break;
+            }
+            // One byte more: a read that leaves room tells the scheduler that there is nothing behind it.
+            match poll_more(stream, &mut self.read, missing.min(MOST) + 1, cx) {
+                Poll::Ready(Ok(count)) if count > 0 => {}
+                Poll::Ready(ended) => {
+                    let why = match ended {
+                        Ok(_) => "the connection ended before the answer did".to_owned(),
+                        Err(error) => error.to_string(),
+                    };
+                    (self.broken, self.stream) = (Some(why), None);
+                }
+                Poll::Pending if self.read.is_empty() => return Poll::Pending,
+                Poll::Pending => break,
+            }
+        }
+        // The connection is free for the next call before this answer has gone on.
+        self.settle();
+        Poll::Ready(())
+    }
+
     fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, SeamError>> {
+        if let Framing::Length(_) = self.framing {
+            ready!(self.poll_rest(cx));
+        }
         loop {
             match self.framing.next(&mut self.read)? {
-                Some(Part::Data(data)) => {
-                    self.settle();
-                    return Poll::Ready(Ok(Some(data)));
-                }
+                Some(Part::Data(data)) => return Poll::Ready(Ok(Some(data))),
                 Some(Part::End) => {
                     self.settle();
                     return Poll::Ready(Ok(None));
                 }
                 None => {}
             }
-            let room = match &self.framing {
-                Framing::Length(left) => usize::try_from(*left).unwrap_or(MOST).clamp(READ, MOST),
-                _ => READ,
-            };
+            if let Some(why) = self.broken.take() {
+                return Poll::Ready(Err(SeamError::Cut(why)));
+            }
             let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(None)) };
-            let count = ready!(poll_more(stream, &mut self.read, room, cx));
+            let count = ready!(poll_more(stream, &mut self.read, READ, cx));
             if count.map_err(|error| SeamError::Cut(error.to_string()))? == 0 {
                 if self.framing.may_end() {
                     return Poll::Ready(Ok(None));
                 }
-                return Poll::Ready(Err(SeamError::Cut(
-                    "the connection ended before the answer did".to_owned(),
-                )));
-            }
-            // Told at once where it can be told, so that the connection is free for the next call.
-            if matches!(self.framing, Framing::Length(_)) {
-                self.settle();
+                let why = "the connection ended before the answer did";
+                return Poll::Ready(Err(SeamError::Cut(why.to_owned())));
             }
         }
     }
