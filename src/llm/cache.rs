@@ -359,7 +359,12 @@ fn digest(plan: &Plan, caller: &Caller, front: Front, asked: &Asked, mut questio
     };
     add(b"1");
     match given {
-        Some(given) if given.shared => add(b"shared"),
+        // What a team says may come of a model that a key denies: whoever denies any shares no team's answer.
+        Some(given)
+            if given.shared && (caller.models.deny.is_empty() || plan.llm.team(&asked.model).is_none()) =>
+        {
+            add(b"shared");
+        }
         _ => {
             add(b"caller");
             add(caller.name.as_bytes());

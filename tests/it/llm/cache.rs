@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use causeway::config::glob::Filter;
-use causeway::config::plan::{Cache, Model, Plan, Policy, Prices, Target, Team};
+use causeway::config::plan::{Cache, Caller, Model, Plan, Policy, Prices, Target, Team};
 use causeway::config::types::{ProviderKind, Together};
 use causeway::llm::chat::{Stop, Whole};
 use causeway::llm::convert::{Front, whole};
@@ -180,6 +180,38 @@ fn only_the_very_same_question_of_the_same_caller_is_answered_so() {
         &[],
         true,
     );
+}
+
+#[test]
+fn a_team_answers_nobody_with_the_words_of_a_model_that_is_denied_to_them() {
+    let world = world(&[ProviderKind::OpenaiCompatible; 2], |plan| {
+        plan.llm.cache = Some(Cache { shared: true, ..cache() });
+        plan.llm.teams = vec![Team {
+            name: "chain/t".into(),
+            how: Together::Chain,
+            models: vec!["one/some-model".into(), "two/some-model".into()],
+            time: Duration::from_secs(60),
+            ..Team::default()
+        }];
+        let denying = |name: &str, deny: &[&str]| {
+            let mut key = key(name, Filter::default(), Filter::default());
+            let models = Filter { allow: Vec::new(), deny: globs(deny).allow };
+            key.caller = Caller { models, ..(*key.caller).clone() }.into();
+            key
+        };
+        plan.keys = vec![denying("ann", &[]), denying("bob", &[]), denying("cy", &["two/*"])];
+    });
+    answering(&world, "one", vec![says("One", "stop")]);
+    answering(&world, "two", vec![says("Two", "stop")]);
+    let ask = |name: &str| {
+        let mut question = question(false);
+        question["model"] = "chain/t".into();
+        let key = format!("Bearer {name}-key");
+        hits(&world.post("/v1/chat/completions", &[("authorization", &key)], &question))
+    };
+    assert!(!ask("ann"));
+    assert!(ask("ann") && ask("bob"));
+    assert!(!ask("cy"));
 }
 
 #[test]
