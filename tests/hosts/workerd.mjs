@@ -107,9 +107,7 @@ const config :Workerd.Config = (
     (name = "kv", worker = (
       modules = [(name = "kv.js", esModule = embed "kv.js")],
       compatibilityDate = ${date},
-      bindings = [(name = "NAMESPACE", durableObjectNamespace = "Namespace")],
-      durableObjectNamespaces = [(className = "Namespace", uniqueKey = "causeway-kv", enableSql = true)],
-      durableObjectStorage = (localDisk = "kv-disk"),
+      bindings = [(name = "FILES", service = "kv-disk")],
     )),
     (name = "state", disk = (path = ${JSON.stringify(path.join(state, "state"))}, writable = true)),
     (name = "kv-disk", disk = (path = ${JSON.stringify(path.join(state, "kv"))}, writable = true)),
