@@ -167,7 +167,8 @@ impl<P: Platform> Mcp<P> {
         uris: &[String],
     ) -> Option<(String, Letter)> {
         // Without one it has no stream of its own.
-        let (key, capabilities) = self.parks(client, server, profile).filter(|_| profile.sessions)?;
+        let heard = profile.sessions || profile.http_sse;
+        let (key, capabilities) = self.parks(client, server, profile).filter(|_| heard)?;
         let client_info = client.info.clone().unwrap_or_else(implementation);
         let (server, uris) = (server.name.clone(), uris.to_vec());
         Some((key, Letter::Hear(park::Hear { server, capabilities, client_info, uris })))
