@@ -5,17 +5,15 @@
 //   node tests/hosts/component.mjs [--list] [FILE]        FILE: the component that spin.toml names
 
 import fs from "node:fs";
-import path from "node:path";
 import zlib from "node:zlib";
 
-import { root } from "./runner.mjs";
+import { component as built } from "./runner.mjs";
 
 const LIMIT = 1024 * 1024; // compressed
 
 const given = process.argv.slice(2);
 const list = given[0] === "--list" && given.shift();
-const manifest = fs.readFileSync(path.join(root, "spin.toml"), "utf8");
-const file = given[0] ?? path.join(root, /^source = "(.*)"/m.exec(manifest)[1]);
+const file = given[0] ?? built();
 
 // What Spin 4.1 has of WASI, and of its own what the manifest gives the component.
 const expected = [

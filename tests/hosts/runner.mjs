@@ -11,6 +11,13 @@ export const root = path.resolve(import.meta.dirname, "../..");
 
 const name = path.basename(process.argv[1]);
 
+// Where the Spin component is built: what spin.toml names, with cargo's folder where cargo was told to have it.
+export function component() {
+  const manifest = fs.readFileSync(path.join(root, "spin.toml"), "utf8");
+  const [, built] = /^source = "target\/(.*)"/m.exec(manifest);
+  return path.resolve(root, process.env.CARGO_TARGET_DIR || "target", built);
+}
+
 export function usage(problem) {
   console.error(`${name}: ${problem}`);
   process.exit(2);

@@ -3,7 +3,7 @@
 // SPIN=1, on the `spin` that is on PATH.
 //
 //   node tests/hosts/spin.mjs [--config FILE] [--port N] [--state DIR] [--secret NAME[=VALUE]]... [--fresh]
-//                             [--source FILE] [--upstreams HOST] [--once]
+//                             [--idle SECONDS] [--source FILE] [--upstreams HOST] [--once]
 //
 //   --config FILE     the configuration, as normalized JSON, in the variable causeway_config; later changes of the file
 //                     are pushed
@@ -11,7 +11,8 @@
 //   --state DIR       where state is kept; without it, in a folder that is deleted at the end
 //   --secret NAME     gives the application the environment variable NAME as a variable (or VALUE)
 //   --fresh           gives each request an instance of its own; also with CAUSEWAY_SPIN_FRESH=1
-//   --source FILE     the component; the one that spin.toml names
+//   --idle SECONDS    how long an idle instance is kept; 1 unless given
+//   --source FILE     the component; the one that spin.toml names, in CARGO_TARGET_DIR if that is set
 //   --upstreams HOST  what the variable upstreams says; hosts anywhere unless given
 //   --once            ends as soon as it listens: what the host has compiled is kept, so that none that starts later waits
 //
@@ -25,7 +26,7 @@ import os from "node:os";
 import path from "node:path";
 import { parseArgs } from "node:util";
 
-import { guarded, listening, root, secretsOf, untilFree, usage } from "./runner.mjs";
+import { component, guarded, listening, root, secretsOf, untilFree, usage } from "./runner.mjs";
 
 let options;
 try {
@@ -36,6 +37,7 @@ try {
       state: { type: "string" },
       secret: { type: "string", multiple: true, default: [] },
       fresh: { type: "boolean", default: process.env.CAUSEWAY_SPIN_FRESH === "1" },
+      idle: { type: "string", default: "1" },
       source: { type: "string" },
       upstreams: { type: "string", default: "*://*:*" },
       once: { type: "boolean", default: false },
@@ -46,7 +48,7 @@ try {
 }
 
 const manifest = fs.readFileSync(path.join(root, "spin.toml"), "utf8");
-const source = path.resolve(root, options.source ?? /^source = "(.*)"/m.exec(manifest)[1]);
+const source = options.source ? path.resolve(options.source) : component();
 if (!fs.existsSync(source)) usage(`nothing is built at ${source}`);
 
 // --- the manifest: the one of the application, with the secrets as further variables ------------------------------------
@@ -82,8 +84,9 @@ const real = process.env.SPIN === "1";
 const port = Number(options.port) || (real ? await freePort() : 0);
 await untilFree(port);
 const state = options.state ? path.resolve(options.state) : path.join(folder, "state");
-const fresh = options.fresh ? ["--max-instance-reuse-count", "1"] : [];
-const common = ["--from", from, "--listen", `127.0.0.1:${port}`, "--state-dir", state, ...fresh];
+const common = ["--from", from, "--listen", `127.0.0.1:${port}`, "--state-dir", state];
+if (options.fresh) common.push("--max-instance-reuse-count", "1");
+common.push("--idle-instance-timeout", options.idle);
 const host = real
   ? spawn("spin", ["up", ...common], { env, stdio: ["ignore", "pipe", "pipe"] })
   : spawn(process.env.CAUSEWAY_SPIN_HOST || "causeway-spin-host", common, { env, stdio: ["ignore", "pipe", "pipe"] });

@@ -64,7 +64,13 @@ impl Host {
     }
 
     /// What starts the gateway on `port`.
-    fn command(self, folder: &Path, secrets: &[(String, String)], port: u16, twice: bool) -> Command {
+    fn command(
+        self,
+        folder: &Path,
+        secrets: &[(String, String)],
+        port: u16,
+        instances: Instances,
+    ) -> Command {
         let file = folder.join("causeway.json");
         match self {
             Self::Native => {
@@ -89,8 +95,10 @@ impl Host {
                     .arg(file)
                     .arg("--state")
                     .arg(folder.join("state"));
-                if twice && self == Self::Cloudflare {
-                    command.arg("--twice");
+                match (self, instances) {
+                    (Self::Cloudflare, Instances::Two) => _ = command.arg("--twice"),
+                    (Self::Spin, Instances::Lasting) => _ = command.args(["--idle", "600"]),
+                    _ => {}
                 }
                 for (name, value) in secrets {
                     command.arg("--secret").arg(format!("{name}={value}"));
@@ -99,6 +107,17 @@ impl Host {
             }
         }
     }
+}
+
+/// What is asked of the host's instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Instances {
+    /// As the host has them.
+    Usual,
+    /// Two at once.
+    Two,
+    /// Ones that stay though they are idle.
+    Lasting,
 }
 
 /// A running gateway. Dropping it ends it.
@@ -113,7 +132,7 @@ pub struct Gateway {
     /// Whether callers without a key of their own use [`KEY`].
     keyed: bool,
     companion: Option<Companion>,
-    twice: bool,
+    instances: Instances,
 }
 
 impl Gateway {
@@ -127,16 +146,22 @@ impl Gateway {
     /// # Panics
     /// When the gateway does not start: then no case means anything.
     pub async fn start_with(config: Value, secrets: &[(&str, &str)]) -> Self {
-        Self::launched(config, secrets, false).await
+        Self::launched(config, secrets, Instances::Usual).await
     }
 
     /// Starts the gateway with `config` in two instances, on hosts that can be made to have two: see
     /// [`Self::second_url`].
     pub async fn start_twice(config: Value) -> Self {
-        Self::launched(config, &[], true).await
+        Self::launched(config, &[], Instances::Two).await
     }
 
-    async fn launched(config: Value, secrets: &[(&str, &str)], twice: bool) -> Self {
+    /// Starts the gateway with `config`, for a case about what an instance remembers from one request to the next: Spin
+    /// forgets one that has been idle for a second, which a busy machine may take between two steps of a case.
+    pub async fn start_remembering(config: Value) -> Self {
+        Self::launched(config, &[], Instances::Lasting).await
+    }
+
+    async fn launched(config: Value, secrets: &[(&str, &str)], instances: Instances) -> Self {
         let host = Host::chosen();
         let keyed = !host.is_loopback() && config["keys"].is_null();
         let folder = TempDir::with_prefix("causeway-suite").unwrap();
@@ -146,8 +171,9 @@ impl Gateway {
         let secrets: Vec<(String, String)> =
             secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let log = Arc::default();
-        let (process, base) = launch(host, folder.path(), &secrets, (free_port(), twice), &log).await;
-        let mut gateway = Self { base, host, folder, secrets, process, log, keyed, companion: None, twice };
+        let (process, base) = launch(host, folder.path(), &secrets, (free_port(), instances), &log).await;
+        let mut gateway =
+            Self { base, host, folder, secrets, process, log, keyed, companion: None, instances };
         if keyed {
             let mut known = KEYED.lock().unwrap_or_else(PoisonError::into_inner);
             let known = known.get_or_insert_default();
@@ -174,7 +200,7 @@ impl Gateway {
         let port = self.authority().rsplit_once(':').and_then(|(_, port)| port.parse().ok());
         let port = port.expect("a gateway has a port");
         let (process, _) =
-            launch(self.host, self.folder.path(), &self.secrets, (port, self.twice), &self.log).await;
+            launch(self.host, self.folder.path(), &self.secrets, (port, self.instances), &self.log).await;
         self.process = process;
         if let Some(companion) = &self.companion {
             companion.until_connected(companion.connections() + 1).await;
@@ -278,11 +304,11 @@ async fn launch(
     host: Host,
     folder: &Path,
     secrets: &[(String, String)],
-    (port, twice): (u16, bool),
+    (port, instances): (u16, Instances),
     log: &Arc<Mutex<String>>,
 ) -> (Child, String) {
     let mut process = host
-        .command(folder, secrets, port, twice)
+        .command(folder, secrets, port, instances)
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -129,7 +129,7 @@ async fn a_call_costs_one_request() {
     }
     for (kind, options) in kinds() {
         let fixture = Fixture::start(options).await;
-        let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
+        let gateway = Gateway::start_remembering(serving(&[("one", &fixture)])).await;
         for (path, name) in [("/mcp/one", "echo"), ("/mcp", "one__echo")] {
             for era in ERAS {
                 let client = Client::connect(&gateway, path, era).await;
@@ -185,7 +185,7 @@ async fn the_era_of_a_server_is_found_once() {
     }
     for probe in [Probe::BadRequest, Probe::Empty, Probe::NotFound, Probe::Unknown] {
         let fixture = Fixture::start(Options { probe, ..Options::legacy("one") }).await;
-        let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
+        let gateway = Gateway::start_remembering(serving(&[("one", &fixture)])).await;
         for _ in 0..3 {
             let client = Client::connect(&gateway, "/mcp/one", Era::Modern).await;
             assert_eq!(client.tool("echo", json!({"text": "x"})).await.text(), "x", "{probe:?}");
@@ -263,7 +263,7 @@ async fn a_shared_session_is_shared() {
     }
     let fixture = Fixture::start(Options::legacy("one")).await;
     let config = with(serving(&[("one", &fixture)]), json!({"mcpServers": {"one": {"session": "shared"}}}));
-    let gateway = Gateway::start(config).await;
+    let gateway = Gateway::start_remembering(config).await;
     let mut of = Vec::new();
     for era in [Era::Legacy, Era::Legacy, Era::Modern] {
         let client = Client::connect(&gateway, "/mcp", era).await;
@@ -281,7 +281,7 @@ async fn a_session_that_the_server_forgot_is_made_anew_in_silence() {
         return;
     }
     let fixture = Fixture::start(Options::legacy("one")).await;
-    let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
+    let gateway = Gateway::start_remembering(serving(&[("one", &fixture)])).await;
     for (path, name) in [("/mcp", "one__echo"), ("/mcp/one", "echo")] {
         for era in ERAS {
             let client = Client::connect(&gateway, path, era).await;

@@ -211,7 +211,8 @@ async fn a_stream_that_goes_wrong_begins_once_and_says_nothing_twice() {
     }
     for case in cases() {
         let expected = if case.is_early() || case.way != GoesOn::Nobody && !case.is_told() { 2 } else { 1 };
-        let stalls = case.script.how == "stall";
-        assert!(asked[&case.number] == expected || stalls && asked[&case.number] == 2, "{case:?}");
+        let (stalls, asked) = (case.script.how == "stall", asked[&case.number]);
+        // On a busy machine the first one may be given up before it has heard the question, or before its first word.
+        assert!(asked == expected || stalls && asked <= 2, "{case:?}: {asked}");
     }
 }

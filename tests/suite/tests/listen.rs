@@ -132,7 +132,7 @@ async fn a_client_that_leaves_is_listened_for_no_more() {
         {
             continue;
         }
-        let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
+        let gateway = Gateway::start_remembering(serving(&[("one", &fixture)])).await;
         for path in ["/mcp", "/mcp/one"] {
             let client = Client::connect(&gateway, path, Era::Modern).await;
             let before = fixture.sessions();

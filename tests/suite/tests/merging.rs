@@ -353,7 +353,7 @@ async fn a_list_is_held_as_long_as_the_server_says() {
     // One that is to be held for longer than anything here takes, and one that is not to be held for long.
     let long = Fixture::start(Options { ttl_ms: 600_000, ..Options::modern("long") }).await;
     let short = Fixture::start(Options { ttl_ms: 600, ..Options::modern("short") }).await;
-    let gateway = Gateway::start(serving(&[("long", &long), ("short", &short)])).await;
+    let gateway = Gateway::start_remembering(serving(&[("long", &long), ("short", &short)])).await;
     let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
     client.tool_names().await;
     long.forget();
@@ -389,7 +389,7 @@ async fn a_private_list_is_held_for_its_caller_only() {
     let options = Options { cache_scope: "private".into(), ..Options::modern("one") };
     let fixture = Fixture::start(options).await;
     let keys = json!({"keys": {"ann": {"hash": hash("key-of-ann")}, "bob": {"hash": hash("key-of-bob")}}});
-    let gateway = Gateway::start(with(serving(&[("one", &fixture)]), keys)).await;
+    let gateway = Gateway::start_remembering(with(serving(&[("one", &fixture)]), keys)).await;
     for path in ["/mcp", "/mcp/one"] {
         let ann = Client::connect_as(&gateway, path, Era::Modern, Some("key-of-ann")).await;
         let bob = Client::connect_as(&gateway, path, Era::Modern, Some("key-of-bob")).await;
@@ -408,7 +408,7 @@ async fn a_stale_list_is_better_than_none() {
         return;
     }
     let fixture = Fixture::start(Options { ttl_ms: 1, ..Options::modern("one") }).await;
-    let gateway = Gateway::start(serving(&[("one", &fixture)])).await;
+    let gateway = Gateway::start_remembering(serving(&[("one", &fixture)])).await;
     let client = Client::connect(&gateway, "/mcp", Era::Modern).await;
     let before = client.tool_names().await;
     fixture.stop();

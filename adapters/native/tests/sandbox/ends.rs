@@ -3,7 +3,6 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 use causeway::config::plan::Sandbox;
 use causeway_native::sandbox::{Spec, kill, terminate};
@@ -282,20 +281,17 @@ fn a_temporary_folder_is_held_for_as_long_as_its_keeper_lives() {
 
 #[test]
 fn temporary_folders_go_with_the_server() {
-    let mark = mark("temp");
-    let mut child = started(&waiting(&mark, Sandbox::default()));
-    let _out = ready(&mut child);
-    let temp = || {
-        let entries = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
-        let own = format!("causeway-{}-", std::process::id());
-        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&own)).count()
-    };
-    assert!(temp() >= 1);
+    let mut spec = spec(Sandbox::default(), &["-c", "echo $TMPDIR; cat"]);
+    spec.command = "/bin/sh".to_owned();
+    let mut child = started(&spec);
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let temp = std::path::Path::new(line.trim_end());
+    let own = format!("causeway-{}-", std::process::id());
+    assert!(temp.is_dir() && temp.file_name().unwrap().to_string_lossy().starts_with(&own), "{temp:?}");
     drop(child.stdin.take());
-    child.wait().unwrap();
-    let others = Instant::now();
-    // Other tests of this process have theirs at the same time.
-    until("they are gone", || temp() == 0 || others.elapsed().as_secs() > 25);
+    assert!(child.wait().unwrap().success());
+    until("it is gone", || !temp.exists());
 }
 
 /// The keeper is there for every server, and is to cost little.

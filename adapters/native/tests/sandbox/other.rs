@@ -23,7 +23,8 @@ fn it_holds_for_a_user_without_rights_as_well() {
     std::fs::copy(std::fs::canonicalize("/usr/bin/id").unwrap(), &id).unwrap();
     open(&id, 0o4755);
     let mut again = Command::new(std::env::current_exe().unwrap());
-    again.args(["--skip", "it_holds_for_a_user_without_rights_as_well", "--test-threads", "2"]);
+    // They mostly wait.
+    again.args(["--skip", "it_holds_for_a_user_without_rights_as_well", "--test-threads", "6"]);
     again.env("CAUSEWAY_ESCAPE", program()).env("CAUSEWAY_SETUID_ID", &id).env("HOME", folder.path());
     let output = again.current_dir("/").uid(NOBODY).gid(NOBODY).output();
     let output = match output {

