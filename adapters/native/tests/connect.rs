@@ -418,13 +418,15 @@ async fn a_call_in_flight_outlives_its_connection() {
     let mut edge = Edge::new().await;
     let _companion = Companion::start(&edge.url(), &serving(&[("one", &fixture)]), &[]);
     let first = edge.accept().await;
-    assert_eq!(first.session, None);
-    for _ in 0..5 {
+    assert_eq!((first.session, first.dial), (None, 1));
+    assert!(first.companion.is_some());
+    for round in 0..5 {
         let call = modern("tools/call", json!({"name": "slow", "arguments": {"ms": 400}}));
         let id = edge.open(request("one", "tools/call", Some("slow")), call.to_string().as_bytes()).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         edge.drop_connection().await;
-        edge.accept().await;
+        let again = edge.accept().await;
+        assert_eq!((again.companion, again.dial), (first.companion, 2 + round));
         let answer = edge.answer(id).await;
         assert_eq!((answer.status, &answer.reset), (200, &None));
     }

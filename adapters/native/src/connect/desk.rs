@@ -13,7 +13,7 @@ use bytes::Bytes;
 use causeway::config::glob::Glob;
 use causeway::platform::Timestamp;
 use causeway::tunnel::frame;
-use causeway::tunnel::hello::{Offer, Verdict};
+use causeway::tunnel::hello::{CompanionId, Offer, Verdict};
 use causeway::tunnel::pair::Message;
 use causeway::tunnel::{Bye, ByeCode, Effect, Input, Link, Reset, ResetCode, StreamId};
 use serde_json::json;
@@ -96,7 +96,15 @@ impl Desk {
         let mut view = View::new(show, &options.name, &gateway);
         view.targets(&targets);
         targets.apply(&programs);
-        let link = Link::companion(options.limits(), &options.name, targets.offers());
+        let mut link = Link::companion(options.limits(), &options.name, targets.offers());
+        let mut id = [0; 16];
+        // Without chance there is nothing that it alone could be known by.
+        if getrandom::fill(&mut id).is_ok() {
+            link = link.known_as(CompanionId(id));
+        }
+        if options.once {
+            link = link.checking();
+        }
         Self {
             allow: options.allow.clone().into(),
             kitchen: Arc::new(Kitchen::new(http.clone())),
