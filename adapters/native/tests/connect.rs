@@ -402,6 +402,39 @@ async fn a_refused_key_ends_it_and_says_what_is_missing() {
 }
 
 #[tokio::test]
+async fn whatever_answers_while_the_gateway_is_away_keeps_no_companion_from_dialling_again() {
+    for transport in ["websocket", "auto"] {
+        let mut edge = Edge::new().await;
+        let more = ["--transport", transport, "--pause", "0.1", "--json"];
+        let companion = Companion::start(&edge.url(), &serving(&[]), &more);
+        // The gateway is killed in the middle of the first handshake.
+        let (mut socket, _) = edge.listener.accept().await.unwrap();
+        let _ = socket.read(&mut [0; 16]).await;
+        drop(socket);
+        edge.accept().await;
+        edge.drop_connection().await;
+        // What stands in front of the gateway answers in its place.
+        for page in ["200 OK", "400 Bad Request", "501 Not Implemented"] {
+            let (mut socket, _) = edge.listener.accept().await.unwrap();
+            let _ = socket.read(&mut [0; 4096]).await;
+            let answer = format!(
+                "HTTP/1.1 {page}\r\ncontent-type: text/html\r\ncontent-length: 4\r\nconnection: close\r\n\r\nwait"
+            );
+            socket.write_all(answer.as_bytes()).await.unwrap();
+            drop(socket);
+            if transport == "auto" {
+                // It tries events and POST, which are not taken either.
+                let (mut socket, _) = edge.listener.accept().await.unwrap();
+                let _ = socket.read(&mut [0; 4096]).await;
+                socket.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+        edge.accept().await;
+        drop(companion);
+    }
+}
+
+#[tokio::test]
 async fn whoever_is_replaced_ends_and_says_so() {
     let mut edge = Edge::new().await;
     let companion = Companion::start(&edge.url(), &serving(&[]), &[]);

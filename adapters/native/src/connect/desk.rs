@@ -251,16 +251,18 @@ impl Desk {
             self.pause = FIRST.min(self.options.pause);
         }
         match why {
-            // What was right once may be so again: a configuration that was pushed by mistake is taken back.
-            Why::Never(words) if !self.welcomed || self.options.once => {
+            // What was right once may be so again: a configuration that was pushed by mistake is taken back, and what answers in
+            // the gateway's place while that is away goes.
+            Why::Never(words) | Why::NoWebSocket(words) if !self.welcomed || self.options.once => {
                 self.ended = Some(Ended::Refused(words.clone()));
             }
             // Whoever waits for the result of a check need not wait for ever.
-            Why::NoWebSocket(words) => self.ended = Some(Ended::Refused(words.clone())),
             Why::Later(words) if self.options.once && self.pause > Duration::from_secs(2) => {
                 self.ended = Some(Ended::Refused(words.clone()));
             }
-            Why::Later(words) | Why::Never(words) => {
+            Why::Later(words) | Why::Never(words) | Why::NoWebSocket(words) => {
+                // So it is with who took no WebSockets.
+                self.transport = self.options.transport;
                 let pause = jitter(self.pause);
                 self.pause = (self.pause * 2).min(self.options.pause);
                 self.view.lost(words, pause);
