@@ -150,6 +150,8 @@ pub fn call<P: Platform>(
         request_id: request_id.to_owned(),
         caller: caller.name.clone(),
         candidates: choice.candidates,
+        may: choice.may,
+        alone: choice.alone,
         why: choice.why,
     };
     begun(platform, plan, memory, caller, headers, asked)
@@ -165,6 +167,11 @@ fn begun<P: Platform>(
     mut asked: call::Asked,
 ) -> Result<Call<P>, Refusal> {
     let caching = Caching::of(&plan, caller, &asked, headers);
+    if !caching.as_ref().is_some_and(Caching::looks)
+        && let Some(alone) = asked.alone.take()
+    {
+        return Err(alone);
+    }
     let Some(given) = plan.llm.team(&asked.model).cloned() else {
         return Ok(Call::new(platform, plan, memory.clone(), asked).cached(caching));
     };
@@ -183,7 +190,8 @@ fn begun<P: Platform>(
     Ok(Call::of(team, Call::new(platform, plan, memory.clone(), asked)).cached(caching))
 }
 
-/// Whom `caller` is answered by who asks for `model`; remembered where there was something to decide.
+/// Whom `caller` is answered by who asks for `model`; remembered where there was something to decide. Where answers are kept, it
+/// may be that nobody is asked now.
 fn chosen<P: Platform>(
     platform: &P,
     plan: &Plan,
@@ -200,6 +208,7 @@ fn chosen<P: Platform>(
             route::candidates(&plan.llm, caller, model)?;
             Choice { considered: team.models.clone(), why: model.to_owned(), ..Choice::default() }
         }
+        None if plan.llm.cache.is_some() => policy::consider(&plan.llm, caller, model, memory, now, needs)?,
         None => policy::choose(&plan.llm, caller, model, memory, now, needs)?,
     };
     if choice.candidates.len() > 1 || !choice.considered.is_empty() {

@@ -81,8 +81,12 @@ pub struct Asked {
     pub request_id: String,
     /// The name of the caller's key.
     pub caller: String,
-    /// Who may answer, in order.
+    /// Who is asked, in order.
     pub candidates: Vec<Candidate>,
+    /// Who may answer, however they are doing, by name.
+    pub may: Vec<String>,
+    /// Why nobody is asked, where all are left alone.
+    pub alone: Option<Refusal>,
     /// Why in this order.
     pub why: String,
 }
