@@ -246,6 +246,12 @@ impl<P: Platform> Call<P> {
         Self { team: Some(Box::new(team)), ..call }
     }
 
+    /// This call, of which it is noted what is asked and answered.
+    pub(super) fn noted(mut self, noted: Option<Box<super::noted::Noted>>) -> Self {
+        self.metered.noted = noted;
+        self
+    }
+
     /// This call, whose answer may be known, and is kept.
     pub(super) fn cached(self, caching: Option<Caching>) -> Self {
         Self { caching: caching.map(Box::new), ..self }
