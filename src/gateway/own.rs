@@ -36,6 +36,10 @@ const SCHEME: &str = "model://";
 const MOST: usize = 2000;
 /// A piece of a model's words, as an event.
 const PIECE: usize = 8 * 1024 * 1024;
+/// Notifications of progress that may wait to be read: whoever reads slowly hears of more at a time.
+const WAITING: usize = 16;
+/// The words that one of them may tell at a time; more are left to the result.
+const TOLD: usize = 64 * 1024;
 /// How long the lists hold: what models there are may change at any time, what tools there are not.
 const HOUR: u64 = 3_600_000;
 const MINUTE: u64 = 60_000;
@@ -276,23 +280,36 @@ async fn heard_through<P: Platform>(
     heard: Option<(&RawValue, &UnboundedSender<Bytes>)>,
 ) -> Option<Value> {
     let (mut decoder, mut events) = (Decoder::new(PIECE), Vec::new());
-    let mut length = 0;
+    let (mut length, mut untold) = (0, String::new());
+    let tell = |length: usize, untold: &mut String, all: bool| {
+        let Some((token, out)) = heard.filter(|(_, out)| !untold.is_empty() && (all || out.len() < WAITING))
+        else {
+            return;
+        };
+        let params = json!({"progressToken": token, "progress": length, "message": std::mem::take(untold)});
+        let told = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params});
+        let _ = out.unbounded_send(Event::message(told.to_string().into()).encode());
+    };
     while let Some(chunk) = asking.next().await {
         decoder.push(&chunk, &mut events).ok()?;
         for event in events.drain(..) {
             let data: Value = serde_json::from_slice(&event.data).ok()?;
             match event.event.as_str() {
-                "done" => return Some(data),
+                "done" => {
+                    tell(length, &mut untold, true);
+                    return Some(data);
+                }
                 "error" => return None,
                 "text" => {
                     let piece = text_of(&data);
                     length += piece.chars().count();
-                    if let Some((token, out)) = heard {
-                        let params = json!({"progressToken": token, "progress": length, "message": piece});
-                        let told =
-                            json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params});
-                        let _ = out.unbounded_send(Event::message(told.to_string().into()).encode());
+                    if untold.len() + piece.len() > TOLD {
+                        untold.clear();
                     }
+                    if piece.len() <= TOLD {
+                        untold.push_str(piece);
+                    }
+                    tell(length, &mut untold, false);
                 }
                 _ => {}
             }

@@ -96,7 +96,7 @@ impl Line {
     }
 }
 
-/// What a model's words were, in names and numbers: never in words.
+/// What a model's words were, in names and numbers: in words only where the configuration says so.
 #[derive(Serialize)]
 pub(super) struct Words<'a> {
     asked: &'a str,
@@ -121,6 +121,10 @@ pub(super) struct Words<'a> {
     first_ms: Option<f64>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     stages: &'a [Stage],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<&'a str>,
 }
 
 impl<'a> Words<'a> {
@@ -142,6 +146,8 @@ impl<'a> Words<'a> {
             cache: metered.cache,
             first_ms,
             stages: &metered.stages,
+            prompt: metered.noted.as_ref().map(|noted| noted.prompt.as_str()),
+            answer: metered.noted.as_ref().map(|noted| noted.answer.as_str()),
         }
     }
 }

@@ -378,7 +378,7 @@ fn digest(plan: &Plan, caller: &Caller, front: Front, asked: &Asked, mut questio
             add(text.as_bytes());
         }
     } else {
-        let mut names: Vec<String> = asked.candidates.iter().map(super::route::Candidate::name).collect();
+        let mut names = asked.may.clone();
         if plan.llm.policy(&asked.model).is_some() {
             add(asked.model.as_bytes());
             names.sort_unstable();

@@ -3,13 +3,14 @@
 use super::ask::types::Attempt;
 use super::chat::Usage;
 use super::memory::Memory;
+use super::noted::Noted;
 use super::registry::facts;
 use super::route::Candidate;
 use super::team::Stage;
 use crate::config::plan::{Llm, Prices};
 use crate::fault::Kind;
 
-/// What there is to note of a call. Never prompts, never answers.
+/// What there is to note of a call.
 #[derive(Debug, Clone, Default)]
 pub struct Metered {
     /// The model, as the caller named it.
@@ -36,6 +37,29 @@ pub struct Metered {
     pub fault: Option<Kind>,
     /// Whether the answer came to its end.
     pub complete: bool,
+    /// What was asked and answered: only where the configuration says so.
+    pub noted: Option<Box<Noted>>,
+}
+
+impl Metered {
+    /// Takes a piece of the answer, where answers are noted.
+    pub(super) fn hear(&mut self, event: &super::chat::Event) {
+        if let Some(noted) = &mut self.noted {
+            noted.push(event);
+        }
+    }
+
+    /// How much of the answer is noted, to come back to ([`Metered::back`]).
+    pub(super) fn length(&self) -> usize {
+        self.noted.as_ref().map_or(0, |noted| noted.answer.len())
+    }
+
+    /// Forgets what was not said after all.
+    pub(super) fn back(&mut self, length: usize) {
+        if let Some(noted) = &mut self.noted {
+            noted.answer.truncate(length);
+        }
+    }
 }
 
 /// What `usage` costs at `candidate`, whom a caller asked for as `asked`.

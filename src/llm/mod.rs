@@ -8,7 +8,7 @@
 //!      -> convert    the provider's answer, whole or piece by piece, to the caller's dialect
 //! ```
 //!
-//! It **never** logs what is asked or answered: [`meter`] knows names, tokens and times.
+//! It logs what is asked or answered only where the configuration says so ([`noted`]): [`meter`] knows names, tokens and times.
 //!
 //! | module | what |
 //! |---|---|
@@ -17,6 +17,7 @@
 //! | [`convert`] | the grid of the fronts and all dialects |
 //! | [`route`] | model names, rights and candidates |
 //! | [`policy`] | which of the candidates, in which order, and why |
+//! | [`noted`] | what is asked and answered, for the log, where that is wanted |
 //! | [`registry`] | what is known of models |
 //! | [`memory`] | how providers have been doing, and what was decided |
 //! | [`provider`] | where a provider is asked, and how it knows who asks |
@@ -52,6 +53,7 @@ pub mod lmstudio;
 pub mod memory;
 pub mod meter;
 mod models;
+pub mod noted;
 pub mod ollama;
 pub mod openai;
 pub mod openrouter;
@@ -80,6 +82,7 @@ pub use refusal::Refusal;
 
 use self::cache::Caching;
 use self::memory::Decision;
+use self::noted::Noted;
 use self::policy::{Choice, Needs};
 use self::team::Team;
 use crate::config::Plan;
@@ -150,6 +153,8 @@ pub fn call<P: Platform>(
         request_id: request_id.to_owned(),
         caller: caller.name.clone(),
         candidates: choice.candidates,
+        may: choice.may,
+        alone: choice.alone,
         why: choice.why,
     };
     begun(platform, plan, memory, caller, headers, asked)
@@ -165,8 +170,14 @@ fn begun<P: Platform>(
     mut asked: call::Asked,
 ) -> Result<Call<P>, Refusal> {
     let caching = Caching::of(&plan, caller, &asked, headers);
+    if !caching.as_ref().is_some_and(Caching::looks)
+        && let Some(alone) = asked.alone.take()
+    {
+        return Err(alone);
+    }
+    let noted = Noted::of(&plan, &asked);
     let Some(given) = plan.llm.team(&asked.model).cloned() else {
-        return Ok(Call::new(platform, plan, memory.clone(), asked).cached(caching));
+        return Ok(Call::new(platform, plan, memory.clone(), asked).noted(noted).cached(caching));
     };
     let Task::Chat(front) = asked.task else {
         return Err(Refusal::wrong("model", "names models that answer together, which only say words"));
@@ -180,10 +191,11 @@ fn begun<P: Platform>(
         }
     };
     let team = Team::new(platform.clone(), plan.clone(), memory.clone(), caller, given, chat, &asked);
-    Ok(Call::of(team, Call::new(platform, plan, memory.clone(), asked)).cached(caching))
+    Ok(Call::of(team, Call::new(platform, plan, memory.clone(), asked)).noted(noted).cached(caching))
 }
 
-/// Whom `caller` is answered by who asks for `model`; remembered where there was something to decide.
+/// Whom `caller` is answered by who asks for `model`; remembered where there was something to decide. Where answers are kept, it
+/// may be that nobody is asked now.
 fn chosen<P: Platform>(
     platform: &P,
     plan: &Plan,
@@ -200,6 +212,7 @@ fn chosen<P: Platform>(
             route::candidates(&plan.llm, caller, model)?;
             Choice { considered: team.models.clone(), why: model.to_owned(), ..Choice::default() }
         }
+        None if plan.llm.cache.is_some() => policy::consider(&plan.llm, caller, model, memory, now, needs)?,
         None => policy::choose(&plan.llm, caller, model, memory, now, needs)?,
     };
     if choice.candidates.len() > 1 || !choice.considered.is_empty() {

@@ -24,8 +24,12 @@ const ANSWER: u64 = 500;
 /// Who is asked, and why.
 #[derive(Debug, Clone, Default)]
 pub struct Choice {
-    /// Who is asked, in this order. Never empty.
+    /// Who is asked, in this order. Empty only where several models answer together, and where all are left alone.
     pub candidates: Vec<Candidate>,
+    /// Who may answer, however they are doing, by name and in the order of the configuration or the policy.
+    pub may: Vec<String>,
+    /// Why nobody is asked now, though some might answer: all are left alone.
+    pub alone: Option<Refusal>,
     /// Why the first of them is.
     pub why: String,
     /// Everybody who was thought of, in words.
@@ -109,6 +113,25 @@ impl Needs {
 /// # Errors
 /// [`Kind::UnknownModel`]; where all of a policy are left out, the reasons; where all are left alone, why.
 pub fn choose(
+    llm: &Llm,
+    caller: &Caller,
+    name: &str,
+    memory: &Memory,
+    now: Timestamp,
+    needs: impl FnOnce() -> Needs,
+) -> Result<Choice, Refusal> {
+    let mut choice = consider(llm, caller, name, memory, now, needs)?;
+    match choice.alone.take() {
+        Some(refusal) => Err(refusal),
+        None => Ok(choice),
+    }
+}
+
+/// The same for somebody who may have the answer already: that all are left alone is told in the [`Choice`].
+///
+/// # Errors
+/// [`Kind::UnknownModel`]; where all of a policy are left out, the reasons.
+pub fn consider(
     llm: &Llm,
     caller: &Caller,
     name: &str,
@@ -271,6 +294,7 @@ fn healthy(
     memory: &Memory,
     now: Timestamp,
 ) -> Result<Choice, Refusal> {
+    let may = found.iter().map(Candidate::name).collect();
     let (mut well, mut limited) = (Vec::new(), Vec::new());
     let mut paused: Option<Candidate> = None;
     for candidate in found {
@@ -297,7 +321,7 @@ fn healthy(
     limited.sort_by_key(|(until, _)| *until);
     well.extend(limited.into_iter().map(|(_, candidate)| candidate));
     if !well.is_empty() {
-        return Ok(Choice { candidates: well, why, considered });
+        return Ok(Choice { candidates: well, may, alone: None, why, considered });
     }
     let reason = paused.and_then(|candidate| memory.reason(&candidate.provider));
     let Some((mut refusal, until)) = reason else {
@@ -307,7 +331,7 @@ fn healthy(
     refusal.wait = Some(wait);
     let text = &mut refusal.fault.message;
     *text = format!("{text} (left alone for {} s after failing in a row)", wait.as_millis().div_ceil(1000));
-    Err(refusal)
+    Ok(Choice { candidates: Vec::new(), may, alone: Some(refusal), why, considered })
 }
 
 #[cfg(test)]

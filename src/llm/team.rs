@@ -315,6 +315,8 @@ impl<P: Platform> Team<P> {
             caller: self.caller.name.clone(),
             request_id: format!("{}-{}", self.request_id, self.spent.stages.len() + self.running.len() + 1),
             candidates: choice.candidates,
+            may: Vec::new(),
+            alone: None,
             why: choice.why,
         };
         let call = Call::unseen(

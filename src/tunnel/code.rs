@@ -62,6 +62,8 @@ codes! {
         Lost = 9,
         /// The configuration has no link of this name.
         Unknown = 10,
+        /// The companion itself has dialled again since: this connection is not the one that counts.
+        Stale = 11,
     }
 }
 

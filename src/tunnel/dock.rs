@@ -480,6 +480,16 @@ impl Line {
             return refuse(Bye::new(ByeCode::Refused, words));
         }
         let said = verdicts(plan, &terms.name, hello.offers.iter());
+        if hello.check {
+            let (mut effects, session) = (Vec::new(), SessionId(terms.random));
+            drop(Link::edge(now, terms.limits, session, &hello, said, &mut effects));
+            for effect in effects {
+                if let Effect::Send { count, message } = effect {
+                    let _ = sender.unbounded_send(Say::Message(count, Message::Frame(message)));
+                }
+            }
+            return drop(sender.unbounded_send(Say::Close(Bye::new(ByeCode::Shutdown, "all is said"))));
+        }
         self.entry.dock.with(|inner, wakers| {
             match inner.link.as_ref().map(|link| link.greeting(now, &hello)) {
                 Some(Greeting::Refuse(bye)) => return refuse(bye),
@@ -564,7 +574,7 @@ impl Inner {
     /// The connection that there is, is no longer the link's.
     fn leave(&mut self, why: &str) {
         if let Some((_, sender)) = self.line.take() {
-            let _ = sender.unbounded_send(Say::Close(Bye::new(ByeCode::Replaced, why)));
+            let _ = sender.unbounded_send(Say::Close(Bye::new(ByeCode::Stale, why)));
         }
     }
 

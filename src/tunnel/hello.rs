@@ -16,52 +16,65 @@ pub const MAX_OFFERS: usize = 512;
 /// The most bytes of a name.
 pub const MAX_NAME: usize = 128;
 
-/// Which session of a link: 16 random bytes, written as 32 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SessionId(pub [u8; 16]);
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident: $what:literal,)*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+            pub struct $name(pub [u8; 16]);
 
-impl fmt::Display for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for SessionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SessionId({self})")
-    }
-}
-
-impl std::str::FromStr for SessionId {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WRONG: &str = "a session is 32 hexadecimal digits";
-        let mut id = [0; 16];
-        if text.len() != 32 || !text.is_ascii() {
-            return Err(WRONG);
-        }
-        for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| WRONG)?;
-            if digits.starts_with('+') {
-                return Err(WRONG);
+            impl fmt::Display for $name {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                }
             }
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| WRONG)?;
-        }
-        Ok(Self(id))
-    }
+
+            impl fmt::Debug for $name {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    write!(f, concat!(stringify!($name), "({})"), self)
+                }
+            }
+
+            impl std::str::FromStr for $name {
+                type Err = &'static str;
+
+                fn from_str(text: &str) -> Result<Self, Self::Err> {
+                    digits(text).map(Self).ok_or(concat!($what, " is 32 hexadecimal digits"))
+                }
+            }
+
+            impl Serialize for $name {
+                fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                    serializer.collect_str(self)
+                }
+            }
+
+            impl<'de> Deserialize<'de> for $name {
+                fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+                }
+            }
+        )*
+    };
 }
 
-impl Serialize for SessionId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
+ids! {
+    /// Which session of a link: 16 random bytes, written as 32 hexadecimal digits.
+    SessionId: "a session",
+    /// Which companion: 16 random bytes that each process draws for itself, written as 32 hexadecimal digits.
+    CompanionId: "a companion",
 }
 
-impl<'de> Deserialize<'de> for SessionId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+fn digits(text: &str) -> Option<[u8; 16]> {
+    let mut id = [0; 16];
+    if text.len() != 32 || !text.is_ascii() {
+        return None;
     }
+    for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
+        let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
+        *byte = u8::from_str_radix(digits, 16).ok()?;
+    }
+    Some(id)
 }
 
 /// What a companion offers and a stream addresses: by name, never by address.
@@ -140,6 +153,12 @@ pub struct Hello {
     /// The program and its version, for people.
     #[serde(default)]
     pub agent: String,
+    /// Which companion it is. None: it does not say, and is known by its session alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub companion: Option<CompanionId>,
+    /// How often that companion has dialled, this time included: what was held up on its way is told from what is new.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dial: u64,
     /// The session that it was in, to be resumed. None: it has never been welcomed, and takes over from any other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
@@ -160,10 +179,21 @@ pub struct Hello {
     /// After how much silence it asks whether the edge is there, in milliseconds.
     #[serde(default = "heartbeat_ms")]
     pub heartbeat_ms: u64,
+    /// It only wants to know what is said to its offers: no link begins, and one that there is goes on.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub check: bool,
 }
 
 fn one() -> u32 {
     1
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 fn heartbeat_ms() -> u64 {
@@ -299,6 +329,8 @@ mod tests {
             oldest: 1,
             name: "laptop".into(),
             agent: String::new(),
+            companion: Some(CompanionId([3; 16])),
+            dial: u64::MAX,
             session: None,
             received: None,
             offers: vec![Offer::server("files"), Offer::model("local")],
@@ -307,6 +339,7 @@ mod tests {
             streams: 1,
             resume_ms: 0,
             heartbeat_ms: 20_000,
+            check: false,
         }
     }
 
@@ -340,6 +373,32 @@ mod tests {
         let json = br#"{"version":1,"name":"a","offers":[{"server":"s"}],"window":2048,"frame":2048,"streams":3,"resume_ms":5,"later":{}}"#;
         let hello = Hello::read(&[&[1][..], json].concat().into()).unwrap();
         assert_eq!(hello.offers, [Offer::server("s")]);
+        assert_eq!((hello.companion, hello.dial), (None, 0), "an older companion does not say");
+    }
+
+    #[test]
+    fn a_companion_is_32_digits_and_its_dial_a_number() {
+        let read = |members: &str| {
+            let json = format!(
+                r#"{{"version":1,"name":"a","offers":[],"window":2048,"frame":2048,"streams":3,"resume_ms":5,{members}}}"#
+            );
+            Hello::read(&[&[1][..], json.as_bytes()].concat().into()).map_err(|bye| bye.code)
+        };
+        let hello =
+            read(r#""companion":"000102030405060708090a0b0c0d0e0F","dial":18446744073709551615"#).unwrap();
+        assert_eq!(hello.companion, Some(CompanionId(std::array::from_fn(|at| u8::try_from(at).unwrap()))));
+        assert_eq!(hello.dial, u64::MAX);
+        for wrong in [
+            r#""companion":"""#,
+            r#""companion":"00""#,
+            r#""companion":7"#,
+            r#""dial":-1"#,
+            r#""dial":1.5"#,
+            r#""dial":18446744073709551616"#,
+            r#""dial":"1""#,
+        ] {
+            assert_eq!(read(wrong), Err(ByeCode::Protocol), "{wrong}");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ use self::streams::Stream;
 use super::Limits;
 use super::code::{Bye, ByeCode, Reset};
 use super::frame::{Frame, Request, Response};
-use super::hello::{Allowed, Hello, Offer, SessionId, Verdict};
+use super::hello::{Allowed, CompanionId, Hello, Offer, SessionId, Verdict};
 use super::pair::Message;
 use crate::platform::Timestamp;
 
@@ -131,7 +131,8 @@ pub enum Greeting {
     Resume,
     /// It takes over: close this link with the reason, then begin with [`Link::edge`].
     TakeOver(Bye),
-    /// It is the older one; tell it so and close its connection. This link goes on.
+    /// It is the older one, or this is an older dial of the same one; tell it so and close its connection. This link goes
+    /// on.
     Refuse(Bye),
 }
 
@@ -143,6 +144,12 @@ pub struct Link {
     pub(super) phase: Phase,
     pub(super) name: String,
     pub(super) session: Option<SessionId>,
+    /// Which companion it is the link of, as far as that says so, and how often it had dialled when it was last welcome.
+    /// At the companion's own end: how often it has dialled.
+    pub(super) companion: Option<CompanionId>,
+    pub(super) dial: u64,
+    /// Companion: it only asks what is said to its offers.
+    checks: bool,
     pub(super) peer: Allowed,
     pub(super) resume: Duration,
     /// The other end's heartbeat.
@@ -199,6 +206,9 @@ impl Link {
             phase: Phase::Down,
             name: name.to_owned(),
             session: None,
+            companion: None,
+            dial: 0,
+            checks: false,
             peer: Allowed::new(limits.window, limits.frame, limits.streams),
             resume: limits.resume,
             rhythm: limits.heartbeat,
@@ -223,6 +233,21 @@ impl Link {
     #[must_use]
     pub fn companion(limits: Limits, name: &str, offers: Vec<Offer>) -> Self {
         Self::new(Timestamp(0), limits, Side::Companion(offers), name)
+    }
+
+    /// Companion: it says with each hello which one it is, so that the edge can tell a hello that was held up on its way
+    /// from a later one. To be random, and another in each process.
+    #[must_use]
+    pub fn known_as(mut self, companion: CompanionId) -> Self {
+        self.companion = Some(companion);
+        self
+    }
+
+    /// Companion: it only asks what the edge says to its offers. A link that there is under its name goes on.
+    #[must_use]
+    pub fn checking(mut self) -> Self {
+        self.checks = true;
+        self
     }
 
     /// The edge's end, for a companion that has said `hello`: a new session with a random id. What is said to the
@@ -431,6 +456,12 @@ impl Link {
                 Phase::Greeting => self.welcomed(now, welcome, out),
                 _ => Err(wrong("a welcome that nobody waits for")),
             },
+            Frame::Bye(bye) if bye.code == ByeCode::Stale && !edge => {
+                // Something on the way has said the same hello twice, or kept this one back. The session is not lost by that.
+                self.lose(now);
+                out.push(Effect::Drop("the gateway has heard a later dial of this companion"));
+                Ok(())
+            }
             Frame::Bye(bye) => {
                 self.end(bye, false, out);
                 Ok(())

@@ -20,12 +20,13 @@
 //! ```
 //! use causeway::platform::Timestamp;
 //! use causeway::tunnel::frame::{Request, Response};
-//! use causeway::tunnel::hello::{Hello, Offer, SessionId, Verdict};
+//! use causeway::tunnel::hello::{CompanionId, Hello, Offer, SessionId, Verdict};
 //! use causeway::tunnel::{Effect, Input, Limits, Link};
 //!
 //! let now = Timestamp(1);
 //! let (mut up, mut down) = (Vec::new(), Vec::new());
 //! let mut companion = Link::companion(Limits::default(), "laptop", vec![Offer::server("files")]);
+//! companion = companion.known_as(CompanionId([3; 16]));
 //! companion.on(now, Input::Dialled, &mut up);
 //! let Some(Effect::Send { message, .. }) = up.pop() else { panic!() };
 //! let hello = Hello::read(&message).unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Limits;
-use super::hello::{Allowed, SessionId};
+use super::hello::{Allowed, CompanionId, SessionId};
 use super::link::{Link, Phase, Side};
 use crate::platform::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,10 @@ struct Saved {
     v: u8,
     name: String,
     session: SessionId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    companion: Option<CompanionId>,
+    #[serde(default)]
+    dial: u64,
     sent: u64,
     received: u64,
     last: u32,
@@ -41,6 +45,8 @@ impl Link {
             v: 1,
             name: self.name.clone(),
             session,
+            companion: self.companion,
+            dial: self.dial,
             sent: self.sent,
             received: self.received,
             last: self.last,
@@ -61,6 +67,7 @@ impl Link {
         let mut link = Self::new(Timestamp(saved.heard_ms), limits, Side::Edge, &saved.name);
         link.phase = Phase::Up;
         link.session = Some(saved.session);
+        (link.companion, link.dial) = (saved.companion, saved.dial);
         link.peer = Allowed::new(saved.window, saved.frame, saved.streams);
         link.resume = Duration::from_millis(saved.resume_ms);
         link.rhythm = Duration::from_millis(saved.rhythm_ms);

@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use causeway::gateway::dock::Docked;
-use causeway::platform::{Clock as _, HttpClient as _, SeamError};
+use causeway::platform::{Clock as _, Entropy as _, HttpClient as _, Platform as _, SeamError};
 use causeway::testing::{Fake, FakeBody};
 use causeway::tunnel::dock::{Line, Say};
 use causeway::tunnel::frame::{Headers, Request, Response};
-use causeway::tunnel::hello::Offer;
+use causeway::tunnel::hello::{CompanionId, Offer};
 use causeway::tunnel::pair::Message;
 use causeway::tunnel::{Effect, Input, Limits, Link, Reset, ResetCode, StreamId};
 use futures_util::Stream as _;
@@ -59,7 +59,9 @@ impl Companion {
     /// Dials in as `link`, with `servers` behind it, each at the host of its name.
     pub fn dial(fake: &Fake, link: &str, servers: &[&str]) -> Self {
         let offers = servers.iter().map(|name| Offer::server(*name)).collect();
-        let end = Link::companion(Limits::default(), link, offers);
+        let mut id = [0; 16];
+        fake.entropy().fill(&mut id);
+        let end = Link::companion(Limits::default(), link, offers).known_as(CompanionId(id));
         Self::with(fake, link, end, HashMap::new())
     }
 

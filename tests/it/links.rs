@@ -13,7 +13,9 @@ use causeway::relay::through;
 use causeway::testing::{Fake, Step};
 use causeway::tunnel::dock::{Line, Say};
 use causeway::tunnel::frame::Frame;
+use causeway::tunnel::hello::{CompanionId, Offer};
 use causeway::tunnel::pair::Message;
+use causeway::tunnel::{Effect, Input, Limits, Link};
 use futures_util::StreamExt as _;
 use http::Request;
 use serde_json::json;
@@ -194,6 +196,72 @@ fn the_newer_companion_wins_and_the_older_is_told() {
     assert_eq!(newer.log(), ["up"]);
     assert_eq!(call(&world, "files__read").brief(), "200 ok");
     assert!(newer.log().iter().all(|line| line.starts_with("asked by")));
+}
+
+#[test]
+fn a_dial_that_was_held_up_takes_no_link_and_gives_none_away() {
+    let world = world(Offline::Keep);
+    let link = Link::companion(Limits::default(), "laptop", vec![Offer::server("files")]);
+    let mut link = link.known_as(CompanionId([4; 16]));
+    let mut hello = || {
+        let mut effects = Vec::new();
+        link.on(world.fake.now(), Input::Dialled, &mut effects);
+        let Some(Effect::Send { message, .. }) = effects.pop() else { panic!("no hello") };
+        message
+    };
+    let hellos = [hello(), hello(), hello(), hello()];
+    let dial = |which: usize| {
+        let docked = world.fake.dock("laptop");
+        let mut line = docked.line();
+        docked.received(&mut line, "ann", Message::Frame(hellos[which].clone()));
+        line
+    };
+    let mut begun = dial(1);
+    assert_eq!(closed(&mut begun), "Pending", "nobody knows of another");
+    let mut live = dial(3);
+    assert_eq!(closed(&mut begun), "Lost");
+    for late in 0..4 {
+        assert_eq!(closed(&mut dial(late)), "Stale", "{late}");
+    }
+    assert_eq!(closed(&mut live), "Pending");
+    assert_eq!(state(&world)["links"][0]["state"], "connected");
+    // Another companion is another matter.
+    Companion::dial(&world.fake, "laptop", &["files"]);
+    assert_eq!(closed(&mut live), "Replaced");
+}
+
+#[test]
+fn a_companion_that_only_checks_is_told_of_its_offers_and_takes_no_link() {
+    let world = world(Offline::Keep);
+    let serving = Companion::dial(&world.fake, "laptop", &["files"]);
+    serving.log();
+    let offers = vec![Offer::server("files"), Offer::server("near")];
+    let mut link = Link::companion(Limits::default(), "laptop", offers).checking();
+    let mut out = Vec::new();
+    for stop in [false, true] {
+        let docked = world.fake.dock("laptop");
+        let mut line = docked.line();
+        link.on(world.fake.now(), Input::Dialled, &mut out);
+        let Some(Effect::Send { message, .. }) = out.pop() else { panic!("no hello") };
+        docked.received(&mut line, "ann", Message::Frame(message));
+        let mut context = Context::from_waker(Waker::noop());
+        let Poll::Ready(Some(Say::Message(_, Message::Frame(welcome)))) = line.poll_say(&mut context) else {
+            panic!("no welcome");
+        };
+        link.on(world.fake.now(), Input::Frame(welcome), &mut out);
+        let Some(Effect::Up { resumed: false, verdicts }) = out.pop() else { panic!("{out:?}") };
+        assert_eq!(verdicts.iter().map(|one| one.refused.is_some()).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(closed(&mut line), "Shutdown");
+        // What it says behind that is heard by nobody.
+        docked.heard(line.entry(), Message::Frame(Frame::Ack(7).encode()));
+        docked.lost(line.entry());
+        assert_eq!(serving.log(), [""; 0]);
+        assert_eq!(call(&world, "files__read").brief(), "200 ok");
+        assert!(serving.log().iter().all(|line| line.starts_with("asked by")));
+        if !stop {
+            link.on(world.fake.now(), Input::Lost, &mut out);
+        }
+    }
 }
 
 #[test]

@@ -195,6 +195,41 @@ fn who_wants_to_hear_of_progress_hears_the_words_as_they_come() {
 }
 
 #[test]
+fn progress_that_nobody_reads_yet_waits_in_few_notifications() {
+    for words in [1000, 30_000] {
+        let fake = Fake::default();
+        provider(&fake, move || {
+            let piece = |delta: Value, reason: Value| {
+                let choice = json!({"index": 0, "delta": delta, "finish_reason": reason});
+                format!("data: {}\n\n", json!({"id": "c1", "choices": [choice]}))
+            };
+            let said = (0..words).map(|number| piece(json!({"content": format!("{number}, ")}), Value::Null));
+            let said: String = said.collect();
+            let mut script = Script::new(200, "text/event-stream", said);
+            script.body.push(Step::Send(piece(json!({}), json!("stop")).into()));
+            script.body.push(Step::Send("data: [DONE]\n\n".into()));
+            Ok(script)
+        });
+        let world = world(fake);
+        let params =
+            json!({"name": "llm__ask", "arguments": {"message": "Hi"}, "_meta": {"progressToken": 5}});
+        let got = send(&world, "/mcp", "modern", "me", "tools/call", params);
+        let all = messages(&got.body);
+        let text = all.last().unwrap()["result"]["structuredContent"]["text"].as_str().unwrap();
+        let told: Vec<&Value> = all[..all.len() - 1].iter().map(|message| &message["params"]).collect();
+        assert!((1..=32).contains(&told.len()), "{}", told.len());
+        assert_eq!(told.last().unwrap()["progress"], text.chars().count());
+        let progress: Vec<u64> = told.iter().map(|told| told["progress"].as_u64().unwrap()).collect();
+        assert!(progress.is_sorted_by(|a, b| a < b), "{progress:?}");
+        let heard: String = told.iter().map(|told| told["message"].as_str().unwrap()).collect();
+        match words {
+            1000 => assert_eq!(heard, text, "nothing is left out"),
+            _ => assert!(heard.len() < 128 * 1024 && text.ends_with("29999, "), "{}", heard.len()),
+        }
+    }
+}
+
+#[test]
 fn what_goes_wrong_is_told_so_that_a_model_can_do_better() {
     let check = |script: fn() -> Result<Script, SeamError>, who: &str, arguments: Value, what: &str| {
         for token in [Value::Null, json!(1)] {

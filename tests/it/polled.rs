@@ -13,12 +13,12 @@ use causeway::config::plan::{Caller, Key, Offline, Server};
 use causeway::platform::{Clock as _, HttpClient as _};
 use causeway::polled::{BEAT, LATE, LEASE};
 use causeway::testing::{Fake, Script};
-use causeway::tunnel::frame::{Headers, Response};
-use causeway::tunnel::hello::Offer;
+use causeway::tunnel::frame::{Frame, Headers, Response};
+use causeway::tunnel::hello::{CompanionId, Offer};
 use causeway::tunnel::pair::{self, Message};
-use causeway::tunnel::{Effect, Input, Limits, Link, StreamId};
+use causeway::tunnel::{ByeCode, Effect, Input, Limits, Link, StreamId};
 use futures_util::StreamExt as _;
-use futures_util::future::{join, select};
+use futures_util::future::{Either, join, select};
 use http::Request;
 use serde_json::{Value, json};
 
@@ -305,7 +305,8 @@ async fn accompany(down: &World, up: &World) {
 
 async fn accompany_mute(down: &World, up: &World, mute: &Mute) {
     let fake = &down.fake;
-    let mut link = Link::companion(Limits::default(), "laptop", vec![Offer::server("files")]);
+    let link = Link::companion(Limits::default(), "laptop", vec![Offer::server("files")]);
+    let mut link = link.known_as(CompanionId([4; 16]));
     let mut effects = Vec::new();
     link.on(fake.now(), Input::Dialled, &mut effects);
     let Some(Effect::Send { message: hello, .. }) = effects.pop() else { panic!("no hello") };
@@ -398,6 +399,59 @@ async fn accompany_mute(down: &World, up: &World, mute: &Mute) {
     });
     let got = got.await;
     panic!("the link has ended: {} {}", got.status, got.body);
+}
+
+/// What a companion is told by this stream of events.
+fn told(events: &str) -> Vec<Frame> {
+    let data = events.lines().filter_map(|line| line.strip_prefix("data:"));
+    data.map(|data| match Message::from_event(data.as_bytes()).unwrap() {
+        Message::Frame(frame) => Frame::decode(frame).unwrap(),
+        other => panic!("{other:?}"),
+    })
+    .collect()
+}
+
+#[test]
+fn hellos_that_come_in_the_wrong_order_through_several_instances_keep_no_companion_away() {
+    let fake = Fake::default().public();
+    put(&fake, "files", Kind::Modern, &["read"]);
+    let [one, two, three] = linked(&fake);
+    let link = Link::companion(Limits::default(), "laptop", vec![Offer::server("files")]);
+    let mut link = link.known_as(CompanionId([4; 16]));
+    let mut dial = || {
+        let mut effects = Vec::new();
+        link.on(fake.now(), Input::Dialled, &mut effects);
+        let Some(Effect::Send { message, .. }) = effects.pop() else { panic!("no hello") };
+        let request = Request::post("/tunnel?name=laptop").header("host", "localhost");
+        request.header("authorization", "Bearer ann-key").body(message).unwrap()
+    };
+    let (first, second, third) = (dial(), dial(), dial());
+    let heard = Cell::new(0);
+    let begun = one.sent(second, async |_: &str| false);
+    let live = async {
+        fake.sleep(Duration::from_secs(2)).await;
+        let got = two.sent(third, async |seen: &str| {
+            assert!(matches!(told(seen)[..], [] | [Frame::Welcome(_)]), "{:?}", told(seen));
+            heard.set(told(seen).len());
+            false
+        });
+        panic!("the link has ended: {}", got.await.body);
+    };
+    let late = async {
+        fake.sleep(Duration::from_secs(5)).await;
+        let late = three.sent(first, async |_: &str| false).await;
+        let said = told(&late.body);
+        assert!(matches!(&said[..], [Frame::Bye(bye)] if bye.code == ByeCode::Stale), "{said:?}");
+        fake.sleep(Duration::from_secs(2)).await;
+    };
+    let both = join(begun, late);
+    let Either::Right(((begun, ()), _)) = fake.run(select(pin!(live), pin!(both)));
+    let said = told(&begun.body);
+    assert!(
+        matches!(&said[..], [Frame::Welcome(_), Frame::Bye(bye)] if bye.code == ByeCode::Lost),
+        "{said:?}"
+    );
+    assert_eq!(heard.get(), 1);
 }
 
 /// Three instances with `files` behind a link.

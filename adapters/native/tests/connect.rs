@@ -402,6 +402,39 @@ async fn a_refused_key_ends_it_and_says_what_is_missing() {
 }
 
 #[tokio::test]
+async fn whatever_answers_while_the_gateway_is_away_keeps_no_companion_from_dialling_again() {
+    for transport in ["websocket", "auto"] {
+        let mut edge = Edge::new().await;
+        let more = ["--transport", transport, "--pause", "0.1", "--json"];
+        let companion = Companion::start(&edge.url(), &serving(&[]), &more);
+        // The gateway is killed in the middle of the first handshake.
+        let (mut socket, _) = edge.listener.accept().await.unwrap();
+        let _ = socket.read(&mut [0; 16]).await;
+        drop(socket);
+        edge.accept().await;
+        edge.drop_connection().await;
+        // What stands in front of the gateway answers in its place.
+        for page in ["200 OK", "400 Bad Request", "501 Not Implemented"] {
+            let (mut socket, _) = edge.listener.accept().await.unwrap();
+            let _ = socket.read(&mut [0; 4096]).await;
+            let answer = format!(
+                "HTTP/1.1 {page}\r\ncontent-type: text/html\r\ncontent-length: 4\r\nconnection: close\r\n\r\nwait"
+            );
+            socket.write_all(answer.as_bytes()).await.unwrap();
+            drop(socket);
+            if transport == "auto" {
+                // It tries events and POST, which are not taken either.
+                let (mut socket, _) = edge.listener.accept().await.unwrap();
+                let _ = socket.read(&mut [0; 4096]).await;
+                socket.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+        edge.accept().await;
+        drop(companion);
+    }
+}
+
+#[tokio::test]
 async fn whoever_is_replaced_ends_and_says_so() {
     let mut edge = Edge::new().await;
     let companion = Companion::start(&edge.url(), &serving(&[]), &[]);
@@ -418,13 +451,15 @@ async fn a_call_in_flight_outlives_its_connection() {
     let mut edge = Edge::new().await;
     let _companion = Companion::start(&edge.url(), &serving(&[("one", &fixture)]), &[]);
     let first = edge.accept().await;
-    assert_eq!(first.session, None);
-    for _ in 0..5 {
+    assert_eq!((first.session, first.dial), (None, 1));
+    assert!(first.companion.is_some());
+    for round in 0..5 {
         let call = modern("tools/call", json!({"name": "slow", "arguments": {"ms": 400}}));
         let id = edge.open(request("one", "tools/call", Some("slow")), call.to_string().as_bytes()).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         edge.drop_connection().await;
-        edge.accept().await;
+        let again = edge.accept().await;
+        assert_eq!((again.companion, again.dial), (first.companion, 2 + round));
         let answer = edge.answer(id).await;
         assert_eq!((answer.status, &answer.reset), (200, &None));
     }

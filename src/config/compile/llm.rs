@@ -33,6 +33,7 @@ pub(super) fn llm(
         shared: cache.shared.unwrap_or(false),
         models: filter(&cache.models),
     });
+    llm.log_content = bytes(given.log_content, 0);
     for (name, entry) in given.providers.iter() {
         match provider(name, entry, secrets, host) {
             Ok(provider) => llm.providers.push(Arc::new(provider)),

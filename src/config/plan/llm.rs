@@ -25,6 +25,8 @@ pub struct Llm {
     pub contexts: Contexts,
     /// How answers are kept, where they are.
     pub cache: Option<Cache>,
+    /// How many bytes of what is asked, and of what is answered, are logged with each call: 0 for nothing.
+    pub log_content: usize,
 }
 
 /// How answers are kept for the very same question.

@@ -38,7 +38,10 @@ const RANK: [&str; 3] = ["cost", "latency", "speed"];
 const MOST_TOKENS: u32 = 100_000_000;
 const PRICES: [&str; 4] = ["input", "output", "cached", "cache_write"];
 const MOST_KEYS: usize = 16;
-const LLM: [&str; 7] = ["providers", "models", "policies", "teams", "contexts", "mcp", "cache"];
+const LLM: [&str; 8] =
+    ["providers", "models", "policies", "teams", "contexts", "mcp", "cache", "log_content"];
+/// The most of a prompt or an answer that a line of the log may have: hosts cut lines that are too long.
+const MOST_LOGGED: u64 = 32 * 1024;
 /// Thirty days, in milliseconds.
 const LONGEST_CACHED: u64 = 30 * 24 * 60 * 60 * 1000;
 /// Ten years, in milliseconds.
@@ -61,6 +64,15 @@ impl Reader {
                 "mcp" => into.mcp = self.flag(&entry.node, "llm.mcp"),
                 "cache" if entry.node.value == Value::Null => {}
                 "cache" => into.cache = Some(self.cache(&entry.node)),
+                "log_content" if entry.node.value == Value::Null => {}
+                "log_content" => {
+                    into.log_content = self.size(&entry.node, "llm.log_content", Size(1), Size(MOST_LOGGED));
+                    if into.log_content.is_some() {
+                        let what = "has what callers ask and what models answer written to the log";
+                        let fix = "leave it out where whoever reads the log must not know";
+                        self.warn(entry.node.place, "llm.log_content", what, fix);
+                    }
+                }
                 _ => self.unknown(entry, "llm", &LLM),
             }
         }

@@ -37,6 +37,10 @@ pub struct Llm {
     /// Answers are kept, and given again to the very same question. Without it none is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
+    /// How much of what is asked, and of what is answered, is written to the log with each call: 1 byte to 32 KiB of each.
+    /// Without it nothing is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_content: Option<Size>,
 }
 
 /// How answers are kept for the very same question.

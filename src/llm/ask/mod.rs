@@ -96,6 +96,8 @@ pub async fn ask<P: Platform>(
         caller: caller.name.clone(),
         request_id: request_id.to_owned(),
         candidates: choice.candidates,
+        may: choice.may,
+        alone: choice.alone,
         why: choice.why,
     };
     let ticks = platform.clock().ticks();

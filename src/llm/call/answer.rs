@@ -137,6 +137,9 @@ impl<P: Platform> Call<P> {
                 if let Some(caching) = &mut self.caching {
                     caching.take(&whole);
                 }
+                if let Some(noted) = &mut self.metered.noted {
+                    noted.take(&whole);
+                }
                 if let Some(Event::Extra(stages)) = self.itemised() {
                     whole.extra.extend(stages);
                     whole.usage = self.metered.usage;
@@ -194,15 +197,17 @@ impl<P: Platform> Call<P> {
         } else {
             self.writer()
         };
-        let (mut out, length) = (BytesMut::new(), self.said.length());
+        let (mut out, length, noted) = (BytesMut::new(), self.said.length(), self.metered.length());
         for event in events {
             match event {
                 Event::Failed(refusal) => {
                     self.said.back(length);
+                    self.metered.back(noted);
                     return self.failed(refusal, None);
                 }
                 event => {
                     if let Some(event) = self.said.tell(event, &mut self.metered.usage) {
+                        self.metered.hear(&event);
                         if let Some(caching) = &mut self.caching {
                             caching.push(&event);
                         }
@@ -224,6 +229,10 @@ impl<P: Platform> Call<P> {
     pub(super) fn deliver(&mut self, mut whole: Whole) {
         (self.current, self.sent) = (None, false);
         self.said.anew();
+        self.metered.back(0);
+        if let Some(noted) = &mut self.metered.noted {
+            noted.take(&whole);
+        }
         self.metered.usage = self.said.before;
         whole.usage = self.metered.usage;
         if let Some(Event::Extra(stages)) = self.itemised() {
@@ -251,7 +260,7 @@ impl<P: Platform> Call<P> {
     pub(super) fn heard(&mut self, chunk: Option<Result<Bytes, SeamError>>) {
         self.heard_at = self.now();
         let mut events = Vec::new();
-        let (before, length) = (self.out.len(), self.said.length());
+        let (before, length, noted) = (self.out.len(), self.said.length(), self.metered.length());
         let front = self.asked.task.front();
         let State::Streaming { reader, writer, tail, .. } = &mut self.state else { return };
         let (passes, was_whole) = (writer.is_none(), reader.is_over());
@@ -289,6 +298,9 @@ impl<P: Platform> Call<P> {
                 Event::Failed(refusal) => failure = Some(refusal),
                 event => {
                     let event = self.said.tell(event, &mut self.metered.usage);
+                    if let Some(event) = &event {
+                        self.metered.hear(event);
+                    }
                     if let (Some(caching), Some(event)) = (&mut self.caching, &event) {
                         caching.push(event);
                     }
@@ -316,6 +328,7 @@ impl<P: Platform> Call<P> {
             }
             let given = self.out.split_off(before);
             self.said.back(length);
+            self.metered.back(noted);
             self.missed(&refusal);
             if self.goes_on(&refusal) {
                 return;

@@ -19,9 +19,10 @@ impl<P: Platform> Call<P> {
     /// Asks the next candidate.
     pub(super) fn begin(&mut self) {
         let Some(candidate) = self.left.pop_front() else {
-            // There is always one: whoever made the call saw to it.
-            self.refuse(Refusal::new(Kind::UnknownModel, "no provider has this model"), None);
-            return;
+            // Whoever made the call saw to it that there is one, or that it is said why there is none.
+            let alone = self.asked.alone.take();
+            let none = || Refusal::new(Kind::UnknownModel, "no provider has this model");
+            return self.refuse(alone.unwrap_or_else(none), None);
         };
         let timeouts = &candidate.provider.timeouts;
         let now = self.now();

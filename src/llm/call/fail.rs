@@ -35,6 +35,7 @@ impl<P: Platform> Call<P> {
         }
         self.out.clear();
         self.said.anew();
+        self.metered.back(0);
         if let Some(caching) = &mut self.caching {
             caching.anew();
         }

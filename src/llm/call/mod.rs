@@ -81,8 +81,12 @@ pub struct Asked {
     pub request_id: String,
     /// The name of the caller's key.
     pub caller: String,
-    /// Who may answer, in order.
+    /// Who is asked, in order.
     pub candidates: Vec<Candidate>,
+    /// Who may answer, however they are doing, by name.
+    pub may: Vec<String>,
+    /// Why nobody is asked, where all are left alone.
+    pub alone: Option<Refusal>,
     /// Why in this order.
     pub why: String,
 }
@@ -240,6 +244,12 @@ impl<P: Platform> Call<P> {
     /// A call that `team` answers.
     pub(super) fn of(team: Team<P>, call: Self) -> Self {
         Self { team: Some(Box::new(team)), ..call }
+    }
+
+    /// This call, of which it is noted what is asked and answered.
+    pub(super) fn noted(mut self, noted: Option<Box<super::noted::Noted>>) -> Self {
+        self.metered.noted = noted;
+        self
     }
 
     /// This call, whose answer may be known, and is kept.

@@ -60,6 +60,8 @@ pub fn sampled<P: Platform>(
         caller: caller.name.clone(),
         request_id: request_id.to_owned(),
         candidates: choice.candidates,
+        may: choice.may,
+        alone: None,
         why: choice.why,
     };
     // A server says nothing of a cache: what is kept is given.
@@ -154,9 +156,10 @@ fn wished(
     let considered = considered.take(100).collect();
     let candidates = match together {
         true => Vec::new(),
-        false => entries.into_iter().filter_map(|entry| entry.candidate).collect(),
+        false => entries.into_iter().filter_map(|entry| entry.candidate).collect::<Vec<_>>(),
     };
-    Ok((model, Choice { candidates, why: why.to_owned(), considered }))
+    let may = candidates.iter().map(Candidate::name).collect();
+    Ok((model, Choice { candidates, may, alone: None, why: why.to_owned(), considered }))
 }
 
 #[cfg(test)]

@@ -14,11 +14,16 @@ impl Link {
     /// Edge: what is to be done with a companion that says `hello` while there is this link.
     #[must_use]
     pub fn greeting(&self, now: Timestamp, hello: &Hello) -> Greeting {
+        let same = hello.companion.is_some() && hello.companion == self.companion;
+        if same && hello.dial <= self.dial {
+            let words = "the companion has dialled again since; this hello was held up on its way";
+            return Greeting::Refuse(Bye::new(ByeCode::Stale, words));
+        }
         let own = hello.session.is_some() && hello.session == self.session;
         let here = self.phase == Phase::Up || self.phase == Phase::Down && !self.is_too_late(now);
-        if own {
+        if own || same {
             let known = hello.received.is_some_and(|received| (self.base()..=self.sent).contains(&received));
-            if known && here {
+            if own && known && here {
                 return Greeting::Resume;
             }
             let words = "the companion has begun anew, what was in flight is lost";
@@ -34,12 +39,17 @@ impl Link {
 
     pub(super) fn dialled(&mut self, now: Timestamp, out: Out<'_>) {
         let Side::Companion(offers) = &self.side else { return };
+        if self.companion.is_some() {
+            self.dial = self.dial.saturating_add(1);
+        }
         let milliseconds = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let hello = Hello {
             version: VERSION,
             oldest: VERSION,
             name: self.name.clone(),
             agent: concat!("causeway/", env!("CARGO_PKG_VERSION")).to_owned(),
+            companion: self.companion,
+            dial: self.dial,
             session: self.session,
             received: self.session.filter(|_| !self.given_up).map(|_| self.received),
             offers: offers.clone(),
@@ -48,6 +58,7 @@ impl Link {
             streams: self.limits.streams,
             resume_ms: milliseconds(self.limits.resume),
             heartbeat_ms: milliseconds(self.limits.heartbeat),
+            check: self.checks,
         };
         self.lose(now);
         self.phase = Phase::Greeting;
@@ -106,6 +117,7 @@ impl Link {
         out: Out<'_>,
     ) {
         let Some(session) = self.session else { return };
+        (self.companion, self.dial) = (hello.companion, hello.dial);
         self.peer = Allowed::new(hello.window, hello.frame, hello.streams);
         self.rhythm = Duration::from_millis(hello.heartbeat_ms.clamp(100, 3_600_000));
         let resume_ms = self.limits.resume_ms(hello.resume_ms);

@@ -8,6 +8,8 @@ use super::super::code::ResetCode;
 use super::*;
 
 const SESSION: SessionId = SessionId([9; 16]);
+const COMPANION: CompanionId = CompanionId([5; 16]);
+const OTHER: CompanionId = CompanionId([6; 16]);
 
 fn limits() -> Limits {
     Limits { window: 1024, frame: 1024, ..Limits::default() }
@@ -15,6 +17,10 @@ fn limits() -> Limits {
 
 fn offers() -> Vec<Offer> {
     vec![Offer::server("files")]
+}
+
+fn companion(limits: Limits, id: CompanionId) -> Link {
+    Link::companion(limits, "laptop", offers()).known_as(id)
 }
 
 fn request() -> Request {
@@ -29,6 +35,10 @@ struct World {
     up: VecDeque<Bytes>,
     down: VecDeque<Bytes>,
     connected: bool,
+    /// The edge is on a connection whose companion has left it, and does not know.
+    ghost: bool,
+    /// Every hello so far.
+    hellos: Vec<Bytes>,
     /// What each end's owner was told.
     at_edge: Vec<Effect>,
     at_companion: Vec<Effect>,
@@ -41,10 +51,12 @@ impl World {
         Self {
             now: Timestamp(1_000_000),
             edge: None,
-            companion: Link::companion(limits.clone(), "laptop", offers()),
+            companion: companion(limits.clone(), COMPANION),
             up: VecDeque::new(),
             down: VecDeque::new(),
             connected: false,
+            ghost: false,
+            hellos: Vec::new(),
             at_edge: Vec::new(),
             at_companion: Vec::new(),
             sessions: 0,
@@ -63,6 +75,7 @@ impl World {
     fn dial(&mut self) {
         self.connected = true;
         self.companion(Input::Dialled);
+        self.hellos.extend(self.up.back().cloned());
     }
 
     fn lose(&mut self) {
@@ -76,7 +89,7 @@ impl World {
     fn did_at_edge(&mut self, out: Vec<Effect>) {
         for effect in out {
             match effect {
-                Effect::Send { message, .. } if self.connected => self.down.push_back(message),
+                Effect::Send { message, .. } if self.connected && !self.ghost => self.down.push_back(message),
                 Effect::Send { .. } => {}
                 told => self.at_edge.push(told),
             }
@@ -116,11 +129,29 @@ impl World {
             self.edge(Input::Frame(message));
             return true;
         };
+        self.ghost = false;
+        if let Some(bye) = self.greet(hello) {
+            self.down.push_back(bye.encode());
+        }
+        true
+    }
+
+    /// The hello `which` arrives, which was held up until its companion had left that connection. What is said to it if it
+    /// is not welcome.
+    fn late(&mut self, which: usize) -> Option<ByeCode> {
+        let ghost = std::mem::replace(&mut self.ghost, true);
+        let refused = self.greet(Hello::read(&self.hellos[which]).unwrap());
+        // Who is not welcome changes nothing.
+        self.ghost = if refused.is_some() { ghost } else { true };
+        refused.map(|bye| bye.code)
+    }
+
+    fn greet(&mut self, hello: Hello) -> Option<Bye> {
         let verdicts: Vec<_> = hello.offers.iter().cloned().map(Verdict::accepted).collect();
         let mut out = Vec::new();
         match self.edge.as_ref().map(|edge| edge.greeting(self.now, &hello)) {
             Some(Greeting::Resume) => self.edge(Input::Hello(hello, verdicts)),
-            Some(Greeting::Refuse(bye)) => self.down.push_back(bye.encode()),
+            Some(Greeting::Refuse(bye)) => return Some(bye),
             other => {
                 if let Some(Greeting::TakeOver(bye)) = other {
                     // What the old connection is told does not reach the new one.
@@ -134,7 +165,7 @@ impl World {
                 self.did_at_edge(out);
             }
         }
-        true
+        None
     }
 
     fn step_down(&mut self) -> bool {
@@ -348,7 +379,7 @@ fn a_companion_that_began_anew_takes_over() {
     let mut world = World::connected(limits());
     world.open();
     world.run();
-    world.companion = Link::companion(limits(), "laptop", offers());
+    world.companion = companion(limits(), OTHER);
     world.dial();
     world.run();
     assert_eq!(World::resets(&world.at_edge), [ResetCode::Lost]);
@@ -359,7 +390,7 @@ fn a_companion_that_began_anew_takes_over() {
 fn the_older_companion_is_told_when_it_comes_back() {
     let mut world = World::connected(limits());
     world.lose();
-    let older = std::mem::replace(&mut world.companion, Link::companion(limits(), "laptop", offers()));
+    let older = std::mem::replace(&mut world.companion, companion(limits(), OTHER));
     world.dial();
     world.run();
     let newer = std::mem::replace(&mut world.companion, older);
@@ -368,6 +399,174 @@ fn the_older_companion_is_told_when_it_comes_back() {
     let Some(Effect::Close(bye)) = world.at_companion.last() else { panic!() };
     assert_eq!(bye.code, ByeCode::Replaced);
     assert!(!bye.code.may_dial_again() && newer.is_up() && world.edge.unwrap().is_up());
+}
+
+/// A companion whose network lets its dials through late, and each of them after it has given that one up.
+fn held_up(mut world: World, dials: usize) -> World {
+    world.lose();
+    for _ in 0..dials {
+        world.dial();
+        world.lose();
+    }
+    world.dial();
+    world
+}
+
+#[test]
+fn a_hello_that_was_held_up_and_begins_a_session_keeps_nobody_away() {
+    for first in 1..=3 {
+        let mut world = World::connected(limits());
+        world.open();
+        world.run();
+        world.edge = None;
+        let mut world = held_up(world, 3);
+        assert_eq!(world.late(first), None, "the edge knows of no other");
+        world.run();
+        assert!(matches!(world.at_companion.last(), Some(Effect::Up { resumed: false, .. })), "{first}");
+        let told: Vec<_> = world.at_edge.iter().filter(|told| matches!(told, Effect::Close(_))).collect();
+        assert!(matches!(told[..], [Effect::Close(Bye { code: ByeCode::Lost, .. })]), "{told:?}");
+        // What else was held up comes to nothing.
+        for late in 0..4 {
+            assert_eq!(world.late(late), Some(ByeCode::Stale), "{late} after {first}");
+        }
+        let id = world.open();
+        world.run();
+        assert!(world.at_companion.contains(&Effect::Open(id, request())));
+    }
+}
+
+#[test]
+fn a_companion_that_was_never_welcome_is_not_kept_away_by_itself_either() {
+    let mut world = held_up(World::new(limits()), 2);
+    assert_eq!(world.late(0), None);
+    world.run();
+    assert!(world.companion.is_up());
+    assert_eq!(world.late(1), Some(ByeCode::Stale));
+    assert!(world.companion.is_up() && world.edge.unwrap().is_up());
+}
+
+#[test]
+fn a_call_in_flight_outlives_hellos_in_the_wrong_order() {
+    for order in [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]] {
+        let mut world = World::connected(limits());
+        let id = world.open();
+        world.edge(Input::End(id));
+        world.run();
+        let mut world = held_up(world, 3);
+        let mut newest = 0;
+        for late in order {
+            let stale = (late < newest).then_some(ByeCode::Stale);
+            assert_eq!(world.late(late), stale, "{late} in {order:?}");
+            newest = newest.max(late);
+        }
+        world.run();
+        world.companion(Input::Head(id, Response::new(200)));
+        world.companion(Input::End(id));
+        world.run();
+        assert_eq!(world.at_edge, [Effect::Head(id, Response::new(200)), Effect::End(id)], "{order:?}");
+    }
+}
+
+#[test]
+fn a_companion_that_does_not_say_which_it_is_is_known_by_its_session() {
+    let mut world = World::new(limits());
+    world.companion = Link::companion(limits(), "laptop", offers());
+    world.dial();
+    world.run();
+    let mut world = held_up(world, 1);
+    assert!(!String::from_utf8_lossy(&world.hellos[0]).contains("dial"));
+    assert_eq!(world.late(1), None);
+    world.run();
+    assert!(matches!(world.at_companion.last(), Some(Effect::Up { resumed: true, .. })));
+    // A gateway that has forgotten the session cannot tell.
+    world.edge = None;
+    let mut world = held_up(world, 1);
+    assert_eq!(world.late(3), None);
+    world.run();
+    assert!(matches!(world.at_companion.last(), Some(Effect::Close(Bye { code: ByeCode::Replaced, .. }))));
+}
+
+#[test]
+fn one_companion_takes_from_another_only_what_a_later_dial_may() {
+    let mut world = World::connected(limits());
+    world.lose();
+    let older = std::mem::replace(&mut world.companion, companion(limits(), OTHER));
+    world.dial();
+    world.run();
+    // The other one's dials count for themselves.
+    let newer = std::mem::replace(&mut world.companion, older);
+    for _ in 0..5 {
+        world.lose();
+        world.dial();
+        let last = world.hellos.len() - 1;
+        assert_eq!(world.late(last), Some(ByeCode::Replaced));
+    }
+    assert!(newer.is_up());
+}
+
+#[test]
+fn a_companion_that_is_told_that_its_dial_is_old_dials_again_and_keeps_its_calls() {
+    let mut world = World::connected(limits());
+    let id = world.open();
+    world.edge(Input::End(id));
+    world.run();
+    world.lose();
+    world.dial();
+    // On its way somebody has said the same twice, and answers with what was said to the second.
+    let said = world.late(1);
+    assert_eq!(said, None);
+    world.run();
+    assert_eq!(World::resets(&world.at_companion), []);
+    assert!(matches!(world.at_companion.last(), Some(Effect::Drop(_))), "{:?}", world.at_companion);
+    assert!(ByeCode::Stale.may_dial_again());
+    world.dial();
+    world.run();
+    assert!(matches!(world.at_companion.last(), Some(Effect::Up { resumed: true, .. })));
+    world.companion(Input::Head(id, Response::new(200)));
+    world.companion(Input::End(id));
+    world.run();
+    assert_eq!(world.at_edge.last(), Some(&Effect::End(id)));
+}
+
+#[test]
+fn dials_are_told_apart_after_a_link_was_put_away() {
+    let mut world = World::connected(limits());
+    world.lose();
+    world.dial();
+    world.run();
+    let saved = world.edge.as_ref().unwrap().save().unwrap();
+    world.edge = Link::restore(limits(), &saved);
+    assert_eq!(world.late(0), Some(ByeCode::Stale));
+    assert_eq!(world.late(1), Some(ByeCode::Stale));
+    world.lose();
+    world.dial();
+    world.run();
+    assert!(matches!(world.at_companion.last(), Some(Effect::Up { resumed: true, .. })));
+    // What an earlier version has put away says nothing of that.
+    let mut saved: serde_json::Value = serde_json::from_slice(&saved).unwrap();
+    let removed = saved.as_object_mut().unwrap();
+    assert!(removed.remove("companion").is_some() && removed.remove("dial").is_some());
+    let link = Link::restore(limits(), &serde_json::to_vec(&saved).unwrap()).unwrap();
+    assert!(link.is_up());
+}
+
+#[test]
+fn a_companion_that_counts_as_far_as_numbers_go_only_keeps_itself_away() {
+    let mut world = World::connected(limits());
+    let mut hello = Hello::read(&world.hellos[0]).unwrap();
+    hello.dial = u64::MAX;
+    let edge = world.edge.as_ref().unwrap();
+    assert_eq!(
+        edge.greeting(world.now, &hello),
+        edge.greeting(world.now, &Hello { dial: 2, ..hello.clone() })
+    );
+    assert_eq!(world.greet(hello.clone()), None);
+    assert_eq!(world.greet(hello).map(|bye| bye.code), Some(ByeCode::Stale));
+    world.lose();
+    world.companion = companion(limits(), OTHER);
+    world.dial();
+    world.run();
+    assert!(world.companion.is_up());
 }
 
 #[test]
@@ -538,13 +737,24 @@ fn a_second_life_of_a_stream_starts_at_the_same_place() {
 #[derive(Debug, Clone)]
 enum Act {
     Open,
-    Say { at_edge: bool, stream: usize, bytes: usize },
-    End { at_edge: bool, stream: usize },
-    Read { at_edge: bool },
+    Say {
+        at_edge: bool,
+        stream: usize,
+        bytes: usize,
+    },
+    End {
+        at_edge: bool,
+        stream: usize,
+    },
+    Read {
+        at_edge: bool,
+    },
     Up,
     Down,
     Lose,
     Dial,
+    /// A hello that was held up arrives: so many before the last.
+    Late(usize),
     Wait(u64),
 }
 
@@ -558,6 +768,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         6 => Just(Act::Down),
         1 => Just(Act::Lose),
         2 => Just(Act::Dial),
+        1 => (0usize..4).prop_map(Act::Late),
         1 => (1u64..8).prop_map(Act::Wait),
     ];
     proptest::collection::vec(act, 1..200)
@@ -686,6 +897,12 @@ fn live(acts: &[Act]) {
             Act::Dial => {
                 random.world.lose();
                 random.world.dial();
+            }
+            Act::Late(before) => {
+                // The one that counts comes as everything else does.
+                if let Some(which) = random.world.hellos.len().checked_sub(2 + before) {
+                    _ = random.world.late(which);
+                }
             }
             Act::Wait(seconds) => {
                 // Never so long that something is given up.

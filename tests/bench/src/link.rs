@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use causeway::platform::Timestamp;
-use causeway::tunnel::hello::Offer;
+use causeway::tunnel::hello::{CompanionId, Offer};
 use causeway::tunnel::{Effect, Input, Limits, Link};
 use serde_json::{Map, Value, json};
 
@@ -168,7 +168,8 @@ fn idle(gateway: &Process, number: usize) -> Outcome<TcpStream> {
     );
     stream.write_all(head.as_bytes()).map_err(text)?;
     until(&mut stream, |read| read.starts_with(b"HTTP/1.1 101") && read.ends_with(b"\r\n\r\n"))?;
-    let mut companion = Link::companion(Limits::default(), &name, vec![Offer::server(format!("s{number}"))]);
+    let companion = Link::companion(Limits::default(), &name, vec![Offer::server(format!("s{number}"))]);
+    let mut companion = companion.known_as(CompanionId([7; 16]));
     let mut out = Vec::new();
     companion.on(Timestamp(1), Input::Dialled, &mut out);
     let Some(Effect::Send { message, .. }) = out.pop() else { return Err("no hello".to_owned()) };

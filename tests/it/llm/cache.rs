@@ -1,13 +1,15 @@
 //! Answers that are kept for the very same question.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use causeway::config::glob::Filter;
-use causeway::config::plan::{Cache, Caller, Model, Plan, Policy, Prices, Target, Team};
+use causeway::config::plan::{Cache, Caller, Model, Plan, Policy, Prices, Provider, Target, Team};
 use causeway::config::types::{ProviderKind, Together};
 use causeway::llm::chat::{Stop, Whole};
 use causeway::llm::convert::{Front, whole};
+use causeway::platform::SeamError;
 use causeway::testing::{Script, Step};
 use serde_json::{Value, json};
 
@@ -116,6 +118,68 @@ fn what_was_answered_once_is_answered_again_in_either_way_and_costs_nothing() {
         }
     }
     assert!(kept > 150, "{kept}");
+}
+
+/// Providers that are left alone as soon as they fail in a row.
+fn impatient(plan: &mut Plan) {
+    let once = |provider: &Arc<Provider>| Arc::new(Provider { retries: 0, ..(**provider).clone() });
+    plan.llm.providers = plan.llm.providers.iter().map(once).collect();
+}
+
+fn other(number: usize) -> Value {
+    let mut other = question(false);
+    other["messages"][0]["content"] = format!("another question, {number}").into();
+    other
+}
+
+#[test]
+fn a_known_answer_is_given_while_everybody_is_left_alone() {
+    for path in ["/v1/chat/completions", "/v1/messages", "/ask"] {
+        let world = world(&[ProviderKind::OpenaiCompatible], impatient);
+        let refused = Err(SeamError::Connect("connection refused".to_owned()));
+        let asked = answering(&world, "one", vec![says("Hello", "stop"), refused]);
+        let known = || match path {
+            "/ask" => json!({"model": "some-model", "message": "a secret question"}),
+            _ => question(false),
+        };
+        assert_eq!(status(&world.post(path, &[], &known())), "causeway; fwd=miss", "{path}");
+        for number in 0..5 {
+            assert_eq!(world.post("/v1/chat/completions", &[], &other(number)).status, 502);
+        }
+        let got = world.post("/v1/chat/completions", &[], &other(6));
+        assert_eq!((got.status, got.header("retry-after")), (502, "10"), "{}", got.body);
+        assert!(got.body.contains("left alone for 10 s"), "{}", got.body);
+        assert_eq!(asked.lock().unwrap().len(), 6, "it is not asked");
+        let mut streams = known();
+        streams["stream"] = true.into();
+        for known in [known(), streams] {
+            let got = world.post(path, &[], &known);
+            assert!(hits(&got) && got.status == 200, "{path}: {} {}", status(&got), got.body);
+            assert!(got.body.contains("Hello"), "{path}: {}", got.body);
+        }
+        // Who wants no known answer is told how it is.
+        for wish in ["no-cache", "no-store"] {
+            let got = world.post(path, &[("cache-control", wish)], &known());
+            assert_eq!((got.status, got.header("retry-after")), (502, "10"), "{path}: {}", got.body);
+        }
+        assert_eq!(asked.lock().unwrap().len(), 6);
+    }
+}
+
+#[test]
+fn an_answer_is_known_whoever_of_those_who_may_give_it_is_left_alone() {
+    let kinds = [ProviderKind::OpenaiCompatible; 2];
+    let world = world(&kinds, impatient);
+    let refused = Err(SeamError::Connect("connection refused".to_owned()));
+    answering(&world, "one", vec![says("Hello", "stop"), refused]);
+    answering(&world, "two", vec![says("Good day", "stop")]);
+    world.post("/v1/chat/completions", &[], &question(false));
+    for number in 0..6 {
+        let got = world.post("/v1/chat/completions", &[], &other(number));
+        assert_eq!((got.status, got.header("x-causeway-provider")), (200, "two"), "{}", got.body);
+    }
+    let got = world.post("/v1/chat/completions", &[], &question(false));
+    assert!(hits(&got) && got.body.contains("Hello"), "{} {}", status(&got), got.body);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod ask;
 mod cache;
 mod calls;
 mod choice;
+mod content;
 mod contexts;
 mod fixtures;
 mod grid;

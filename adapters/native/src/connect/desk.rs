@@ -13,7 +13,7 @@ use bytes::Bytes;
 use causeway::config::glob::Glob;
 use causeway::platform::Timestamp;
 use causeway::tunnel::frame;
-use causeway::tunnel::hello::{Offer, Verdict};
+use causeway::tunnel::hello::{CompanionId, Offer, Verdict};
 use causeway::tunnel::pair::Message;
 use causeway::tunnel::{Bye, ByeCode, Effect, Input, Link, Reset, ResetCode, StreamId};
 use serde_json::json;
@@ -96,7 +96,15 @@ impl Desk {
         let mut view = View::new(show, &options.name, &gateway);
         view.targets(&targets);
         targets.apply(&programs);
-        let link = Link::companion(options.limits(), &options.name, targets.offers());
+        let mut link = Link::companion(options.limits(), &options.name, targets.offers());
+        let mut id = [0; 16];
+        // Without chance there is nothing that it alone could be known by.
+        if getrandom::fill(&mut id).is_ok() {
+            link = link.known_as(CompanionId(id));
+        }
+        if options.once {
+            link = link.checking();
+        }
         Self {
             allow: options.allow.clone().into(),
             kitchen: Arc::new(Kitchen::new(http.clone())),
@@ -243,16 +251,18 @@ impl Desk {
             self.pause = FIRST.min(self.options.pause);
         }
         match why {
-            // What was right once may be so again: a configuration that was pushed by mistake is taken back.
-            Why::Never(words) if !self.welcomed || self.options.once => {
+            // What was right once may be so again: a configuration that was pushed by mistake is taken back, and what answers in
+            // the gateway's place while that is away goes.
+            Why::Never(words) | Why::NoWebSocket(words) if !self.welcomed || self.options.once => {
                 self.ended = Some(Ended::Refused(words.clone()));
             }
             // Whoever waits for the result of a check need not wait for ever.
-            Why::NoWebSocket(words) => self.ended = Some(Ended::Refused(words.clone())),
             Why::Later(words) if self.options.once && self.pause > Duration::from_secs(2) => {
                 self.ended = Some(Ended::Refused(words.clone()));
             }
-            Why::Later(words) | Why::Never(words) => {
+            Why::Later(words) | Why::Never(words) | Why::NoWebSocket(words) => {
+                // So it is with who took no WebSockets.
+                self.transport = self.options.transport;
                 let pause = jitter(self.pause);
                 self.pause = (self.pause * 2).min(self.options.pause);
                 self.view.lost(words, pause);

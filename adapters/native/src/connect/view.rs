@@ -63,7 +63,7 @@ pub(super) struct View {
     title: String,
     state: String,
     since: Option<Instant>,
-    reconnects: u64,
+    connections: u64,
     rows: BTreeMap<String, Row>,
     drawn: usize,
     stale: bool,
@@ -73,7 +73,7 @@ impl View {
     pub(super) fn new(show: Show, name: &str, gateway: &str) -> Self {
         let title = format!("{name} at {gateway}");
         let state = "connecting".to_owned();
-        Self { show, title, state, since: None, reconnects: 0, rows: BTreeMap::new(), drawn: 0, stale: true }
+        Self { show, title, state, since: None, connections: 0, rows: BTreeMap::new(), drawn: 0, stale: true }
     }
 
     /// How often it is drawn anew, if it is.
@@ -102,6 +102,7 @@ impl View {
     pub(super) fn connected(&mut self, transport: &str, resumed: bool) {
         if self.since.is_none() {
             self.since = Some(Instant::now());
+            self.connections += 1;
         }
         self.state = format!("connected ({transport})");
         let words = if resumed { "connected again, calls in flight go on" } else { "connected" };
@@ -111,7 +112,6 @@ impl View {
 
     pub(super) fn lost(&mut self, why: &str, pause: Duration) {
         self.since = None;
-        self.reconnects += 1;
         let seconds = pause.as_secs_f32();
         self.state = format!("not connected: {why}; again in {seconds:.1} s");
         let line = format!("not connected: {why}; again in {seconds:.1} s");
@@ -199,8 +199,8 @@ impl View {
             Some(since) => format!("{}: {} for {}", self.title, self.state, span(since.elapsed())),
             None => format!("{}: {}", self.title, self.state),
         }];
-        if self.reconnects > 0 {
-            lines.push(format!("  reconnected {} times", self.reconnects));
+        if let Some(again @ 1..) = self.connections.checked_sub(1) {
+            lines.push(format!("  reconnected {again} {}", if again == 1 { "time" } else { "times" }));
         }
         for (offer, row) in &self.rows {
             let latency = match row.median() {

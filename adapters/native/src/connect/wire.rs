@@ -14,6 +14,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderValue, Method, Request, StatusCode};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message as Text, client::IntoClientRequest as _};
 use url::Url;
@@ -198,6 +199,10 @@ async fn handshake(peer: &Peer) -> Result<Socket, Why> {
             Err(refused(head.status, &body.unwrap_or_default(), peer.bearer.is_some()))
         }
         Err(tungstenite::Error::Io(error)) => Err(Why::Later(error.to_string())),
+        // It was ended in the middle: that says nothing of whether WebSockets are taken.
+        Err(tungstenite::Error::Protocol(ProtocolError::HandshakeIncomplete)) => {
+            Err(Why::Later("the connection has ended before there was an answer".to_owned()))
+        }
         Err(error) => Err(Why::NoWebSocket(error.to_string())),
     }
 }

@@ -6,6 +6,7 @@ use causeway_fixture::{Fixture, Options};
 use causeway_suite::host::eventually;
 use causeway_suite::link::transports;
 use causeway_suite::{Companion, Gateway, with};
+use futures_util::future::join;
 use serde_json::json;
 
 use crate::link::proxy::Proxy;
@@ -189,6 +190,53 @@ async fn a_minute_of_nothing(resume: &str) {
 #[tokio::test]
 async fn a_minute_without_network_keeps_calls_if_links_may_be_away_for_as_long_and_ends_each_once_if_not() {
     tokio::join!(a_minute_of_nothing("6s"), a_minute_of_nothing("180s"));
+}
+
+/// A companion dials three times, and only the last of its connections lasts; the hellos arrive in another order, at a gateway
+/// that is started anew meanwhile if it `forgets` the link.
+async fn dials_in_the_wrong_order(transport: &str, forgets: bool) {
+    let (fixture, mut gateway, proxy, companion) = behind_a_proxy(&["--transport", transport]).await;
+    assert_works(&gateway).await;
+    let known = calls_at(&fixture);
+    let call = (!forgets).then(|| tokio::spawn(slow(&gateway, 2_000).answer()));
+    if call.is_some() {
+        assert!(fixture.until(|fixture| calls_at(fixture) > known).await);
+    }
+    let welcome = companion.connections();
+    proxy.keep();
+    if forgets {
+        gateway.restart().await;
+    }
+    let (mut first, mut second) = (None, None);
+    for dial in [&mut first, &mut second] {
+        let kept = dial.insert(proxy.dial().await);
+        kept.lose();
+    }
+    let third = proxy.dial().await;
+    proxy.open();
+    let second = second.unwrap().arrive().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let third = third.arrive().await;
+    companion.until_connected(welcome + 1).await;
+    let first = first.unwrap().arrive().await;
+    // What was held up is let go of, and the companion goes on.
+    let what = format!("{transport}, forgets: {forgets}");
+    tokio::time::timeout(Duration::from_secs(20), join(first, second)).await.expect(&what);
+    if let Some(call) = call {
+        let answer = call.await.unwrap();
+        assert!(answer.result()["content"].is_array(), "{what}: {answer:?}");
+    }
+    assert_works(&gateway).await;
+    assert_eq!(companion.connections(), welcome + 1, "{what}: {:?}", companion.events("lost"));
+    assert_eq!(companion.events("connected")[welcome]["resumed"], !forgets, "{what}");
+    drop(third);
+}
+
+#[tokio::test]
+async fn dials_that_arrive_in_the_wrong_order_keep_no_companion_away_and_lose_no_call() {
+    for &transport in transports() {
+        tokio::join!(dials_in_the_wrong_order(transport, false), dials_in_the_wrong_order(transport, true));
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use causeway::platform::Timestamp;
 use causeway::tunnel::frame::Response;
-use causeway::tunnel::hello::Offer;
+use causeway::tunnel::hello::{CompanionId, Offer};
 use causeway::tunnel::{Effect, Input, Limits, Link, StreamId};
 use causeway_fixture::Options;
 use causeway_suite::host::skip;
@@ -91,7 +91,8 @@ impl Quick {
         let limits = Limits { resume: Duration::from_secs(600), ..Limits::default() };
         Self {
             gateway: gateway.authority().to_owned(),
-            link: Link::companion(limits, "laptop", vec![Offer::server("one")]),
+            link: Link::companion(limits, "laptop", vec![Offer::server("one")])
+                .known_as(CompanionId([1; 16])),
             socket: None,
             opened: Vec::new(),
             resumed: 0,

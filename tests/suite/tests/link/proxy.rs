@@ -1,11 +1,12 @@
-//! A way between companion and gateway that can be held up, cut and closed.
+//! A way between companion and gateway that can be held up, cut and closed, and that can keep back single dials.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, mpsc, watch};
 
 /// What the way does with what passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +16,8 @@ enum Way {
     Held,
     /// Whoever dials is refused.
     Closed,
+    /// What a companion says first is kept back: [`Proxy::dial`].
+    Kept,
 }
 
 #[derive(Debug)]
@@ -22,6 +25,45 @@ pub struct Proxy {
     address: std::net::SocketAddr,
     way: watch::Sender<(Way, usize)>,
     connections: Arc<AtomicUsize>,
+    dials: Mutex<mpsc::UnboundedReceiver<Dial>>,
+}
+
+/// A companion's dial, whose hello is kept back.
+#[derive(Debug)]
+pub struct Dial {
+    near: Option<TcpStream>,
+    far: TcpStream,
+    hello: Vec<u8>,
+    way: watch::Receiver<(Way, usize)>,
+}
+
+impl Dial {
+    /// The companion loses the connection; the gateway is not told.
+    pub fn lose(&mut self) {
+        self.near = None;
+    }
+
+    /// The hello arrives, and what comes after it passes as long as the way is open. The future resolves when the gateway has
+    /// ended the connection, or all that it says on it.
+    pub async fn arrive(mut self) -> impl Future<Output = ()> {
+        // A gateway waits for a hello only so long.
+        let _ = self.far.write_all(&self.hello).await;
+        let passing = tokio::spawn(async move {
+            match self.near {
+                Some(near) => between(near, self.far, self.way).await,
+                None => {
+                    let (mut said, mut buffer) = (Vec::new(), [0; 1024]);
+                    // The connection's end, or that of a body in chunks (RFC 9112 section 7.1).
+                    while !said.ends_with(b"\r\n0\r\n\r\n")
+                        && let Ok(length @ 1..) = self.far.read(&mut buffer).await
+                    {
+                        said.extend_from_slice(&buffer[..length]);
+                    }
+                }
+            }
+        });
+        async move { passing.await.unwrap() }
+    }
 }
 
 impl Proxy {
@@ -32,6 +74,7 @@ impl Proxy {
         let (way, seen) = watch::channel((Way::Open, 0));
         let connections = Arc::new(AtomicUsize::new(0));
         let (authority, count) = (authority.to_owned(), connections.clone());
+        let (kept, dials) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             loop {
                 let Ok((near, _)) = listener.accept().await else { return };
@@ -40,7 +83,16 @@ impl Proxy {
                     continue;
                 }
                 count.fetch_add(1, Ordering::Relaxed);
-                let (_, cuts) = *way.borrow_and_update();
+                let (now, cuts) = *way.borrow_and_update();
+                if now == Way::Kept {
+                    let (kept, way) = (kept.clone(), way.clone());
+                    tokio::spawn(async move {
+                        if let Some(dial) = keep(near, &authority, way).await {
+                            let _ = kept.send(dial);
+                        }
+                    });
+                    continue;
+                }
                 let passing = way.clone();
                 tokio::spawn(async move {
                     let cut =
@@ -52,7 +104,7 @@ impl Proxy {
                 });
             }
         });
-        Self { address, way, connections }
+        Self { address, way, connections, dials: Mutex::new(dials) }
     }
 
     pub fn url(&self) -> String {
@@ -82,6 +134,20 @@ impl Proxy {
         });
     }
 
+    /// Cuts every connection; what companions say first on further ones is kept back.
+    pub fn keep(&self) {
+        self.way.send_modify(|(way, cuts)| {
+            *way = Way::Kept;
+            *cuts += 1;
+        });
+    }
+
+    /// The next dial that is kept back.
+    pub async fn dial(&self) -> Dial {
+        let dial = async { self.dials.lock().await.recv().await.unwrap() };
+        tokio::time::timeout(Duration::from_secs(30), dial).await.expect("a companion dials")
+    }
+
     /// Everything passes again.
     pub fn open(&self) {
         self.way.send_modify(|(way, _)| *way = Way::Open);
@@ -90,6 +156,48 @@ impl Proxy {
 
 async fn pass(near: TcpStream, authority: &str, way: watch::Receiver<(Way, usize)>) {
     let Ok(far) = TcpStream::connect(authority).await else { return };
+    between(near, far, way).await;
+}
+
+/// Takes what a companion says up to its hello, and keeps that.
+async fn keep(mut near: TcpStream, authority: &str, way: watch::Receiver<(Way, usize)>) -> Option<Dial> {
+    let mut far = TcpStream::connect(authority).await.ok()?;
+    let mut hello = head(&mut near).await?;
+    let text = String::from_utf8_lossy(&hello).to_ascii_lowercase();
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
+    if let Some(length) = length {
+        more(&mut near, &mut hello, length).await?;
+    } else {
+        // A WebSocket, which begins behind the gateway's answer with a masked frame (RFC 6455 section 5.2).
+        far.write_all(&hello).await.ok()?;
+        near.write_all(&head(&mut far).await?).await.ok()?;
+        hello.clear();
+        more(&mut near, &mut hello, 4).await?;
+        let rest = match hello[1] & 0x7f {
+            126 => usize::from(u16::from_be_bytes([hello[2], hello[3]])) + 4,
+            length => usize::from(length) + 2,
+        };
+        more(&mut near, &mut hello, rest).await?;
+    }
+    Some(Dial { near: Some(near), far, hello, way })
+}
+
+/// Reads the head of an HTTP message.
+async fn head(from: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        more(from, &mut head, 1).await?;
+    }
+    Some(head)
+}
+
+async fn more(from: &mut TcpStream, to: &mut Vec<u8>, length: usize) -> Option<()> {
+    let start = to.len();
+    to.resize(start + length, 0);
+    from.read_exact(&mut to[start..]).await.ok().map(|_| ())
+}
+
+async fn between(near: TcpStream, far: TcpStream, way: watch::Receiver<(Way, usize)>) {
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
     tokio::select! {

@@ -5,7 +5,7 @@ use causeway_suite::link::transports;
 use causeway_suite::{Client, Companion, Era, Gateway};
 use serde_json::json;
 
-use crate::link::{CALLER, KEY, World, behind, error, offering};
+use crate::link::{CALLER, KEY, World, assert_works, behind, error, offering};
 
 async fn refused(name: &str, key: Option<&str>) -> String {
     let fixture = Fixture::start(Options::modern("one")).await;
@@ -72,7 +72,7 @@ async fn tools_that_are_not_exposed_are_neither_listed_nor_called() {
 }
 
 #[tokio::test]
-async fn once_says_whether_everything_works() {
+async fn once_says_whether_everything_works_and_leaves_the_link_to_whoever_has_it() {
     let (modern, legacy, old) = (
         Fixture::start(Options::modern("one")).await,
         Fixture::start(Options::legacy("two")).await,
@@ -81,6 +81,7 @@ async fn once_says_whether_everything_works() {
     let gateway = Gateway::start(behind(&["one", "two", "three"])).await;
     let mut offer = offering(&[("one", &modern), ("two", &legacy), ("three", &old)]);
     offer["mcpServers"]["three"]["type"] = json!("sse");
+    let serving = Companion::start(&gateway.url(""), "laptop", Some(KEY), &offer, &[]).await;
     for &transport in transports() {
         let more = ["--once", "--transport", transport];
         let mut fine = Companion::begin(&gateway.url(""), "laptop", Some(KEY), &offer, &more, &[]);
@@ -90,4 +91,6 @@ async fn once_says_whether_everything_works() {
     legacy.stop();
     let mut broken = Companion::begin(&gateway.url(""), "laptop", Some(KEY), &offer, &["--once"], &[]);
     assert_eq!(broken.ended().await.0.code(), Some(1));
+    assert_works(&gateway).await;
+    assert_eq!((serving.connections(), serving.events("lost").len()), (1, 0));
 }
