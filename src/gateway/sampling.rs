@@ -12,6 +12,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::own::serve;
@@ -24,6 +25,7 @@ use crate::llm::{Call, Metered, Opening, Refusal, sampling};
 use crate::mcp::Mcp;
 use crate::mcp::sampling::{Job, Models, Question};
 use crate::mcp::standing::caller_of;
+use crate::mcp::tasks::RELATED;
 use crate::platform::{Clock as _, Entropy as _, Log as _, Platform, Timestamp};
 use crate::wire::jsonrpc::Splice;
 
@@ -186,7 +188,7 @@ impl<P: Platform> Asking<P> {
                 format!("sampling: the request is larger than {} bytes (limits.body)", plan.limits.body);
             return Err(Fault::new(Kind::InvalidParams, message));
         }
-        let params = serde_json::from_str(text)
+        let params: Value = serde_json::from_str(text)
             .map_err(|_| Fault::new(Kind::InvalidParams, "sampling: the parameters are no JSON object"))?;
         let memory = desk.instance.models();
         let platform = self.line.platform.clone();
@@ -207,11 +209,19 @@ impl<P: Platform> Asking<P> {
             }
             Some(Opening::Whole(status, headers, body)) if status.is_success() => {
                 let mut splice = Splice::new(&body);
+                let mut meta = Vec::new();
                 if let Some(dropped) = headers.get("x-causeway-dropped").and_then(|value| value.to_str().ok())
                 {
                     let dropped: Vec<&str> = dropped.split(", ").collect();
                     let dropped = serde_json::to_string(&dropped).unwrap_or_default();
-                    splice.insert_first(format!("\"_meta\":{{\"causeway/dropped\":{dropped}}}").as_bytes());
+                    meta.push(format!("\"causeway/dropped\":{dropped}"));
+                }
+                // "All requests, notifications, and responses related to a task" (2025-11-25 tasks).
+                if let Some(task) = params.get("_meta").and_then(|meta| meta.get(RELATED)) {
+                    meta.push(format!("\"{RELATED}\":{task}"));
+                }
+                if !meta.is_empty() {
+                    splice.insert_first(format!("\"_meta\":{{{}}}", meta.join(",")).as_bytes());
                 }
                 let answer = splice.finish();
                 serde_json::from_slice(&answer)

@@ -10,7 +10,7 @@ use super::revision::Revision;
 use super::tasks::{self, Names};
 use super::upstream::field;
 use super::{ask, content, sampling};
-use crate::config::plan::Server;
+use crate::config::plan::{Sampling, Server};
 use crate::fault::{Fault, Kind};
 use crate::wire::jsonrpc::{self, Message, Splice};
 
@@ -144,6 +144,13 @@ impl Rewrite {
 
     /// Rewrites one message.
     pub fn apply(&self, data: Bytes, server: &Server) -> Rewritten {
+        // Before names are given: what the server says of a task goes back to it.
+        if server.sampling == Sampling::Gateway
+            && let Ok(Message::Request { id, method, params }) = Message::decode(&data)
+            && ask::answerer(server, &method) == ask::Answerer::Gateway
+        {
+            return Rewritten::Sample(id.to_owned(), params.map(RawValue::to_owned));
+        }
         let data = match tasks::outward(data, server, self.tasks) {
             Ok(data) => data,
             Err(_) if self.upstream_id.is_empty() => return Rewritten::Drop,
@@ -212,10 +219,7 @@ impl Rewrite {
                 }
                 match ask::answerer(server, &method) {
                     ask::Answerer::Nobody => return Rewritten::Reply(ask::denied(id)),
-                    ask::Answerer::Gateway => {
-                        return Rewritten::Sample(id.to_owned(), params.map(RawValue::to_owned));
-                    }
-                    ask::Answerer::Client => {}
+                    ask::Answerer::Gateway | ask::Answerer::Client => {}
                 }
                 if self.direct {
                     return Rewritten::Pass(data);

@@ -29,7 +29,7 @@ use crate::wire::accept::Accepts;
 use crate::wire::jsonrpc::{self, Message, Splice, quote, string};
 
 /// Where a message says which task it is about (2025-11-25 tasks, "Related Task Metadata").
-const RELATED: &str = "io.modelcontextprotocol/related-task";
+pub const RELATED: &str = "io.modelcontextprotocol/related-task";
 /// The longest id that a server may give a task: it travels in a header.
 const LONGEST: usize = 1024;
 

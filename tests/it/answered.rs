@@ -204,6 +204,34 @@ fn a_legacy_server_is_answered_in_the_middle_of_a_legacy_clients_call() {
 }
 
 #[test]
+fn what_a_legacy_task_asks_is_answered_in_its_name() {
+    for (path, name) in PLACES {
+        let fake = Fake::default();
+        words(&fake);
+        let done = Arc::new(AtomicBool::new(false));
+        let asks = json!({"io.modelcontextprotocol/related-task": {"taskId": "t"}});
+        let log = Peer::legacy(json!({"tools": {}}))
+            .react(move |message| {
+                done.fetch_or(message["id"] == 50, Ordering::Relaxed);
+                let mut question = question(50);
+                question["params"]["_meta"] = asks.clone();
+                let end = json!({"jsonrpc": "2.0", "id": message["id"], "result": {"content": []}});
+                let asked = || events(vec![Ok(question), Err(Step::Until(done.clone())), Ok(end)]);
+                (message["method"] == "tools/call").then(asked)
+            })
+            .put(&fake, "a");
+        let world = world(fake);
+        legacy_asked(&world, path, name, &json!({}));
+        let meta = &answer_to(&log, 50)["result"]["_meta"];
+        assert_eq!(
+            *meta,
+            json!({"causeway/dropped": ["includeContext"],
+            "io.modelcontextprotocol/related-task": {"taskId": "t"}})
+        );
+    }
+}
+
+#[test]
 fn a_legacy_server_is_answered_in_the_middle_of_a_modern_clients_call() {
     for (path, name) in PLACES {
         let fake = Fake::default();
