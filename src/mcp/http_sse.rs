@@ -40,10 +40,10 @@ const DETECT: Duration = Duration::from_secs(10);
 /// Longer endpoints are refused: they would not fit into what travels with a client.
 const ENDPOINT: usize = 4 * 1024;
 
-/// Notifications that are kept while something else is waited for.
+/// Messages that are kept while something else is waited for.
 const KEPT: usize = 256;
 
-/// What becomes of notifications that come while something else is waited for.
+/// What becomes of notifications and other answers that come while something else is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Others {
     /// They stay on the stream.
@@ -242,7 +242,7 @@ impl<P: Platform> Mcp<P> {
         self.ask_over(answered, session, method, params, Others::Drop).await
     }
 
-    /// The same; notifications that come meanwhile stay on the stream.
+    /// The same; notifications and other answers that come meanwhile stay on the stream.
     ///
     /// # Errors
     /// As [`Mcp::ask_old`].
@@ -362,7 +362,9 @@ impl<P: Platform> Mcp<P> {
                     answered.reader.put_back(kept);
                     return Ok(data);
                 }
-                Ok(Message::Notification { .. }) if others == Others::Keep && kept.len() < KEPT => {
+                Ok(Message::Notification { .. } | Message::Response { .. })
+                    if others == Others::Keep && kept.len() < KEPT =>
+                {
                     kept.push(data);
                 }
                 Ok(Message::Request { id, method, .. }) => {

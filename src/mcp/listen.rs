@@ -27,11 +27,11 @@ use super::forward::{Call, event};
 use super::memory::lock;
 use super::serve::{Answer, Inbound};
 use super::tasks::{self, Names};
-use super::{Mcp, ask, extensions};
+use super::{Mcp, ask, extensions, sampling};
 use crate::config::plan::{Caller, Server};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform, Timestamp};
-use crate::wire::jsonrpc::Message;
+use crate::wire::jsonrpc::{Message, Splice};
 
 /// How long the acknowledgement waits for servers to say what they will tell. The others are taken at their word:
 /// what they declare, or all of it while they cannot be reached.
@@ -412,8 +412,13 @@ impl<P: Platform, W: Future<Output = Stepped<P>>> Listening<P, W> {
     fn pass(&mut self, server: &Server, message: &[u8]) {
         let Ok(Message::Notification { method, params }) = Message::decode(message) else { return };
         if method == tasks::STATUS {
-            if params.is_some_and(|params| ask::check(server, params).is_ok()) {
-                self.pass_task(server, message);
+            if let Some(params) = params.filter(|params| ask::check(server, params).is_ok()) {
+                let less = sampling::without_sampled(server, params, false);
+                let mut splice = Splice::new(message);
+                if let Some(less) = less {
+                    splice.replace(params, less.into_bytes());
+                }
+                self.pass_task(server, splice.finish());
             }
             return;
         }
@@ -442,9 +447,9 @@ impl<P: Platform, W: Future<Output = Stepped<P>>> Listening<P, W> {
 
 impl<P: Platform, W> Listening<P, W> {
     /// Makes what a server says of a task ready. Of two states, the newer one counts.
-    fn pass_task(&mut self, server: &Server, message: &[u8]) {
+    fn pass_task(&mut self, server: &Server, message: Bytes) {
         let names = if self.merged { Names::Before } else { Names::None };
-        let Ok(message) = tasks::outward(Bytes::copy_from_slice(message), server, names) else { return };
+        let Ok(message) = tasks::outward(message, server, names) else { return };
         let Ok(Message::Notification { params: Some(params), .. }) = Message::decode(&message) else {
             return;
         };

@@ -53,7 +53,11 @@ impl<P: Platform> Mcp<P> {
     /// Answers a GET: the stream of a legacy client's session, or the rest of a stream that it lost.
     pub async fn get(self, inbound: Inbound) -> (Answer<P>, Note) {
         let mut note = Note { method: Some("GET".to_owned()), ..Note::default() };
-        let answer = match self.living(&inbound.ticket, self.stream_of(&inbound, &mut note)).await {
+        let answer = {
+            let work = pin!(self.stream_of(&inbound, &mut note));
+            self.living(&inbound.ticket, work).await
+        };
+        let answer = match answer {
             Ok(answer) => answer,
             Err(over) => Err(over.0),
         };

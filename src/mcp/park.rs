@@ -103,6 +103,8 @@ struct Inner<P: Platform> {
 struct Running {
     round: u64,
     legs: UnboundedSender<Attached>,
+    /// Who hears the session that it goes over.
+    ears: Option<Arc<Ears>>,
 }
 
 /// A request that is being answered.
@@ -182,7 +184,7 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, call: Call) -> (Sa
     mcp.platform.entropy().fill(&mut id);
     let id = super::hex(&id);
     let (sender, legs) = unbounded();
-    inner.running.insert(id.clone(), Running { round: 0, legs: sender });
+    inner.running.insert(id.clone(), Running { round: 0, legs: sender, ears: None });
     let first = Attached { leg: call.leg.clone(), log, responses: BTreeMap::new() };
     (Said::Tail(false, tail), Work::Park(Box::new(Started { call, id, first, legs })))
 }

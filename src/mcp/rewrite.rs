@@ -252,6 +252,13 @@ impl Rewrite {
             Ok(Message::Notification { params: Some(params), .. }) if ask::check(server, params).is_err() => {
                 Rewritten::Drop
             }
+            Ok(Message::Notification { params: Some(params), .. })
+                if let Some(less) = sampling::without_sampled(server, params, false) =>
+            {
+                let mut splice = Splice::new(&data);
+                splice.replace(params, less.into_bytes());
+                Rewritten::Pass(splice.finish())
+            }
             Ok(Message::Notification { .. }) => Rewritten::Pass(data),
             Err(_) => Rewritten::Drop,
         }

@@ -5,9 +5,10 @@
 //!
 //! A legacy server's question is answered by a message of its own, a modern one's by making the call again: without the
 //! client's knowledge where it asks for nothing else. Where it does, the client is asked the rest, and carries what the
-//! models said, sealed, in the `requestState`.
+//! models said, sealed, in the `requestState`. What a task of a modern server asks is answered when its client asks for the
+//! task's state: by a `tasks/update` of the gateway's own, after which the state is asked for again.
 //!
-//! Source: 2025-11-25 sampling; 2026-07-28 multi round-trip requests.
+//! Source: 2025-11-25 sampling; 2026-07-28 multi round-trip requests; SEP-2663, "Task Update Requests".
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use futures_channel::mpsc::UnboundedSender;
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -185,6 +186,8 @@ pub struct Again {
     pub asked: usize,
     /// How often the call was made again.
     pub rounds: usize,
+    /// It asks for the state of a task.
+    pub polls: bool,
 }
 
 /// What comes of it.
@@ -234,14 +237,44 @@ pub fn asks_model(server: &Server, result: &RawValue) -> bool {
         return false;
     }
     #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
     struct Kind<'a> {
         #[serde(borrow, rename = "resultType", default)]
         kind: Option<std::borrow::Cow<'a, str>>,
+        #[serde(borrow, default)]
+        status: Option<std::borrow::Cow<'a, str>>,
+        #[serde(borrow, default)]
+        task_id: Option<&'a RawValue>,
     }
-    let required = serde_json::from_str::<Kind<'_>>(result.get()).ok().and_then(|kind| kind.kind);
-    let asks = || serde_json::from_str::<Required>(result.get()).ok()?.input_requests;
-    required.as_deref() == Some("input_required")
-        && asks().is_some_and(|asks| asks.values().any(|ask| sampled(server, ask).is_some()))
+    let Ok(Kind { kind, status, task_id }) = serde_json::from_str(result.get()) else { return false };
+    let required = match kind.as_deref() {
+        Some("input_required") => true,
+        Some("complete") | None => task_id.is_some() && status.as_deref() == Some("input_required"),
+        Some(_) => false,
+    };
+    required && without_sampled(server, result, false).is_some()
+}
+
+/// The state of a task without what models answer of what it asks; `None` if that is nothing. `answered`: they have.
+pub fn without_sampled(server: &Server, state: &RawValue, answered: bool) -> Option<String> {
+    if server.sampling != Sampling::Gateway || !state.get().contains("inputRequests") {
+        return None;
+    }
+    let asks = serde_json::from_str::<Required>(state.get()).ok()?.input_requests?;
+    let all = asks.len();
+    let rest: BTreeMap<_, _> = asks.into_iter().filter(|(_, ask)| sampled(server, ask).is_none()).collect();
+    if rest.len() == all {
+        return None;
+    }
+    let works = answered && rest.is_empty();
+    let less = without(state, if works { &["inputRequests", "status"] } else { &["inputRequests"] })?;
+    let members = if works {
+        "\"status\":\"working\"".to_owned()
+    } else {
+        format!("\"inputRequests\":{}", object(&rest))
+    };
+    let comma = if less == "{}" { "" } else { "," };
+    Some(format!("{{{members}{comma}{}", less.strip_prefix('{')?))
 }
 
 /// The question in `entry` of `inputRequests`, if a model answers it.
@@ -356,6 +389,12 @@ impl<P: Platform> Mcp<P> {
         };
         let required: Required = serde_json::from_str(result.get()).map_err(|_| nonsense())?;
         let limit = self.plan.limits.rounds;
+        if again.polls && again.rounds > 0 {
+            // What it asks next, or has not noted yet, is for the next time: nobody waits for long to hear of a task.
+            let state = without_sampled(&server, &result, true).ok_or_else(nonsense)?;
+            let body = format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{state}}}", again.id.get());
+            return Ok((again, Settled::Asks(body.into())));
+        }
         if again.rounds >= limit {
             let message = format!("server {:?}: asked more than {limit} times (limits.rounds)", server.name);
             return Err(Fault::new(Kind::TooMany, message));
@@ -377,7 +416,7 @@ impl<P: Platform> Mcp<P> {
                 }
             }
         }
-        if !rest.is_empty() && !again.askable {
+        if !rest.is_empty() && !again.askable && !again.polls {
             return Err(cannot_ask(&server.name));
         }
         let mut answers = BTreeMap::new();
@@ -385,13 +424,20 @@ impl<P: Platform> Mcp<P> {
             let answer = answer.await.unwrap_or_else(|_| Err(unanswered(&server)));
             answers.insert(key, answer.map_err(|fault| unsampled(&server, fault))?);
         }
-        if !rest.is_empty() {
+        if !rest.is_empty() && !again.polls {
             let asks = self.asking(&again, &result, &rest, required.request_state, answers).await?;
             return Ok((again, Settled::Asks(asks)));
         }
         again.rounds += 1;
-        let id = format!("\"cw-s{}\"", self.memory.server(&server).next_id());
-        let body = with_answers(&again.body, Some(&id), &answers, required.request_state.as_deref());
+        let memory = self.memory.server(&server);
+        let id = format!("\"cw-s{}\"", memory.next_id());
+        let body = match again.polls {
+            true => {
+                self.update(&again, &format!("\"cw-s{}\"", memory.next_id()), &answers).await?;
+                with_id(&again.body, &id)
+            }
+            false => with_answers(&again.body, Some(&id), &answers, required.request_state.as_deref()),
+        };
         let outgoing = Outgoing { http: Method::POST, to: None, body, headers: again.headers.clone() };
         let mut answered = self.exchange(&server, outgoing).await?;
         if !answered.status.is_success() {
@@ -408,6 +454,37 @@ impl<P: Platform> Mcp<P> {
             Content::Other => return Err(no_answer(&server)),
         };
         Ok((again, settled))
+    }
+
+    /// Tells the task that `again` asks for what models said.
+    async fn update(
+        &self,
+        again: &Again,
+        id: &str,
+        answers: &BTreeMap<String, Box<RawValue>>,
+    ) -> Result<(), Fault> {
+        let server = &again.server;
+        let body = with_answers(&again.body, None, answers, None);
+        let params = match Message::decode(&body) {
+            Ok(Message::Request { params: Some(params), .. }) => params.get(),
+            _ => "{}",
+        };
+        let method = "tasks/update";
+        let body = format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},\"method\":\"{method}\",\"params\":{params}}}");
+        let mut headers = again.headers.clone();
+        headers.insert(super::headers::METHOD, HeaderValue::from_static(method));
+        let outgoing = Outgoing { http: Method::POST, to: None, body: body.into(), headers };
+        let answered = self.exchange(server, outgoing).await?;
+        if !answered.status.is_success() {
+            return Err(refused(server, answered.status));
+        }
+        match error_of(&self.single(answered, id, None).await?) {
+            None => Ok(()),
+            Some((code, data)) => {
+                let refused = super::upstream::Asked::Refused { status: StatusCode::OK, code, data };
+                Err(refused.fault(&server.name, method))
+            }
+        }
     }
 
     /// The response that asks the client for the `rest`, and has it carry what models said.
@@ -517,6 +594,14 @@ fn with_answers(
     if let Some(id) = id {
         splice.replace(old, id.as_bytes().to_vec());
     }
+    splice.finish()
+}
+
+/// The request `body` with another id.
+fn with_id(body: &Bytes, id: &str) -> Bytes {
+    let Ok(Message::Request { id: old, .. }) = Message::decode(body) else { return body.clone() };
+    let mut splice = Splice::new(body);
+    splice.replace(old, id.as_bytes().to_vec());
     splice.finish()
 }
 

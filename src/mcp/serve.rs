@@ -9,6 +9,7 @@ mod told;
 pub(super) use self::told::cancelled;
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bytes::Bytes;
@@ -174,14 +175,17 @@ impl<P: Platform> Mcp<P> {
     pub async fn post(self, inbound: Inbound) -> (Answer<P>, Note) {
         let mut note = Note::default();
         let body = inbound.body.clone();
-        let work = async {
-            match decode_batch(&body) {
-                Ok(None) => self.one(&inbound, &body, false, &mut note).await,
-                Ok(Some(batch)) => self.batch(&inbound, &batch, &mut note).await,
-                Err(invalid) => failed(None, &unreadable(&invalid), &mut note),
-            }
+        let answer = {
+            let work = pin!(async {
+                match decode_batch(&body) {
+                    Ok(None) => self.one(&inbound, &body, false, &mut note).await,
+                    Ok(Some(batch)) => self.batch(&inbound, &batch, &mut note).await,
+                    Err(invalid) => failed(None, &unreadable(&invalid), &mut note),
+                }
+            });
+            self.living(&inbound.ticket, work).await
         };
-        let answer = match self.living(&inbound.ticket, work).await {
+        let answer = match answer {
             Ok(answer) => answer,
             // Boxed: it happens once in the life of a session.
             Err(over) => Box::pin(self.in_vain(&inbound, *over, &mut note)).await,

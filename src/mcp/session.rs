@@ -3,7 +3,7 @@
 //! What cannot travel (a log level, sessions held upstream, that the session was ended) is a record in the store,
 //! written only when there is something to write and remembered by the instance.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
@@ -208,17 +208,18 @@ impl<P: Platform> Mcp<P> {
     }
 
     /// Does `work` and asks the store meanwhile whether the session still lives that it turns out to be in
-    /// ([`Ticket::doubt`]): what comes of it is given once that is known. If the session is over, the work is dropped,
-    /// and the fault is given with what had come of it.
+    /// ([`Ticket::doubt`]): what comes of it is given once that is known. If the session is over, the work goes no further
+    /// and is to be dropped, and the fault is given with what had come of it.
+    ///
+    /// The work stays where it is: it is most of what a request takes, and moving it cost as much as reading the request.
     ///
     /// # Errors
     /// [`Kind::UnknownSession`] when another instance has ended it, [`Kind::Host`] when the store fails.
     pub async fn living<T>(
         &self,
         ticket: &Ticket,
-        work: impl Future<Output = T>,
+        work: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Box<(Fault, Option<T>)>> {
-        let work = pin!(work);
         if self.platform.store().reach() != Reach::Far {
             return Ok(work.await);
         }

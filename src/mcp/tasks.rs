@@ -206,6 +206,9 @@ pub fn told_of(params: &RawValue) -> Option<String> {
     named(params)?.id.and_then(string).map(std::borrow::Cow::into_owned)
 }
 
+/// Asks for the state of a task.
+pub const GET: &str = "tasks/get";
+
 /// The method of [`told_of`].
 pub const STATUS: &str = "notifications/tasks";
 

@@ -331,10 +331,23 @@ impl<P: Platform> Mcp<P> {
 
     /// Sends a notification or a response, for which a server has nothing to say.
     pub async fn tell(&self, server: &Arc<Server>, body: Bytes, session: &UpstreamSession) {
+        let _ = self.put_in(server, body, session).await;
+    }
+
+    /// Sends a message over a session.
+    ///
+    /// # Errors
+    /// As [`Self::exchange`].
+    pub(super) async fn put_in(
+        &self,
+        server: &Arc<Server>,
+        body: Bytes,
+        session: &UpstreamSession,
+    ) -> Result<Answered<P>, Fault> {
         let headers = standard_headers(session.revision, session.id.as_deref(), "", None);
         let outgoing = Outgoing { http: Method::POST, to: session.endpoint.clone(), body, headers };
         // Boxed: whatever now and then has to say something need not always make room for it.
-        let _ = Box::pin(self.exchange(server, outgoing)).await;
+        Box::pin(self.exchange(server, outgoing)).await
     }
 
     /// Ends a session with a legacy server; what it answers does not matter.

@@ -75,11 +75,15 @@ export function guarded(program, folder) {
 }
 
 // Waits, for ten seconds at most, until nobody listens at `port`: whoever was killed there may still be on its way out.
+// It must not listen there itself to find out: who waits for the gateway would take it for that.
 export async function untilFree(port) {
   const isFree = () =>
     new Promise((resolve) => {
-      const server = net.createServer().once("error", () => resolve(false));
-      server.listen(port, "127.0.0.1", () => server.close(() => resolve(true)));
+      const socket = net.connect(port, "127.0.0.1").once("error", () => resolve(true));
+      socket.once("connect", () => {
+        socket.destroy();
+        resolve(false);
+      });
     });
   for (let tries = 0; port && tries < 200 && !(await isFree()); tries++) {
     await new Promise((resolve) => setTimeout(resolve, 50));

@@ -107,9 +107,7 @@ const config :Workerd.Config = (
     (name = "kv", worker = (
       modules = [(name = "kv.js", esModule = embed "kv.js")],
       compatibilityDate = ${date},
-      bindings = [(name = "NAMESPACE", durableObjectNamespace = "Namespace")],
-      durableObjectNamespaces = [(className = "Namespace", uniqueKey = "causeway-kv", enableSql = true)],
-      durableObjectStorage = (localDisk = "kv-disk"),
+      bindings = [(name = "FILES", service = "kv-disk")],
     )),
     (name = "state", disk = (path = ${JSON.stringify(path.join(state, "state"))}, writable = true)),
     (name = "kv-disk", disk = (path = ${JSON.stringify(path.join(state, "kv"))}, writable = true)),
@@ -134,10 +132,9 @@ await untilFree(Number(options.port));
 const workerd = spawn(
   process.env.WORKERD_BIN || process.env.CAUSEWAY_WORKERD || "workerd",
   ["serve", path.join(folder, "config.capnp"), "--control-fd=3", ...(process.env.WORKERD_FLAGS?.split(" ") ?? [])],
-  { stdio: ["ignore", "pipe", "pipe", "pipe"] },
+  // Its lines go straight to where this program's go: to pass each of them on would cost as much as a call.
+  { stdio: ["ignore", 2, 2, "pipe"] },
 );
-workerd.stdout.pipe(process.stderr, { end: false });
-workerd.stderr.pipe(process.stderr, { end: false });
 
 guarded(workerd, folder);
 

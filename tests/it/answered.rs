@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::bridge::{FORM, capable, form, in_session, last, legacy_call, messages, open, request, retry};
 use crate::old::{Old, accepted};
-use crate::peer::{CAPABILITIES, Log, Peer, events};
+use crate::peer::{CAPABILITIES, Log, Peer, events, result};
 use crate::world::{Got, World, key, plan, server};
 
 const SAMPLING: &str = "sampling/createMessage";
@@ -675,4 +675,154 @@ fn a_server_is_answered_where_nothing_outlives_a_request() {
     let got = modern_call(&other, "/mcp/b", &params, &capable());
     check_words(&last(&got)["result"]["told"]["words"]);
     check_asked(&asked);
+}
+
+const TASKS: &str = "io.modelcontextprotocol/tasks";
+
+/// A modern server whose task asks for a model's words, and a form if it is to, and is done when it has what it asked
+/// for. One that `forgets` takes what it is told, and asks on.
+fn tasking(fake: &Fake, wants_form: bool, forgets: bool) -> Log {
+    let told: Mutex<serde_json::Map<String, Value>> = Mutex::default();
+    Peer::modern(json!({"tools": {}, "extensions": {TASKS: {}}}))
+        .react(move |message| {
+            let mut told = told.lock().unwrap();
+            let mut asks = json!({"words": {"method": SAMPLING, "params": wish()}});
+            if wants_form {
+                asks["form"] = json!({"method": FORM, "params": form().1});
+            }
+            let asks = asks.as_object_mut().unwrap();
+            asks.retain(|key, _| !told.contains_key(key));
+            let asking = json!({"resultType": "complete", "taskId": "t", "status": "input_required", "ttlMs": 1.50,
+                "inputRequests": asks});
+            Some(match message["method"].as_str()? {
+                "tasks/update" if forgets => result(message, json!({})),
+                "tasks/update" => {
+                    told.extend(message["params"]["inputResponses"].as_object().unwrap().clone());
+                    result(message, json!({"resultType": "complete"}))
+                }
+                "tasks/get" if asks.is_empty() => {
+                    let done = json!({"content": [], "told": *told});
+                    result(message, json!({"taskId": "t", "status": "completed", "result": done}))
+                }
+                "tasks/get" => result(message, asking),
+                "subscriptions/listen" => {
+                    let ack = json!({"jsonrpc": "2.0", "method": "notifications/subscriptions/acknowledged",
+                        "params": {"notifications": message["params"]["notifications"]}});
+                    let told = json!({"jsonrpc": "2.0", "method": "notifications/tasks", "params": asking});
+                    events(vec![Ok(ack), Ok(told)])
+                }
+                _ => return None,
+            })
+        })
+        .put(fake, "a")
+}
+
+fn task(world: &World, path: &str, method: &str, mut params: Value) -> Value {
+    params["taskId"] = json!(if path == "/mcp" { "a+t" } else { "t" });
+    last(&world.send(with_key(modern_request(path, method, params))))
+}
+
+fn modern_request(path: &str, method: &str, mut params: Value) -> Request<bytes::Bytes> {
+    let name = params["taskId"].as_str().map(str::to_owned);
+    params["_meta"] = crate::world::meta();
+    params["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({"extensions": {TASKS: {}}});
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+    let mut request = Request::post(path)
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .header("accept", "application/json, text/event-stream")
+        .header("mcp-protocol-version", "2026-07-28")
+        .header("mcp-method", method);
+    if let Some(name) = name {
+        request = request.header("mcp-name", name);
+    }
+    request.body(body.to_string().into()).unwrap()
+}
+
+#[test]
+fn what_a_task_asks_is_answered_when_its_client_asks_for_the_task() {
+    for (path, _) in PLACES {
+        let fake = Fake::default();
+        let (log, asked) = (tasking(&fake, false, false), words(&fake));
+        let world = world(fake);
+        let got = task(&world, path, "tasks/get", json!({}));
+        assert_eq!((&got["id"], &got["result"]["status"]), (&json!(1), &json!("completed")), "{got}");
+        check_words(&got["result"]["result"]["told"]["words"]);
+        let updates = log.of("tasks/update");
+        assert!(updates.len() == 1 && updates[0]["params"]["taskId"] == "t", "{updates:?}");
+        assert_eq!(updates[0]["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"], "2026-07-28");
+        assert_eq!(asked.lock().unwrap().len(), 1);
+        task(&world, path, "tasks/get", json!({}));
+        assert_eq!(asked.lock().unwrap().len(), 1, "once");
+    }
+}
+
+#[test]
+fn what_a_task_asks_besides_goes_to_its_client() {
+    for (path, _) in PLACES {
+        let fake = Fake::default();
+        let (log, asked) = (tasking(&fake, true, false), words(&fake));
+        let world = world(fake);
+        for _ in 0..2 {
+            let got = task(&world, path, "tasks/get", json!({}));
+            assert_eq!(got["result"]["status"], "input_required", "{got}");
+            let asks = got["result"]["inputRequests"].as_object().unwrap();
+            assert!(asks.len() == 1 && asks["form"]["method"] == FORM, "{got}");
+        }
+        assert_eq!((asked.lock().unwrap().len(), log.of("tasks/update").len()), (1, 1));
+        let answers = json!({"inputResponses": {"form": {"action": "accept"}}});
+        assert!(task(&world, path, "tasks/update", answers)["result"].is_object());
+        let got = task(&world, path, "tasks/get", json!({}));
+        assert_eq!(got["result"]["result"]["told"]["form"]["action"], "accept", "{got}");
+    }
+}
+
+#[test]
+fn a_task_that_has_not_noted_what_a_model_said_works_for_its_client() {
+    let fake = Fake::default();
+    let (log, asked) = (tasking(&fake, false, true), words(&fake));
+    let world = world(fake);
+    let got = task(&world, "/mcp/a", "tasks/get", json!({}));
+    assert_eq!(
+        (&got["result"]["status"], &got["result"]["inputRequests"]),
+        (&json!("working"), &Value::Null)
+    );
+    assert_eq!((asked.lock().unwrap().len(), log.of("tasks/get").len()), (1, 2));
+}
+
+#[test]
+fn a_task_that_no_model_answers_is_asked_for_in_vain_and_may_be_asked_for_again() {
+    let fake = Fake::default();
+    let log = tasking(&fake, false, false);
+    provider(&fake, || Ok(Script::new(503, "application/json", "{}")));
+    let world = world(fake.clone());
+    let got = task(&world, "/mcp/a", "tasks/get", json!({}));
+    let said = got["error"]["message"].as_str().unwrap_or_default();
+    assert!(said.starts_with("server \"a\": cannot go on without a model's words: "), "{got}");
+    assert!(log.of("tasks/update").is_empty());
+    words(&fake);
+    fake.pass(Duration::from_secs(120));
+    assert_eq!(task(&world, "/mcp/a", "tasks/get", json!({}))["result"]["status"], "completed");
+}
+
+#[test]
+fn who_listens_for_a_task_hears_nothing_of_what_models_are_asked() {
+    for (path, _) in PLACES {
+        let fake = Fake::default();
+        let (_, asked) = (tasking(&fake, true, false), words(&fake));
+        let world = world(fake);
+        let id = if path == "/mcp" { "a+t" } else { "t" };
+        let params = json!({"notifications": {"taskIds": [id]}});
+        let listen = with_key(modern_request(path, "subscriptions/listen", params));
+        let got =
+            world.fake.run(world.sent(listen, async |seen: &str| seen.contains("notifications/tasks\"")));
+        let told = messages(&got.body).pop().unwrap();
+        assert_eq!(
+            (&told["params"]["taskId"], &told["params"]["status"]),
+            (&json!(id), &json!("input_required"))
+        );
+        let asks = told["params"]["inputRequests"].as_object().unwrap();
+        assert!(asks.len() == 1 && asks.contains_key("form"), "{told}");
+        assert!(asked.lock().unwrap().is_empty());
+    }
 }

@@ -27,6 +27,7 @@ mod eras;
 mod extensions;
 mod fitted;
 mod heard;
+mod heard_old;
 mod http_sse;
 mod http_sse_asks;
 mod lasting;

@@ -31,6 +31,8 @@ use crate::wire::sse::{Decoder, Event};
 
 /// Notices of change are short: on a line that carries nothing else, an event is no larger than this.
 const NOTICE: usize = 1024 * 1024;
+/// Notices that are kept while subscriptions are made over a session that is heard already.
+const EARLY: usize = 256;
 /// Subscriptions made at a time with one legacy server.
 const AT_A_TIME: usize = 8;
 /// The first pause before a broken line is taken up again; it doubles from break to break.
@@ -336,7 +338,6 @@ impl<P: Platform> Line<P> {
         }
         match profile.revision_for(Era::Modern).era() {
             Era::Modern => self.listen(&wanted).await,
-            Era::Legacy if profile.http_sse => self.attend_old(&profile, wanted).await,
             Era::Legacy => {
                 if let Over::Parked(client) = &self.source.over {
                     let client = client.clone();
@@ -344,7 +345,10 @@ impl<P: Platform> Line<P> {
                         return Ok(heard);
                     }
                 }
-                self.attend(&profile, wanted).await
+                match profile.http_sse {
+                    true => self.attend_old(&profile, wanted).await,
+                    false => self.attend(&profile, wanted).await,
+                }
             }
         }
     }
@@ -470,10 +474,19 @@ impl<P: Platform> Line<P> {
         let deadline = platform.clock().now().after(server.timeouts.total);
         let mut reader = Reader::new(platform, server.clone(), body, deadline);
         reader.open_session();
-        let Some(first) = reader.event().await?.filter(|event| event.event == AGREED) else {
-            return Ok(None);
+        let mut early = Vec::new();
+        let agreed = loop {
+            match reader.event().await? {
+                Some(event) if event.event == AGREED => break event,
+                // It is heard already, and may be told of something by a call before it has its subscriptions.
+                Some(event) if early.len() < EARLY => early.push(event.data),
+                // It comes again, and says what may have changed.
+                Some(_) => return Err(no_answer(&server)),
+                None => return Ok(None),
+            }
         };
-        let uris = serde_json::from_slice(&first.data).map_err(|_| no_answer(&server))?;
+        reader.put_back(early);
+        let uris = serde_json::from_slice(&agreed.data).map_err(|_| no_answer(&server))?;
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         let answered = Answered { status: StatusCode::OK, headers, reader };

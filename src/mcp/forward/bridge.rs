@@ -25,7 +25,7 @@ use crate::mcp::sampling::Again;
 use crate::mcp::serve::{Answer, Inbound, brief};
 use crate::mcp::stream::Stream;
 use crate::mcp::upstream::{IMPLEMENTATION, Outgoing, error_of, no_answer};
-use crate::mcp::{Mcp, park};
+use crate::mcp::{Mcp, park, tasks};
 use crate::platform::{Clock as _, Mailboxes as _, Platform};
 use crate::relay::too_large;
 use crate::wire::jsonrpc::{Message, Splice, quote, string};
@@ -80,7 +80,8 @@ impl<P: Platform> Mcp<P> {
         way: &Way,
         outgoing: &mut Outgoing,
     ) -> Result<Option<Box<Again>>, Fault> {
-        if way.revision.era() == Era::Legacy || !ask::BRIDGED.contains(&call.method) {
+        let polls = call.method == tasks::GET && client.era() == Era::Modern;
+        if way.revision.era() == Era::Legacy || !polls && !ask::BRIDGED.contains(&call.method) {
             return Ok(None);
         }
         let digest = park::digest(&server.name, call.method, call.params);
@@ -100,6 +101,7 @@ impl<P: Platform> Mcp<P> {
             askable: client.era() == Era::Modern,
             asked,
             rounds: 0,
+            polls,
         })))
     }
 
@@ -167,7 +169,8 @@ impl<P: Platform> Mcp<P> {
         uris: &[String],
     ) -> Option<(String, Letter)> {
         // Without one it has no stream of its own.
-        let (key, capabilities) = self.parks(client, server, profile).filter(|_| profile.sessions)?;
+        let heard = profile.sessions || profile.http_sse;
+        let (key, capabilities) = self.parks(client, server, profile).filter(|_| heard)?;
         let client_info = client.info.clone().unwrap_or_else(implementation);
         let (server, uris) = (server.name.clone(), uris.to_vec());
         Some((key, Letter::Hear(park::Hear { server, capabilities, client_info, uris })))

@@ -74,11 +74,12 @@ impl<P: Platform> Mcp<P> {
             Content::Events if !inbound.accepts.events || is_brief(client, call, &way) => {
                 let upstream_id = rewrite.as_ref().map_or_else(|| call.id.get(), |r| r.upstream_id.as_str());
                 if let Some(cancel) = cancel.filter(|cancel| cancel.session.endpoint.is_some()) {
-                    let body = self.whole_old(answered, call.method, &cancel, end.running.as_ref()).await?;
+                    let body = Box::pin(self.whole_old(answered, call.method, &cancel, end.running.as_ref()))
+                        .await?;
                     let cancelled = || Ok(Answer::Empty(StatusCode::ACCEPTED));
                     return body.map_or_else(cancelled, |body| json(&server, body, rewrite.as_ref()));
                 }
-                let body = self.single(answered, upstream_id, way.session.as_ref()).await?;
+                let body = Box::pin(self.single(answered, upstream_id, way.session.as_ref())).await?;
                 match rewrite {
                     Some(rewrite) if end.again.is_some() => {
                         self.deliver_rewritten(&server, (call, inbound.accepts.events), body, rewrite, end)
@@ -156,7 +157,7 @@ impl<P: Platform> Mcp<P> {
                     return Ok(Answer::Stream(Box::new(stream.with_again(end.again)), None));
                 }
                 Settled::Events(answered, id) => {
-                    body = self.single(*answered, &id, None).await?;
+                    body = Box::pin(self.single(*answered, &id, None)).await?;
                     rewrite.upstream_id = id;
                 }
             }

@@ -34,7 +34,7 @@ pub(super) struct Line<P: Platform> {
     pub(super) stream: Box<Answered<P>>,
     /// The id of the request, as JSON.
     pub(super) id: String,
-    /// Whether there have been calls over it.
+    /// It was there before, and so may be over.
     pub(super) used: bool,
     /// Where it lies when the answer is read no further.
     pub(super) back: Back<P>,

@@ -86,7 +86,7 @@ pub async fn run<P: Platform>(mcp: Mcp<P>, mailbox: Arc<Mailbox<P>>, started: St
         Ok(slot) => {
             let slot = ran.converse(slot, &mut legs).await;
             let answered = matches!(ran.done, Some(Ok(_)));
-            slot.and_then(|slot| slot.returned(answered))
+            slot.and_then(|slot| slot.returned(ran.now(), answered))
         }
     };
     // Nobody wants to know any more.
@@ -164,6 +164,9 @@ impl<P: Platform> Run<'_, P> {
         let mut slot = slot;
         let mut again = true;
         'call: loop {
+            if let Some(running) = lock(&self.mailbox.parked.0).running.get_mut(self.id) {
+                running.ears = slot.heard();
+            }
             let (mcp, server) = (self.mcp.clone(), self.server.clone());
             let session = slot.session.clone();
             let line = slot.lend(&self.upstream_id);
@@ -172,7 +175,6 @@ impl<P: Platform> Run<'_, P> {
             self.extend();
             loop {
                 if self.done.is_some() {
-                    slot.used = self.now();
                     return Some(slot);
                 }
                 if self.due.is_some_and(|due| self.now() >= due) {
@@ -189,6 +191,7 @@ impl<P: Platform> Run<'_, P> {
                         if self.leg.is_some() && self.open.is_empty() {
                             self.extend();
                         }
+                        slot.tell(&data);
                         self.hear(data, &slot.session).await;
                     }
                     Next::Answer(Some(Ok(Heard::Forgotten))) if std::mem::take(&mut again) => {

@@ -1,6 +1,9 @@
 //! Sessions with a legacy server that parked calls go over, one call at a time.
 
+use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,7 +11,7 @@ use futures_util::FutureExt as _;
 use http::Method;
 
 use super::Call;
-use super::answer::{Back, Line};
+use super::answer::{Back, Line, next_news};
 use super::ears::{Ears, Heard};
 use crate::config::plan::Server;
 use crate::fault::Fault;
@@ -32,8 +35,10 @@ pub(super) struct Slot<P: Platform> {
     line: Option<Box<Answered<P>>>,
     /// Where that lies after a call.
     back: Back<P>,
-    /// Whether there have been calls over it.
-    over: bool,
+    /// It was there before its next call, and so may be over.
+    before: bool,
+    /// Its last call was given up, and what belongs to that may still come on its one stream.
+    late: bool,
     /// The session's own stream, where some servers ask what belongs to a call.
     pub(super) news: Option<(Reader<P>, Decoder)>,
     /// Subscriptions that hear that stream, too.
@@ -53,15 +58,15 @@ impl<P: Platform> Slot<P> {
         let next = || {
             let idle = &mut lock(&mailbox.parked.0).idle;
             // What the call changes there is to be heard.
-            let heard = idle.iter().rposition(|slot| slot.ears().is_some());
-            heard.map(|at| idle.remove(at)).or_else(|| idle.pop())
+            let heard = idle.iter().rposition(|slot| !slot.late && slot.ears().is_some());
+            heard.or_else(|| idle.iter().rposition(|slot| !slot.late)).map(|at| idle.remove(at))
         };
         let mut idle = next();
         while idle.as_mut().is_some_and(|slot| !slot.is_alive()) {
             idle = next();
         }
         let mut slot = match idle {
-            Some(slot) => slot,
+            Some(slot) => Self { before: true, ..slot },
             // Boxed: calls wait for long and open sessions seldom.
             None => {
                 let (capabilities, client_info) = (call.capabilities.get(), call.client_info.get());
@@ -87,7 +92,10 @@ impl<P: Platform> Slot<P> {
     ) -> Result<Self, Fault> {
         let (session, line, news) = if mcp.profile(server).await?.http_sse {
             let opened = mcp.open_old(server, capabilities, client_info, Revision::LEGACY);
-            let (line, session, _) = opened.await?;
+            let (mut line, session, _) = opened.await?;
+            line.reader.session_opened();
+            // Whoever waits for something on it watches its own time.
+            line.reader.open_ended();
             (session, Some(Box::new(line)), None)
         } else {
             let opened = mcp.initialize(server, capabilities, client_info, Revision::LEGACY);
@@ -96,25 +104,28 @@ impl<P: Platform> Slot<P> {
             (session, None, news)
         };
         let used = mcp.platform.clock().now();
-        Ok(Self { session, level: None, line, back: Back::default(), over: false, news, heard: None, used })
+        let (level, back, heard) = (None, Back::default(), None);
+        Ok(Self { session, level, line, back, before: false, late: false, news, heard, used })
     }
 
     /// Those who hear its stream besides its calls.
     pub(super) fn ears(&self) -> Option<&Arc<Ears>> {
-        self.heard.as_ref().map(Heard::ears).filter(|ears| !ears.is_over())
+        self.heard.as_ref().map(Heard::ears).filter(|ears| ears.is_heard())
     }
 
     /// The same, so that there may be some from now on; `None` if it has no stream.
     pub(super) fn heard(&mut self) -> Option<Arc<Ears>> {
-        self.news.as_ref()?;
-        if self.ears().is_none() {
+        if self.news.is_none() && self.line.is_none() {
+            return None;
+        }
+        if self.heard.as_ref().is_none_or(|heard| heard.ears().is_over()) {
             self.heard = Some(Heard::new(&self.session));
         }
-        self.ears().cloned()
+        self.heard.as_ref().map(|heard| heard.ears().clone())
     }
 
     pub(super) fn is_heard_by(&self, ears: &Arc<Ears>) -> bool {
-        self.ears().is_some_and(|own| Arc::ptr_eq(own, ears))
+        self.heard.as_ref().is_some_and(|heard| Arc::ptr_eq(heard.ears(), ears))
     }
 
     /// Its stream has ended.
@@ -122,7 +133,7 @@ impl<P: Platform> Slot<P> {
         (self.news, self.heard) = (None, None);
     }
 
-    /// Tells those who hear its stream what has come on it while a call goes over it.
+    /// Tells those who hear it what has come while a call goes over it.
     pub(super) fn tell(&self, data: &Bytes) {
         if let Some(ears) = self.ears() {
             ears.tell(data);
@@ -131,29 +142,45 @@ impl<P: Platform> Slot<P> {
 
     /// The stream that a call with this id is to go over, if the session has but one.
     pub(super) fn lend(&mut self, id: &str) -> Option<Line<P>> {
-        let used = std::mem::replace(&mut self.over, true);
         let stream = self.line.take()?;
-        Some(Line { stream, id: id.to_owned(), used, back: self.back.clone() })
+        Some(Line { stream, id: id.to_owned(), used: self.before, back: self.back.clone() })
     }
 
-    /// The slot after a call. A session of HTTP+SSE whose call was not answered is not used again: what comes late on
-    /// its stream would be taken for what belongs to the next one.
-    pub(super) fn returned(mut self, answered: bool) -> Option<Self> {
-        self.line = lock(&self.back).take();
+    /// The slot after a call. A session of HTTP+SSE whose call was not answered is not used again for a while, and only
+    /// heard if it is: what comes late on its stream would be taken for what belongs to the next one.
+    pub(super) fn returned(mut self, now: Timestamp, answered: bool) -> Option<Self> {
         let old = self.session.endpoint.is_some();
-        (!old || answered && self.line.is_some()).then_some(self)
+        self.used = now;
+        self.line = lock(&self.back).take();
+        self.late = old && !answered;
+        (!old || self.line.is_some() && (answered || self.ears().is_some())).then_some(self)
     }
 
     /// Whether the session may still be there. What its server has said since the last call belongs to none.
     fn is_alive(&mut self) -> bool {
-        let Some(line) = &mut self.line else { return true };
-        loop {
+        while let Some(line) = &mut self.line {
             match line.reader.message().now_or_never() {
                 None => return true,
-                Some(Ok(Some(_))) => {}
+                Some(Ok(Some(data))) => self.tell(&data),
                 Some(Ok(None) | Err(_)) => return false,
             }
         }
+        true
+    }
+
+    /// What comes next on its own stream while no call goes over it, and with it what else has come; nothing if the stream
+    /// has ended.
+    pub(super) fn poll_news(&mut self, context: &mut Context<'_>) -> Poll<VecDeque<Bytes>> {
+        let mut messages = VecDeque::new();
+        let first = match (&mut self.news, &mut self.line) {
+            (Some((reader, decoder)), _) => {
+                ready!(pin!(next_news(reader, decoder, &mut messages)).poll(context))
+            }
+            (None, Some(line)) => ready!(pin!(line.reader.message()).poll(context)).ok().flatten(),
+            (None, None) => None,
+        };
+        first.into_iter().for_each(|first| messages.push_front(first));
+        Poll::Ready(messages)
     }
 
     /// The stream of a session, if the server has one.
@@ -183,10 +210,10 @@ pub(super) async fn sweep<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, serve
         let old = {
             let mut inner = lock(&mailbox.parked.0);
             let all = std::mem::take(&mut inner.idle);
-            let (old, kept): (Vec<_>, Vec<_>) = {
-                let is_old = |slot: &Slot<P>| slot.ears().is_none() && now.since(slot.used) >= IDLE;
-                all.into_iter().partition(is_old)
-            };
+            let is_due = |slot: &Slot<P>| now.since(slot.used) >= IDLE;
+            let (old, mut kept): (Vec<_>, Vec<_>) =
+                all.into_iter().partition(|slot| slot.ears().is_none() && (slot.late || is_due(slot)));
+            kept.iter_mut().filter(|slot| is_due(slot)).for_each(|slot| slot.late = false);
             inner.sweeping = !kept.is_empty();
             inner.idle = kept;
             old

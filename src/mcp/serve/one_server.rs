@@ -43,7 +43,7 @@ impl<P: Platform> Mcp<P> {
             "server/discover" if !modern_upstream => {
                 return Ok(Answer::Json(StatusCode::OK, self.discover_one(call, &server, &profile)));
             }
-            "server/discover" => return self.discover_through(inbound, client, call, server).await,
+            "server/discover" => return Box::pin(self.discover_through(inbound, client, call, server)).await,
             // What is passed through is not filtered.
             "subscriptions/listen" if !modern_upstream || !server.resources.admits_all() => {
                 return self.listen(inbound, client, call, Some(server)).await;
@@ -54,7 +54,7 @@ impl<P: Platform> Mcp<P> {
                 if !server.resources.admits(&text_of(call.read.uri, "params.uri")?) {
                     return Err(unknown_name(call.method, &text_of(call.read.uri, "params.uri")?));
                 }
-                return self.subscribe(inbound, client, call, Some(server), note).await;
+                return Box::pin(self.subscribe(inbound, client, call, Some(server), note)).await;
             }
             method if LEGACY_ONLY.contains(&method) && forgetful => return Err(unknown_method(method)),
             // It would hold the tasks of everybody.

@@ -67,7 +67,7 @@ impl Lab {
         let mut missing = Vec::new();
         let nginx = match &arguments.nginx {
             Some(binary) => {
-                let ports = [free_address()?, free_address()?, free_address()?];
+                let ports = [free_address(), free_address(), free_address()];
                 let command = nginx_at(binary, folder.path(), ports, stub.address, long.address)?;
                 Some((Process::start(command, ports[0])?, ports))
             }
@@ -180,7 +180,7 @@ impl Lab {
     pub(crate) fn plain_nginx(&self, binary: &Path) -> Outcome<(Command, SocketAddr)> {
         let folder = self.folder.path().join("nginx-alone");
         std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
-        let address = free_address()?;
+        let address = free_address();
         Ok((nginx(binary, &folder, &[(address, self.stub.address, false)])?, address))
     }
 }
@@ -202,7 +202,7 @@ pub(crate) fn fixture(binary: &Path, mode: &str) -> Outcome<Process> {
 
 /// Starts the fixture in `mode` as a server of the eras that `era` names.
 pub(crate) fn fixture_of(binary: &Path, mode: &str, era: &str) -> Outcome<Process> {
-    let address = free_address()?;
+    let address = free_address();
     let mut command = Command::new(binary);
     command.args(["--mode", mode, "--era", era, "--listen", &address.to_string()]);
     Process::start(command, address)
@@ -210,7 +210,7 @@ pub(crate) fn fixture_of(binary: &Path, mode: &str, era: &str) -> Outcome<Proces
 
 /// How `host` is run with `config`, and where it will listen. Its log, at the default level, goes to `/dev/null`.
 pub(crate) fn command(host: &Host, config: &Path) -> Outcome<(Command, SocketAddr)> {
-    let address = free_address()?;
+    let address = free_address();
     let command = match host {
         Host::Native(binary) => {
             let mut command = Command::new(binary);

@@ -1,6 +1,6 @@
 //! The programs that are measured: started, waited for, asked of the system what they cost, ended.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -108,9 +108,8 @@ impl Drop for Process {
 }
 
 /// A loopback address that nobody listens at.
-pub(crate) fn free_address() -> Outcome<SocketAddr> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(|error| error.to_string())?;
-    listener.local_addr().map_err(|error| error.to_string())
+pub(crate) fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], causeway_fixture::free_port()))
 }
 
 /// Writes nginx's configuration: one reverse proxy for each `(listen, to, streams)`, as plain as it can be.

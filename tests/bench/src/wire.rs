@@ -16,6 +16,8 @@ pub(crate) const ID: &str = "#_id_of_";
 static NEXT: AtomicU64 = AtomicU64::new(10_000_000);
 /// Nobody waits longer for anything here.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A connection that was not used for so long is not used again: servers close idle ones, workerd after five seconds.
+const LONGEST_IDLE: Duration = Duration::from_secs(2);
 
 /// What the right answer to a request has in it.
 #[derive(Debug, Clone)]
@@ -182,7 +184,8 @@ impl Answer {
     /// Takes `count` more bytes into account; says whether that was all.
     fn more(&mut self, count: usize) -> Outcome<bool> {
         if count == 0 {
-            return Err("the connection was closed in mid-answer".to_owned());
+            let when = if self.filled == 0 { "before its answer" } else { "in mid-answer" };
+            return Err(format!("the connection was closed {when}"));
         }
         self.filled += count;
         let (start, length) = match self.head {
@@ -361,6 +364,7 @@ struct Client {
     request: Request,
     answer: Answer,
     took: Vec<Duration>,
+    used: Instant,
 }
 
 impl Crowd {
@@ -448,6 +452,7 @@ pub(crate) fn steadily(
                     back(&mut idle, came)?;
                     running -= 1;
                 }
+                idle[way].retain(|client| client.used.elapsed() < LONGEST_IDLE);
                 let client = idle[way].pop();
                 let (address, request, sender) = (*address, request.clone(), sender.clone());
                 running += 1;
@@ -475,9 +480,10 @@ pub(crate) fn steadily(
 
 impl Client {
     async fn open(address: SocketAddr, request: Request) -> Outcome<Self> {
-        let socket = tokio::net::TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        let socket =
+            tokio::net::TcpStream::connect(address).await.map_err(|error| format!("{address}: {error}"))?;
         socket.set_nodelay(true).map_err(|error| error.to_string())?;
-        Ok(Self { socket, request, answer: Answer::default(), took: Vec::new() })
+        Ok(Self { socket, request, answer: Answer::default(), took: Vec::new(), used: Instant::now() })
     }
 
     async fn call(&mut self) -> Outcome<()> {
@@ -492,6 +498,7 @@ impl Client {
             }
         }
         self.took.push(began.elapsed());
+        self.used = Instant::now();
         self.request.check(&self.answer, id)
     }
 }

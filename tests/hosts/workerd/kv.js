@@ -1,43 +1,24 @@
-// A stand-in for Workers KV: the protocol that workerd's `kvNamespace` binding speaks, over one Durable Object. What is
+// A stand-in for Workers KV: the protocol that workerd's `kvNamespace` binding speaks, over a file for each key. What is
 // written is seen at once, which the real one does not promise.
-
-import { DurableObject } from "cloudflare:workers";
-
-export class Namespace extends DurableObject {
-  constructor(state, env) {
-    super(state, env);
-    this.sql = state.storage.sql;
-    this.sql.exec("CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY, value BLOB NOT NULL)");
-  }
-
-  get(key) {
-    return this.sql.exec("SELECT value FROM entries WHERE key = ?", key).toArray()[0]?.value;
-  }
-
-  put(key, value) {
-    this.sql.exec("INSERT OR REPLACE INTO entries VALUES (?, ?)", key, value);
-  }
-
-  delete(key) {
-    this.sql.exec("DELETE FROM entries WHERE key = ?", key);
-  }
-}
 
 export default {
   async fetch(request, env) {
     const key = decodeURIComponent(new URL(request.url).pathname.slice(1));
-    const entries = env.NAMESPACE.get(env.NAMESPACE.idFromName(""));
+    // Encoded twice, so that no key names a folder.
+    const file = `http://files/${encodeURIComponent(encodeURIComponent(key))}`;
     switch (request.method) {
       case "GET": {
-        const value = await entries.get(key);
-        return value === undefined ? new Response(null, { status: 404 }) : new Response(value);
+        const found = await env.FILES.fetch(file);
+        return found.ok ? new Response(found.body) : new Response(null, { status: found.status });
       }
-      case "PUT":
-        await entries.put(key, await request.arrayBuffer());
-        return new Response();
-      case "DELETE":
-        await entries.delete(key);
-        return new Response();
+      case "PUT": {
+        const written = await env.FILES.fetch(file, { method: "PUT", body: await request.arrayBuffer() });
+        return new Response(null, { status: written.ok ? 200 : 500 });
+      }
+      case "DELETE": {
+        const deleted = await env.FILES.fetch(file, { method: "DELETE" });
+        return new Response(null, { status: deleted.ok || deleted.status === 404 ? 200 : 500 });
+      }
       default:
         return new Response(null, { status: 405 });
     }

@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use causeway_fixture::free_port;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -62,7 +63,7 @@ impl Host {
         self == Self::Native
     }
 
-    /// What starts the gateway on `port`; 0 for a free one.
+    /// What starts the gateway on `port`.
     fn command(
         self,
         folder: &Path,
@@ -170,7 +171,7 @@ impl Gateway {
         let secrets: Vec<(String, String)> =
             secrets.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let log = Arc::default();
-        let (process, base) = launch(host, folder.path(), &secrets, (0, instances), &log).await;
+        let (process, base) = launch(host, folder.path(), &secrets, (free_port(), instances), &log).await;
         let mut gateway =
             Self { base, host, folder, secrets, process, log, keyed, companion: None, instances };
         if keyed {

@@ -1,11 +1,11 @@
 //! Servers of other people, as programs of their own.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use causeway_fixture::free_port;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -126,9 +126,4 @@ pub fn everything() -> PathBuf {
 fn npm() -> PathBuf {
     let tools = std::env::var_os("CAUSEWAY_NPM");
     tools.expect("CAUSEWAY_NPM: run scripts/setup, and read env.sh as scripts/lib.sh does").into()
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("a bound socket has an address").port()
 }

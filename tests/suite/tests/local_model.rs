@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use causeway_fixture::free_port;
 use causeway_fixture::model::{Fault, Manner, Model};
 use causeway_suite::host::{eventually, skip};
 use causeway_suite::link::transports;
@@ -90,11 +91,6 @@ impl Llama {
         }
         entry
     }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("a bound socket has an address").port()
 }
 
 async fn ask(gateway: &Gateway, body: Value) -> Value {

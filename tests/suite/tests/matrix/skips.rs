@@ -25,8 +25,6 @@ enum To {
     Modern,
     /// On the HTTP+SSE transport.
     Sse,
-    /// server-everything on that transport, through a gateway.
-    EverythingSse,
 }
 
 use To as T;
@@ -94,13 +92,7 @@ const SKIPS: &[(&[&str], From, To, &str)] = &[
 ];
 
 /// What the gateway does not do.
-const KNOWN: &[(&[&str], From, To, &str)] = &[(
-    &["a_resource_updated"],
-    From::Modern,
-    T::EverythingSse,
-    "it updates what the session has subscribed to that calls the tool; on this transport a session has one stream, which is \
-     its calls', and a subscription has a session of its own",
-)];
+const KNOWN: &[(&[&str], From, To, &str)] = &[];
 
 /// What a client without a gateway cannot have, since the server speaks its revision.
 const DIRECT: &[(&str, &str, &str)] =
@@ -162,7 +154,6 @@ fn find(table: &[(&[&str], From, To, &'static str)], row: &str, cell: &Cell) -> 
             To::Any => true,
             To::Modern => cell.serves_modern(),
             To::Sse => cell.server == Server::Sse,
-            To::EverythingSse => cell.server == Server::EverythingSse && cell.place != Where::Direct,
         };
         names.contains(&row) && from && to
     });

@@ -22,7 +22,7 @@ impl Serve {
     pub fn new(config: &Value, keeps: bool) -> Self {
         let folder = TempDir::with_prefix("causeway-suite").unwrap();
         std::fs::write(folder.path().join("causeway.json"), config.to_string()).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = causeway_fixture::free_port();
         Self { folder, address: format!("127.0.0.1:{port}"), keeps, process: None }
     }
 
