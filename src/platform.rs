@@ -35,6 +35,34 @@ pub enum SeamError {
     Host(String),
 }
 
+impl SeamError {
+    /// Its kind as a word, and its text: how it goes from one instance of the gateway to another.
+    #[must_use]
+    pub fn into_words(self) -> (&'static str, String) {
+        match self {
+            Self::Connect(text) => ("connect", text),
+            Self::Timeout(text) => ("timeout", text),
+            Self::Cut(text) => ("cut", text),
+            Self::Denied(text) => ("denied", text),
+            Self::Offline(text) => ("offline", text),
+            Self::Host(text) => ("host", text),
+        }
+    }
+
+    /// The error of these [words](Self::into_words).
+    #[must_use]
+    pub fn from_words(kind: &str, text: String) -> Self {
+        match kind {
+            "connect" => Self::Connect(text),
+            "timeout" => Self::Timeout(text),
+            "cut" => Self::Cut(text),
+            "denied" => Self::Denied(text),
+            "offline" => Self::Offline(text),
+            _ => Self::Host(text),
+        }
+    }
+}
+
 /// Sends one HTTP request and gives the response head as soon as it is there.
 ///
 /// Redirects are **never** followed here: the core decides. Dropping the body cancels the exchange.

@@ -203,31 +203,9 @@ fn length(length: u32) -> Bytes {
 
 /// The line that says why there is no response, or no more of it.
 fn why(error: SeamError) -> Bytes {
-    let head = Head { method: String::new(), status: 0, headers: Vec::new(), error: Some(named(error)) };
-    line(&head).into()
-}
-
-fn named(error: SeamError) -> (String, String) {
-    let (kind, words) = match error {
-        SeamError::Connect(words) => ("connect", words),
-        SeamError::Timeout(words) => ("timeout", words),
-        SeamError::Cut(words) => ("cut", words),
-        SeamError::Denied(words) => ("denied", words),
-        SeamError::Offline(words) => ("offline", words),
-        SeamError::Host(words) => ("host", words),
-    };
-    (kind.to_owned(), words)
-}
-
-fn error((kind, words): (String, String)) -> SeamError {
-    match kind.as_str() {
-        "connect" => SeamError::Connect(words),
-        "timeout" => SeamError::Timeout(words),
-        "cut" => SeamError::Cut(words),
-        "denied" => SeamError::Denied(words),
-        "offline" => SeamError::Offline(words),
-        _ => SeamError::Host(words),
-    }
+    let (kind, text) = error.into_words();
+    let error = Some((kind.to_owned(), text));
+    line(&Head { method: String::new(), status: 0, headers: Vec::new(), error }).into()
 }
 
 /// What the owner of a link answers with.
@@ -320,7 +298,7 @@ fn head(come: &[u8], end: usize) -> Result<Head, SeamError> {
 /// The head of a response, unless it says why there is none.
 fn told(mut head: Head) -> Result<Head, SeamError> {
     match head.error.take() {
-        Some(named) => Err(error(named)),
+        Some((kind, text)) => Err(SeamError::from_words(&kind, text)),
         None => Ok(head),
     }
 }

@@ -120,6 +120,14 @@ impl Bye {
         Self { code, words: cut(words.into()) }
     }
 
+    /// The code and the reason of the close frame that ends a WebSocket so: codes from 4000 on are an application's, and no
+    /// reason is longer than 123 bytes (RFC 6455 sections 7.4.2 and 5.5).
+    #[must_use]
+    pub fn close_frame(&self) -> (u16, &str) {
+        let end = (0..=123).rev().find(|end| self.words.is_char_boundary(*end)).unwrap_or(0);
+        (4000 + self.code.number(), self.words.get(..end).unwrap_or_default())
+    }
+
     /// The message that says so.
     #[must_use]
     pub fn encode(&self) -> Bytes {
@@ -164,6 +172,13 @@ mod tests {
             assert_eq!(ByeCode::from_number(number).number(), number);
             assert_eq!(ResetCode::from_number(number).number(), number);
         }
+    }
+
+    #[test]
+    fn a_close_frame_holds_as_much_of_the_words_as_it_may() {
+        let (bye, reason) = (Bye::new(ByeCode::from_number(3), "é".repeat(80)), "é".repeat(61));
+        assert_eq!(bye.close_frame(), (4003, reason.as_str()));
+        assert_eq!(Bye::new(ByeCode::from_number(0), "short").close_frame(), (4000, "short"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use futures_util::{FutureExt, Stream, StreamExt};
 use js_sys::Uint8Array;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
-use web_sys::{AbortController, ReadableStreamDefaultReader};
+use web_sys::{AbortController, AbortSignal, ReadableStreamDefaultReader};
 
 use crate::glue::{self, Chunk, Message};
 
@@ -23,8 +23,11 @@ const ONE_PIECE: u64 = 64 * 1024;
 pub(crate) struct Exchange(Option<AbortController>);
 
 impl Exchange {
-    pub(crate) fn new(controller: AbortController) -> Self {
-        Self(Some(controller))
+    /// An exchange that is about to begin, and the signal that ends it.
+    pub(crate) fn begin() -> Result<(Self, AbortSignal), SeamError> {
+        let controller = AbortController::new().map_err(|error| SeamError::Host(explain(&error)))?;
+        let signal = controller.signal();
+        Ok((Self(Some(controller)), signal))
     }
 
     pub(crate) fn finish(&mut self) {

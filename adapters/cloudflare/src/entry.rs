@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 
+use causeway::admin;
 use causeway::gateway::dock::Opening;
 use causeway::gateway::{After, Body, Gateway, Reply};
 use causeway::mcp::serve::Ticket;
@@ -54,7 +55,7 @@ async fn fetch(request: web_sys::Request, env: Env, context: Context) -> worker:
         }
     };
     context.wait_until(async move {
-        join(finish(gateway, after, gone, end), isolate::look(&platform, &instance)).await;
+        join(finish(gateway, after, gone, end), admin::look_if_due(&platform, &instance)).await;
     });
     response(parts.status.as_u16(), &http::lines(&parts.headers), &body)
 }

@@ -33,17 +33,9 @@ export function send(url, method, head, body, signal) {
   return fetch(url, { method, headers: headers(head), body, signal, redirect: "manual" });
 }
 
-export function ask(namespace, key, method, head, body) {
-  return namespace.get(namespace.idFromName(key)).fetch("http://state/", { method, headers: headers(head), body });
-}
-
-export function post(namespace, key, body, signal) {
-  return namespace.get(namespace.idFromName(key)).fetch("http://mailbox/", { method: "POST", body, signal });
-}
-
-// Asks the object of a link. What it answers a WebSocket with goes on as it is.
-export function ask_link(namespace, key, method, path, head, body, signal) {
-  return namespace.get(namespace.idFromName(key)).fetch("http://link" + path, { method, headers: headers(head), body, signal });
+// Asks a Durable Object. What the one of a link answers a WebSocket with goes on as it is.
+export function ask(namespace, key, method, path, head, body, signal) {
+  return namespace.get(namespace.idFromName(key)).fetch("http://object" + path, { method, headers: headers(head), body, signal });
 }
 
 // Calls back when whoever sent the request has gone.

@@ -24,21 +24,6 @@ extern "C" {
         namespace: &JsValue,
         key: &str,
         method: &str,
-        head: &str,
-        body: Option<Uint8Array>,
-    ) -> Result<Promise, JsValue>;
-    #[wasm_bindgen(catch)]
-    pub(crate) fn post(
-        namespace: &JsValue,
-        key: &str,
-        body: Uint8Array,
-        signal: &AbortSignal,
-    ) -> Result<Promise, JsValue>;
-    #[wasm_bindgen(catch)]
-    pub(crate) fn ask_link(
-        namespace: &JsValue,
-        key: &str,
-        method: &str,
         path: &str,
         head: &str,
         body: Option<Uint8Array>,

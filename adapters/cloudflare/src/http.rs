@@ -9,7 +9,6 @@ use causeway::platform::{HttpClient, SeamError};
 use js_sys::Uint8Array;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
-use web_sys::AbortController;
 
 use crate::body::{Chunks, Exchange, explain};
 use crate::glue;
@@ -25,9 +24,7 @@ impl HttpClient for Fetch {
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Chunks>, SeamError> {
         let (parts, body) = request.into_parts();
         let body = (!body.is_empty()).then(|| Uint8Array::from(body.as_ref()));
-        let controller = AbortController::new().map_err(|error| SeamError::Host(explain(&error)))?;
-        let signal = controller.signal();
-        let exchange = Exchange::new(controller);
+        let (exchange, signal) = Exchange::begin()?;
         let url = parts.uri.to_string();
         let sent = glue::send(&url, parts.method.as_str(), &lines(&parts.headers), body, &signal);
         let answer = match sent {

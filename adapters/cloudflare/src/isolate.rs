@@ -4,7 +4,6 @@ use std::sync::{Arc, OnceLock};
 
 use causeway::admin;
 use causeway::instance::Instance;
-use causeway::platform::{Clock as _, Platform as _};
 
 use crate::platform::Worker;
 
@@ -19,12 +18,5 @@ pub(crate) async fn instance(platform: &Worker) -> Arc<Instance> {
             let started = admin::start(platform).await;
             INSTANCE.get_or_init(|| started).clone()
         }
-    }
-}
-
-/// Looks for a newer configuration if it is time to. To be run behind a reply.
-pub(crate) async fn look(platform: &Worker, instance: &Instance) {
-    if instance.look_due(platform.clock().now()) {
-        admin::look(platform, instance).await;
     }
 }

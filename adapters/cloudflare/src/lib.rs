@@ -7,10 +7,11 @@
 //! | module | what |
 //! |---|---|
 //! | `entry` | the fetch event: request in, reply out, the rest behind it |
-//! | `isolate` | the plan in force, and when to look for a newer one |
+//! | `isolate` | the plan in force |
 //! | `platform` | the core's seam over bindings and globals |
 //! | `http` | outbound requests over `fetch` |
 //! | `body` | bytes of a JavaScript message as a stream, and the other way round |
+//! | `object` | asking Durable Objects |
 //! | `store`, `state` | consistent state: the asking side and the Durable Object |
 //! | `mailbox` | an owner for each key: the asking side and the Durable Object |
 //! | `link` | companions that dial in |
@@ -40,6 +41,8 @@ mod key_value;
 mod link;
 #[cfg(target_arch = "wasm32")]
 mod mailbox;
+#[cfg(target_arch = "wasm32")]
+mod object;
 #[cfg(target_arch = "wasm32")]
 mod once;
 #[cfg(target_arch = "wasm32")]

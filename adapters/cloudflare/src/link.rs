@@ -13,15 +13,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use causeway::admin;
 use causeway::gateway::Gateway;
 use causeway::gateway::dock::{Docked, Opening};
-use causeway::platform::SeamError;
 use causeway::tunnel::dock::{Dock, Entry, Facts, Line, Say};
 use causeway::tunnel::pair::Message;
 use futures_util::StreamExt as _;
 use futures_util::future::{Either, select};
 use serde::{Deserialize, Serialize};
-use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen::JsValue;
 use wasm_bindgen_futures::spawn_local;
 use worker::{Env, Response, Result, State, WebSocket, WebSocketPair, WebSocketRequestResponsePair};
 
@@ -34,12 +34,8 @@ use crate::{glue, http, isolate};
 pub(crate) const NAME: &str = "causeway-link-name";
 /// The header of an answer that is none: which kind of error, whose words are the body.
 pub(crate) const FAULT: &str = "causeway-link-fault";
-/// The close code of a link that has ended for the reason number 0; codes from 4000 on are an application's.
-const CLOSED: u16 = 4000;
 /// "Service Restart": the companion dials again.
 const RESTART: u16 = 1012;
-/// The longest reason of a close frame (RFC 6455 section 5.5).
-const REASON: usize = 123;
 
 /// What is put away with a connection.
 #[derive(Serialize, Deserialize)]
@@ -72,7 +68,7 @@ impl Links {
         if !self.restored.replace(true) {
             self.restore(state, &docked);
         }
-        spawn_local(async move { isolate::look(&platform, &instance).await });
+        spawn_local(async move { admin::look_if_due(&platform, &instance).await });
         docked
     }
 
@@ -107,10 +103,8 @@ impl Links {
                     Say::Message(_, Message::Ping) => socket.send_with_str("ping"),
                     Say::Message(_, Message::Pong) => socket.send_with_str("pong"),
                     Say::Close(bye) => {
-                        let end =
-                            (0..=REASON).rev().find(|end| bye.words.is_char_boundary(*end)).unwrap_or(0);
-                        let words = bye.words.get(..end).unwrap_or(&bye.words);
-                        _ = socket.close(Some(CLOSED + bye.code.number()), Some(words));
+                        let (code, reason) = bye.close_frame();
+                        _ = socket.close(Some(code), Some(reason));
                         break;
                     }
                 };
@@ -205,8 +199,8 @@ impl Links {
                 (status, http::lines(&parts.headers), body)
             }
             Err(error) => {
-                let (kind, words) = written(&error);
-                (200, format!("{FAULT}\n{kind}\n"), JsValue::from_str(words))
+                let (kind, words) = error.into_words();
+                (200, format!("{FAULT}\n{kind}\n"), JsValue::from_str(&words))
             }
         };
         let answer = glue::response(status, &head, &body);
@@ -294,50 +288,15 @@ fn attach(socket: &WebSocket, attachment: &Attachment) {
     }
 }
 
-/// An error between object and Worker.
-fn written(error: &SeamError) -> (&'static str, &str) {
-    match error {
-        SeamError::Connect(words) => ("connect", words),
-        SeamError::Timeout(words) => ("timeout", words),
-        SeamError::Cut(words) => ("cut", words),
-        SeamError::Denied(words) => ("denied", words),
-        SeamError::Offline(words) => ("offline", words),
-        SeamError::Host(words) => ("host", words),
-    }
-}
-
-/// The error that was [`written`].
-pub(crate) fn read(kind: &str, words: String) -> SeamError {
-    match kind {
-        "connect" => SeamError::Connect(words),
-        "timeout" => SeamError::Timeout(words),
-        "cut" => SeamError::Cut(words),
-        "denied" => SeamError::Denied(words),
-        "offline" => SeamError::Offline(words),
-        _ => SeamError::Host(words),
-    }
-}
-
 /// Hands a companion's WebSocket to the object of its link: the answer is the Worker's.
 pub(crate) async fn open(env: &Env, opening: &Opening) -> worker::Result<web_sys::Response> {
-    let failed = |error: JsValue| worker::Error::RustError(explain(&error));
-    let namespace =
-        crate::mailbox::namespace(env).map_err(|error| worker::Error::RustError(error.to_string()))?;
     let head = format!(
         "upgrade\nwebsocket\n{NAME}\n{}\n{}\n{}\n",
         opening.name,
         causeway::relay::through::CALLER,
         opening.caller
     );
-    let promise = glue::ask_link(
-        &namespace,
-        &causeway::relay::through::key(&opening.name),
-        "GET",
-        "/",
-        &head,
-        None,
-        &JsValue::UNDEFINED,
-    );
-    let answer = wasm_bindgen_futures::JsFuture::from(promise.map_err(failed)?).await.map_err(failed)?;
-    Ok(answer.unchecked_into())
+    let key = causeway::relay::through::key(&opening.name);
+    let answer = crate::mailbox::object(env, &key).ask("GET", "/", &head, None, &JsValue::UNDEFINED).await;
+    answer.map_err(|error| worker::Error::RustError(error.to_string()))
 }

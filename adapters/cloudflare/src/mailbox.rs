@@ -22,14 +22,14 @@ use causeway::mcp::mailbox::Mailbox as Owner;
 use causeway::platform::{Clock as _, HttpClient, Mailboxes, SeamError};
 use futures_util::StreamExt as _;
 use futures_util::future::{Either, select};
-use js_sys::{Reflect, Uint8Array};
-use wasm_bindgen::{JsCast, JsValue};
-use wasm_bindgen_futures::{JsFuture, spawn_local};
+use js_sys::Uint8Array;
+use wasm_bindgen_futures::spawn_local;
 use worker::{DurableObject, Env, Response, Result, WebSocket, WebSocketIncomingMessage, durable_object};
 
 use crate::body::{Chunks, Exchange, Outgoing, explain};
 use crate::http::Fetch;
 use crate::link::Links;
+use crate::object::Object;
 use crate::platform::Worker;
 use crate::time::Time;
 use crate::{glue, http, isolate, link};
@@ -156,14 +156,9 @@ impl Mailboxes for Namespace {
     type Body = Chunks;
 
     async fn post(&self, key: &str, letter: Bytes) -> std::result::Result<Chunks, SeamError> {
-        let namespace = namespace(&self.0)?;
-        let failed = |error: JsValue| SeamError::Host(format!("Durable Object: {}", explain(&error)));
-        let controller = web_sys::AbortController::new().map_err(failed)?;
-        let signal = controller.signal();
-        let exchange = Exchange::new(controller);
-        let letter = Uint8Array::from(letter.as_ref());
-        let promise = glue::post(&namespace, key, letter, &signal).map_err(failed)?;
-        let answer: web_sys::Response = JsFuture::from(promise).await.map_err(failed)?.unchecked_into();
+        let (exchange, signal) = Exchange::begin()?;
+        let letter = Some(Uint8Array::from(letter.as_ref()));
+        let answer = object(&self.0, key).ask("POST", "/", "", letter, &signal).await?;
         if answer.status() != 200 {
             return Err(SeamError::Host(format!(
                 "Durable Object: it answered with status {}",
@@ -178,19 +173,13 @@ impl Mailboxes for Namespace {
     fn ask(&self, key: &str, request: Request<Bytes>) -> Self::Sent {
         let (env, key) = (self.0.clone(), key.to_owned());
         Box::pin(async move {
-            let namespace = namespace(&env)?;
-            let failed = |error: JsValue| SeamError::Host(format!("Durable Object: {}", explain(&error)));
-            let controller = web_sys::AbortController::new().map_err(failed)?;
-            let signal = controller.signal();
-            let exchange = Exchange::new(controller);
+            let (exchange, signal) = Exchange::begin()?;
             let (parts, body) = request.into_parts();
             let name = key.strip_prefix("link/").unwrap_or(&key);
             let head = format!("{}{}\n{name}\n", http::lines(&parts.headers), link::NAME);
             let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
             let body = (!body.is_empty()).then(|| Uint8Array::from(body.as_ref()));
-            let asked = glue::ask_link(&namespace, &key, parts.method.as_str(), path, &head, body, &signal);
-            let answer: web_sys::Response =
-                JsFuture::from(asked.map_err(failed)?).await.map_err(failed)?.unchecked_into();
+            let answer = object(&env, &key).ask(parts.method.as_str(), path, &head, body, &signal).await?;
             let mut answer = http::read_response(&answer, exchange)?;
             let Some(kind) = answer.headers_mut().remove(link::FAULT) else { return Ok(answer) };
             let (mut body, mut words) = (answer.into_body(), Vec::new());
@@ -198,21 +187,12 @@ impl Mailboxes for Namespace {
                 words.extend_from_slice(&chunk);
             }
             let words = String::from_utf8_lossy(&words).into_owned();
-            Err(link::read(kind.to_str().unwrap_or_default(), words))
+            Err(SeamError::from_words(kind.to_str().unwrap_or_default(), words))
         })
     }
 }
 
-/// The objects of mailboxes and links.
-///
-/// # Errors
-/// When nothing is bound.
-pub(crate) fn namespace(env: &Env) -> std::result::Result<JsValue, SeamError> {
-    let namespace = Reflect::get(env, &JsValue::from_str(BINDING)).unwrap_or(JsValue::UNDEFINED);
-    if namespace.is_undefined() {
-        return Err(SeamError::Denied(format!(
-            "there is no Durable Object namespace bound as {BINDING}; add one to wrangler.toml"
-        )));
-    }
-    Ok(namespace)
+/// The object of a mailbox or a link.
+pub(crate) fn object<'a>(env: &'a Env, key: &'a str) -> Object<'a> {
+    Object { env, binding: BINDING, key }
 }

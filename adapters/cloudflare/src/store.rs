@@ -5,13 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use causeway::platform::{Held, Reach, SeamError, StateStore, Swap, Version};
 use futures_util::StreamExt;
-use js_sys::{Reflect, Uint8Array};
-use wasm_bindgen::{JsCast, JsValue};
-use wasm_bindgen_futures::JsFuture;
+use js_sys::Uint8Array;
+use wasm_bindgen::JsValue;
 use worker::Env;
 
-use crate::body::{Chunks, explain};
-use crate::glue;
+use crate::body::Chunks;
+use crate::object::Object;
 use crate::state::{SEEN, TTL, VERSION};
 
 /// The binding's name in `wrangler.toml`.
@@ -33,20 +32,8 @@ impl Objects {
         head: &str,
         body: Option<Uint8Array>,
     ) -> Result<web_sys::Response, SeamError> {
-        let namespace = Reflect::get(&self.0, &JsValue::from_str(BINDING)).unwrap_or(JsValue::UNDEFINED);
-        if namespace.is_undefined() {
-            return Err(SeamError::Denied(format!(
-                "there is no Durable Object namespace bound as {BINDING}; add one to wrangler.toml"
-            )));
-        }
-        let asked = match glue::ask(&namespace, key, method, head, body) {
-            Ok(promise) => JsFuture::from(promise).await,
-            Err(error) => Err(error),
-        };
-        match asked {
-            Ok(answer) => Ok(answer.unchecked_into()),
-            Err(error) => Err(SeamError::Host(format!("Durable Object: {}", explain(&error)))),
-        }
+        let object = Object { env: &self.0, binding: BINDING, key };
+        object.ask(method, "/", head, body, &JsValue::UNDEFINED).await
     }
 }
 

@@ -26,10 +26,6 @@ const HELLO: Duration = Duration::from_secs(10);
 const SEND: Duration = Duration::from_secs(30);
 /// What is read at a time. Links are many and mostly idle, and each has such a buffer.
 const BUFFER: usize = 4 * 1024;
-/// The close code of a link that has ended for the reason number 0; codes from 4000 on are an application's.
-const CLOSED: u16 = 4000;
-/// The longest reason of a close frame (RFC 6455 section 5.5).
-const REASON: usize = 123;
 
 /// The headers of the answer that accepts a WebSocket (RFC 6455 section 4.2.2).
 pub(crate) fn accepted(key: &HeaderValue) -> HeaderMap {
@@ -116,10 +112,8 @@ where
         Say::Message(_, Message::Ping) => (Frame::text("ping"), true),
         Say::Message(_, Message::Pong) => (Frame::text("pong"), true),
         Say::Close(bye) => {
-            let end = (0..=REASON).rev().find(|end| bye.words.is_char_boundary(*end)).unwrap_or(0);
-            let reason = bye.words.get(..end).unwrap_or(&bye.words).to_owned();
-            let frame =
-                CloseFrame { code: CloseCode::from(CLOSED + bye.code.number()), reason: reason.into() };
+            let (code, reason) = bye.close_frame();
+            let frame = CloseFrame { code: CloseCode::from(code), reason: reason.to_owned().into() };
             (Frame::Close(Some(frame)), false)
         }
     };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use causeway::admin;
 use causeway::gateway::{Body, Gateway, Reply};
 use causeway::instance::Instance;
 use causeway::platform::{Clock as _, SeamError};
@@ -34,7 +35,7 @@ async fn handle(request: Request) -> Result<Response, ErrorCode> {
     let Reply { response, after } = gateway.clone().handle(request).await;
     spawn(async move {
         gateway.finish(after).await;
-        instance::look(&instance).await;
+        admin::look_if_due(&Spin, &instance).await;
     });
     let (mut parts, body) = response.into_parts();
     // What is between two neighbours belongs to the host, which refuses a response that has it.
@@ -75,7 +76,7 @@ async fn write(
 ) {
     let mut stream = stream;
     let end = loop {
-        instance::look(&instance).await;
+        admin::look_if_due(&Spin, &instance).await;
         let next = match select(stream.next(), pin!(Time.sleep(LOOK))).await {
             Either::Left((next, _)) => next,
             Either::Right(_) => {

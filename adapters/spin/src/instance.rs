@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use causeway::admin;
 use causeway::instance::Instance;
-use causeway::platform::Clock as _;
 use causeway::polled::Polled;
 
-use crate::platform::{Spin, Time};
+use crate::platform::Spin;
 
 thread_local! {
     static INSTANCE: OnceCell<Arc<Instance>> = const { OnceCell::new() };
@@ -29,11 +28,4 @@ pub(crate) async fn instance() -> Arc<Instance> {
 /// The mailboxes.
 pub(crate) fn polled() -> Arc<Polled<Spin>> {
     POLLED.with(|known| known.get_or_init(Arc::default).clone())
-}
-
-/// Looks for a newer configuration if it is time to. To be run behind a reply.
-pub(crate) async fn look(instance: &Instance) {
-    if instance.look_due(Time.now()) {
-        admin::look(&Spin, instance).await;
-    }
 }
