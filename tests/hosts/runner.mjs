@@ -41,6 +41,11 @@ export function secretsOf(texts) {
 
 let ending = false;
 
+// What is to be done when this process is told to end. Signals are heard from the start: one that came while the program
+// is being started would end this process alone.
+let end = () => process.exit(1);
+for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"]) process.on(signal, () => end());
+
 // Ends the program when this process is told to, and when it is killed and can do nothing itself: then a pipe closes.
 // This process ends with it, and `folder` is deleted.
 export function guarded(program, folder) {
@@ -54,14 +59,13 @@ export function guarded(program, folder) {
     guard.stdin.on("error", () => {});
     guard.unref();
   });
-  function end() {
+  end = () => {
     if (ending) return;
     ending = true;
     program.kill("SIGTERM");
     // It may wait for streams that are still open, for ever. What was stored is on the disk already.
     setTimeout(() => program.kill("SIGKILL"), 500).unref();
-  }
-  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"]) process.on(signal, end);
+  };
   program.once("error", (error) => {
     fs.rmSync(folder, { recursive: true, force: true });
     usage(`cannot start ${path.basename(program.spawnfile)} (${error.message})`);
