@@ -235,6 +235,11 @@ impl Program {
         }
     }
 
+    /// Whether this process is kept for whoever comes next.
+    pub(super) fn keeps_fresh(&self, process: &Arc<Process>) -> bool {
+        self.state().fresh.as_ref().is_some_and(|fresh| Arc::ptr_eq(fresh, process))
+    }
+
     /// A process has ended.
     pub(super) fn ended(self: &Arc<Self>, process: &Arc<Process>, by_itself: bool, how: &str) {
         let mut state = self.state();

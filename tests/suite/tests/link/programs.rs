@@ -104,7 +104,7 @@ async fn a_killed_process_behind_a_link_ends_each_of_its_calls_once() {
 
 #[tokio::test]
 async fn a_program_that_misbehaves_behind_a_link_hurts_nobody_else() {
-    let limits = json!({"timeouts": {"first_byte": "3s", "idle": "3s", "total": "6s"}});
+    let limits = json!({"timeouts": {"first_byte": "6s", "idle": "6s", "total": "12s"}});
     for era in ["legacy", "modern"] {
         let config = with(behind(&["one", "two"]), json!({"mcpServers": {"one": limits}}));
         let gateway = Gateway::start(config).await;

@@ -23,6 +23,8 @@ const STEP: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_millis(500);
 /// How often a process is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long one that nobody has introduced themselves to is left alone: whoever started it may have given up.
+const INTRODUCED: Duration = Duration::from_secs(60);
 /// A process that has nothing to do is asked whether it is there this often.
 const PING: Duration = Duration::from_secs(60);
 /// How long it may take to say so.
@@ -86,7 +88,10 @@ impl Process {
         }
         let base = matches!(serves, Use::Modern | Use::Shared(_) | Use::Fresh);
         let kept = base && spec.start == Start::Eager;
-        if !read && !kept && used.elapsed() >= spec.idle_stop {
+        // One that is being introduced is wanted, however long the next word to it takes.
+        let introduced = !matches!(serves, Use::Fresh) || owner.keeps_fresh(self);
+        let patience = if introduced { spec.idle_stop } else { spec.idle_stop.max(INTRODUCED) };
+        if !read && !kept && used.elapsed() >= patience {
             self.stop_if_idle("nobody has used it");
             return;
         }
