@@ -173,7 +173,7 @@ fn begun<P: Platform>(
     if !caching.as_ref().is_some_and(Caching::looks)
         && let Some(alone) = asked.alone.take()
     {
-        return Err(alone);
+        return Err(*alone);
     }
     let noted = Noted::of(&plan, &asked);
     let Some(given) = plan.llm.team(&asked.model).cloned() else {

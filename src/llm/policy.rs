@@ -29,7 +29,7 @@ pub struct Choice {
     /// Who may answer, however they are doing, by name and in the order of the configuration or the policy.
     pub may: Vec<String>,
     /// Why nobody is asked now, though some might answer: all are left alone.
-    pub alone: Option<Refusal>,
+    pub alone: Option<Box<Refusal>>,
     /// Why the first of them is.
     pub why: String,
     /// Everybody who was thought of, in words.
@@ -122,7 +122,7 @@ pub fn choose(
 ) -> Result<Choice, Refusal> {
     let mut choice = consider(llm, caller, name, memory, now, needs)?;
     match choice.alone.take() {
-        Some(refusal) => Err(refusal),
+        Some(refusal) => Err(*refusal),
         None => Ok(choice),
     }
 }
@@ -331,7 +331,7 @@ fn healthy(
     refusal.wait = Some(wait);
     let text = &mut refusal.fault.message;
     *text = format!("{text} (left alone for {} s after failing in a row)", wait.as_millis().div_ceil(1000));
-    Ok(Choice { candidates: Vec::new(), may, alone: Some(refusal), why, considered })
+    Ok(Choice { candidates: Vec::new(), may, alone: Some(refusal.into()), why, considered })
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ impl<P: Platform> Call<P> {
             // Whoever made the call saw to it that there is one, or that it is said why there is none.
             let alone = self.asked.alone.take();
             let none = || Refusal::new(Kind::UnknownModel, "no provider has this model");
-            return self.refuse(alone.unwrap_or_else(none), None);
+            return self.refuse(alone.map_or_else(none, |alone| *alone), None);
         };
         let timeouts = &candidate.provider.timeouts;
         let now = self.now();

@@ -86,7 +86,7 @@ pub struct Asked {
     /// Who may answer, however they are doing, by name.
     pub may: Vec<String>,
     /// Why nobody is asked, where all are left alone.
-    pub alone: Option<Refusal>,
+    pub alone: Option<Box<Refusal>>,
     /// Why in this order.
     pub why: String,
 }
