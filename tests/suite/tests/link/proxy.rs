@@ -34,6 +34,7 @@ pub struct Dial {
     near: Option<TcpStream>,
     far: TcpStream,
     hello: Vec<u8>,
+    websocket: bool,
     way: watch::Receiver<(Way, usize)>,
 }
 
@@ -53,8 +54,10 @@ impl Dial {
                 Some(near) => between(near, self.far, self.way).await,
                 None => {
                     let (mut said, mut buffer) = (Vec::new(), [0; 1024]);
-                    // The connection's end, or that of a body in chunks (RFC 9112 section 7.1).
+                    // The connection's end, that of a body in chunks (RFC 9112 section 7.1), or a WebSocket's close frame, behind
+                    // which nothing may be said (RFC 6455 section 5.5.1): a gateway may wait for what is answered to it.
                     while !said.ends_with(b"\r\n0\r\n\r\n")
+                        && !(self.websocket && closes(&said))
                         && let Ok(length @ 1..) = self.far.read(&mut buffer).await
                     {
                         said.extend_from_slice(&buffer[..length]);
@@ -179,7 +182,23 @@ async fn keep(mut near: TcpStream, authority: &str, way: watch::Receiver<(Way, u
         };
         more(&mut near, &mut hello, rest).await?;
     }
-    Some(Dial { near: Some(near), far, hello, way })
+    Some(Dial { near: Some(near), far, hello, websocket: length.is_none(), way })
+}
+
+/// Whether these frames, which are a gateway's and so not masked (RFC 6455 section 5.2), have come to the close.
+fn closes(mut frames: &[u8]) -> bool {
+    loop {
+        let (first, length) = match frames {
+            [first, 126, high, low, ..] => (first, 4 + usize::from(u16::from_be_bytes([*high, *low]))),
+            [first, length, ..] if *length < 126 => (first, 2 + usize::from(*length)),
+            _ => return false,
+        };
+        if first & 0xf == 0x8 {
+            return true;
+        }
+        let Some(rest) = frames.get(length..) else { return false };
+        frames = rest;
+    }
 }
 
 /// Reads the head of an HTTP message.
