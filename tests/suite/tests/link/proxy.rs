@@ -56,8 +56,7 @@ impl Dial {
                     let (mut said, mut buffer) = (Vec::new(), [0; 1024]);
                     // The connection's end, that of a body in chunks (RFC 9112 section 7.1), or a WebSocket's close frame, behind
                     // which nothing may be said (RFC 6455 section 5.5.1): a gateway may wait for what is answered to it.
-                    while !said.ends_with(b"\r\n0\r\n\r\n")
-                        && !(self.websocket && closes(&said))
+                    while !(said.ends_with(b"\r\n0\r\n\r\n") || self.websocket && closes(&said))
                         && let Ok(length @ 1..) = self.far.read(&mut buffer).await
                     {
                         said.extend_from_slice(&buffer[..length]);
