@@ -83,7 +83,7 @@ pub(super) struct Spent {
 /// How it goes on once the stages that nobody sees are done.
 pub(super) enum Outcome {
     /// The last stage is asked; where it does not answer, what there is will do.
-    Ask { choice: Box<Choice>, chat: Box<Chat>, role: &'static str, instead: Option<Whole> },
+    Ask { choice: Choice, chat: Box<Chat>, role: &'static str, instead: Option<Whole> },
     /// This is the answer.
     Said(Whole),
     /// There is none.
@@ -280,7 +280,7 @@ impl<P: Platform> Team<P> {
     fn ask(&mut self, index: usize, chat: Chat, role: &'static str, instead: Option<Whole>) -> Outcome {
         let name = self.given.models.get(index).cloned().unwrap_or_default();
         match self.choose(&name, &chat) {
-            Ok(choice) => Outcome::Ask { choice: choice.into(), chat: chat.into(), role, instead },
+            Ok(choice) => Outcome::Ask { choice, chat: chat.into(), role, instead },
             Err(refusal) => {
                 self.skipped(name, role, &refusal);
                 self.last = Some(refusal);

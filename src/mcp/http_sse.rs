@@ -40,7 +40,7 @@ const DETECT: Duration = Duration::from_secs(10);
 /// Longer endpoints are refused: they would not fit into what travels with a client.
 const ENDPOINT: usize = 4 * 1024;
 
-/// Messages that are kept while something else is waited for.
+/// Messages that are kept while something else is waited for; together no larger than two of the largest answers.
 const KEPT: usize = 256;
 
 /// What becomes of notifications and other answers that come while something else is waited for.
@@ -355,7 +355,8 @@ impl<P: Platform> Mcp<P> {
         others: Others,
     ) -> Result<Bytes, Fault> {
         let server = answered.reader.server.clone();
-        let mut kept = Vec::new();
+        // The answer to a call may be among them, whatever else is.
+        let (mut kept, mut room) = (Vec::new(), server.max_response.saturating_mul(2));
         while let Some(data) = answered.reader.message().await? {
             match Message::decode(&data) {
                 Ok(Message::Response { id: of, .. }) if of.is_none_or(|of| of.get() == id) => {
@@ -363,8 +364,9 @@ impl<P: Platform> Mcp<P> {
                     return Ok(data);
                 }
                 Ok(Message::Notification { .. } | Message::Response { .. })
-                    if others == Others::Keep && kept.len() < KEPT =>
+                    if others == Others::Keep && kept.len() < KEPT && data.len() <= room =>
                 {
+                    room -= data.len();
                     kept.push(data);
                 }
                 Ok(Message::Request { id, method, .. }) => {

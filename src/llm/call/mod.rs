@@ -277,7 +277,6 @@ impl<P: Platform> Call<P> {
         self.said.before = spent.usage;
         match outcome {
             Outcome::Ask { choice, chat, role, instead } => {
-                let choice = *choice;
                 self.left = choice.candidates.iter().cloned().collect();
                 self.asked.candidates = choice.candidates;
                 self.asked.why = format!("{}: {role}; {}", self.asked.model, choice.why);

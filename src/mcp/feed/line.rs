@@ -31,7 +31,8 @@ use crate::wire::sse::{Decoder, Event};
 
 /// Notices of change are short: on a line that carries nothing else, an event is no larger than this.
 const NOTICE: usize = 1024 * 1024;
-/// Notices that are kept while subscriptions are made over a session that is heard already.
+/// Notices that are kept while subscriptions are made over a session that is heard already; together no larger than
+/// [`NOTICE`].
 const EARLY: usize = 256;
 /// Subscriptions made at a time with one legacy server.
 const AT_A_TIME: usize = 8;
@@ -474,12 +475,15 @@ impl<P: Platform> Line<P> {
         let deadline = platform.clock().now().after(server.timeouts.total);
         let mut reader = Reader::new(platform, server.clone(), body, deadline);
         reader.open_session();
-        let mut early = Vec::new();
+        let (mut early, mut room) = (Vec::new(), NOTICE);
         let agreed = loop {
             match reader.event().await? {
                 Some(event) if event.event == AGREED => break event,
                 // It is heard already, and may be told of something by a call before it has its subscriptions.
-                Some(event) if early.len() < EARLY => early.push(event.data),
+                Some(event) if early.len() < EARLY && event.data.len() <= room => {
+                    room -= event.data.len();
+                    early.push(event.data);
+                }
                 // It comes again, and says what may have changed.
                 Some(_) => return Err(no_answer(&server)),
                 None => return Ok(None),
