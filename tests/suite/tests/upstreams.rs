@@ -36,7 +36,9 @@ async fn check_trouble(trouble: Trouble) {
 async fn check_trouble_of((server, fixture): (Era, Fixture), trouble: &Trouble) {
     // Only time ends these; what ends all others must not depend on how fast the machine is.
     let stalls = match trouble {
-        Trouble::SlowHead(_) | Trouble::StalledStream | Trouble::SlowBody { .. } | Trouble::EndlessEvents => true,
+        Trouble::SlowHead(_) | Trouble::StalledStream | Trouble::SlowBody { .. } | Trouble::EndlessEvents => {
+            true
+        }
         // A program has no response that could end: what it says besides the answer leaves the call open.
         Trouble::NoAnswer | Trouble::WrongId | Trouble::Garbage | Trouble::NotRpc => is_behind_stdio(),
         _ => false,
