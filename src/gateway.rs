@@ -83,12 +83,12 @@ pub struct After<P: Platform> {
     ticks: u64,
     caller: Option<Arc<Caller>>,
     note: Note,
-    cancel: Option<Cancel>,
+    cancel: Option<Box<Cancel>>,
     ticket: Ticket,
     ended: Option<oneshot::Receiver<Ended<P>>>,
     release: Vec<(Arc<Server>, UpstreamSession)>,
     metered: Option<Box<llm::Metered>>,
-    to_keep: Option<llm::cache::ToKeep>,
+    to_keep: Option<Box<llm::cache::ToKeep>>,
 }
 
 /// What is known of a request before its body is read.
@@ -100,7 +100,7 @@ struct Asked {
     release: Vec<(Arc<Server>, UpstreamSession)>,
     ticket: Ticket,
     metered: Option<Box<llm::Metered>>,
-    to_keep: Option<llm::cache::ToKeep>,
+    to_keep: Option<Box<llm::cache::ToKeep>>,
 }
 
 /// What a browser says of itself, for the answer's headers.
@@ -175,7 +175,7 @@ impl<P: Platform> Gateway<P> {
                 None if mcp => rpc_refusal(&fault),
                 None => problem(&fault, &asked.request_id),
             };
-            asked.note.fault = Some(fault);
+            asked.note.fault = Some(Box::new(fault));
             refusal
         });
         let mut witness = Witness { ended: Ended::default(), sender: None };
@@ -216,7 +216,7 @@ impl<P: Platform> Gateway<P> {
             ticks,
             caller: asked.caller,
             note: asked.note,
-            cancel: answered.cancel,
+            cancel: answered.cancel.map(Box::new),
             ticket: asked.ticket,
             ended,
             release: asked.release,
@@ -339,7 +339,7 @@ impl<P: Platform> Gateway<P> {
         }
         let (Endpoint::Mcp(target) | Endpoint::Sse(target)) = endpoint.clone() else {
             only(&head.method, &[Method::GET, Method::HEAD])?;
-            sampling::beside(Box::pin(mcp.survey(&caller, SURVEY)), driver).await;
+            sampling::beside(Box::pin(mcp.survey(&caller, SURVEY)).as_mut(), driver).await;
             let links = Box::pin(mcp.links(&caller)).await;
             return Ok(Head::full(StatusCode::OK, "application/json", self.status(&mcp, &caller, &links)));
         };
@@ -415,14 +415,14 @@ impl<P: Platform> Gateway<P> {
         let waits = accepts.events && !opens_session(&inbound);
         let mut work = Box::pin(mcp.post(inbound));
         let patience = pin!(self.platform.clock().sleep(plan.limits.keep_alive));
-        match sampling::beside(select(&mut work, patience), driver).await {
+        match sampling::beside(pin!(select(&mut work, patience)), driver).await {
             Either::Left(((answer, note), _)) => {
                 asked.note = note;
                 headed(answer, accepts)
             }
             Either::Right(_) if waits => Head::events(Source::Waiting(work), None),
             Either::Right(_) => {
-                let (answer, note) = sampling::beside(work, driver).await;
+                let (answer, note) = sampling::beside(work.as_mut(), driver).await;
                 asked.note = note;
                 headed(answer, accepts)
             }
@@ -538,7 +538,9 @@ impl<P: Platform> Gateway<P> {
         let (models, mut driver) = sampling::begin(&self.platform, &self.instance, Some(&plan), "");
         let mcp = Mcp::new(self.platform.clone(), plan, self.instance.memory().clone()).with_models(models);
         let (said, work) = mailbox::deliver(mcp, mailbox, letter);
-        (said, async move { sampling::beside(work, &mut driver).await })
+        // Boxed: there are thousands that wait, and moved in it would take its room twice.
+        let mut work = Box::pin(work);
+        (said, async move { sampling::beside(work.as_mut(), &mut driver).await })
     }
 
     /// Does what is left to do: resolves when the body has ended or was dropped and the rest is done.
@@ -552,11 +554,12 @@ impl<P: Platform> Gateway<P> {
                 None => Ended { complete: true, ..Ended::default() },
             };
             if let Some(late) = ended.late {
-                (after.note, after.cancel) = *late;
+                let (note, cancel) = *late;
+                (after.note, after.cancel) = (note, cancel.map(Box::new));
             }
             after.metered = ended.metered.take().or(after.metered);
             let cut = !ended.complete && ended.fault.is_none();
-            after.cancel = after.cancel.or_else(|| after.ticket.take());
+            after.cancel = after.cancel.or_else(|| after.ticket.take().map(Box::new));
             after.release.extend(after.ticket.leases.take());
             let micros = self.platform.clock().ticks().saturating_sub(after.ticks);
             if let Some(line) = after.record(micros, ended.bytes, ended.fault, cut) {
@@ -600,7 +603,7 @@ async fn asks_behind<P: Platform>(
     if let Some(caller) = &after.caller {
         let (models, mut driver) = sampling::begin(&mcp.platform, instance, Some(&mcp.plan), "");
         let mcp = mcp.with_models(models.map(|models| models.of(&caller.name)));
-        sampling::beside(mcp.refresh(caller), &mut driver).await;
+        sampling::beside(pin!(mcp.refresh(caller)), &mut driver).await;
     }
 }
 

@@ -115,7 +115,7 @@ impl<P: Platform> Gateway<P> {
         let (answer, body) = answer.into_parts();
         let mut head = Head::full(answer.status, "", Bytes::new());
         head.headers = answer.headers;
-        head.body = HeadBody::Source(Source::Plain(body));
+        head.body = HeadBody::Source(Source::Plain(Box::new(body)));
         Ok(head)
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Ended<P: Platform> {
     /// What a model's words were, in numbers.
     pub(super) metered: Option<Box<llm::Metered>>,
     /// An answer that is to be kept.
-    pub(super) to_keep: Option<llm::cache::ToKeep>,
+    pub(super) to_keep: Option<Box<llm::cache::ToKeep>>,
     /// What must not be let go before the call has been cancelled.
     pub(super) left: Option<Box<Relayed<P>>>,
 }
@@ -78,7 +78,7 @@ pub(super) enum Source<P: Platform, F> {
     /// The subscription that was started.
     Listening,
     /// Bytes that go on as they come.
-    Plain(UpstreamBody<P>),
+    Plain(Box<UpstreamBody<P>>),
     /// Nothing comes any more.
     Over,
 }
@@ -259,7 +259,11 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>, D: Future
                             let next = if watch.has_moved() {
                                 listening.leave(true)
                             } else {
-                                let came = came(pin!(listening.next()), silence.as_mut(), &watch, true).await;
+                                // Boxed: those who only hear what a session is told need not make room for it.
+                                let came = {
+                                    let mut next = Box::pin(listening.next());
+                                    came(next.as_mut(), silence.as_mut(), &watch, true).await
+                                };
                                 match came {
                                     Came::Next(next) => next,
                                     Came::Silence => Some(Bytes::from_static(b":\n")),
@@ -278,7 +282,7 @@ pub(super) fn flow<P: Platform, F: Future<Output = (Answer<P>, Note)>, D: Future
                     return item;
                 }
             };
-            let item = beside(next, driver).await;
+            let item = beside(pin!(next), driver).await;
             item.map(|item| (item, flowing))
         }
     })

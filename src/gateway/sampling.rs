@@ -61,12 +61,11 @@ pub(super) fn begin<P: Platform>(
     (Some(models.clone()), Some(Box::pin(work_off(desk, models, jobs))))
 }
 
-/// Does `work` with `driver` beside it.
+/// Does `work` with `driver` beside it. The caller pins it: moved in here, it would take its room twice.
 pub(super) async fn beside<T, D: Future<Output = ()>>(
-    work: impl Future<Output = T>,
+    mut work: Pin<&mut impl Future<Output = T>>,
     driver: &mut Beside<D>,
 ) -> T {
-    let mut work = pin!(work);
     std::future::poll_fn(move |context| {
         if driver.as_mut().is_some_and(|driver| driver.as_mut().poll(context).is_ready()) {
             *driver = None;

@@ -102,7 +102,7 @@ impl<P: Platform> Gateway<P> {
                         head
                     }
                     Err(refused) => {
-                        asked.note.fault = Some(refused.fault.clone());
+                        asked.note.fault = Some(Box::new(refused.fault.clone()));
                         refusal(front, refused, &asked.request_id)
                     }
                 });
@@ -123,7 +123,7 @@ impl<P: Platform> Gateway<P> {
         let call = match call {
             Ok(call) => call,
             Err(refused) => {
-                asked.note.fault = Some(refused.fault.clone());
+                asked.note.fault = Some(Box::new(refused.fault.clone()));
                 return Ok(refusal(front, refused, id));
             }
         };

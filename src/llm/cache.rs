@@ -258,7 +258,7 @@ impl Caching {
     }
 
     /// The answer has come to its end: it is kept in memory, and what is to be kept in the store is given back.
-    pub(super) fn keep(&mut self, plan: &Plan, cache: &Cache, by: By, now: Timestamp) -> Option<ToKeep> {
+    pub(super) fn keep(&mut self, plan: &Plan, cache: &Cache, by: By, now: Timestamp) -> Option<Box<ToKeep>> {
         let given = plan.llm.cache.as_ref()?;
         let whole = self.gather.take()?.0.whole();
         let kept = Kept {
@@ -273,7 +273,7 @@ impl Caching {
             return None;
         }
         cache.put(self.key, bytes.clone(), given.size);
-        Some(ToKeep { place: place(given, &self.key), answer: bytes })
+        Some(Box::new(ToKeep { place: place(given, &self.key), answer: bytes }))
     }
 }
 
@@ -286,7 +286,7 @@ pub struct ToKeep {
 
 impl ToKeep {
     /// Puts it there; where that fails, the next one who asks is answered by a model.
-    pub async fn store<P: Platform>(self, platform: &P) {
+    pub async fn store<P: Platform>(self: Box<Self>, platform: &P) {
         let _ = platform.key_value().write(&self.place, self.answer).await;
     }
 }

@@ -293,7 +293,7 @@ impl<P: Platform> Words<P> {
     }
 
     /// An answer that is to be kept in the store, if there is one.
-    pub fn to_keep(&mut self) -> Option<cache::ToKeep> {
+    pub fn to_keep(&mut self) -> Option<Box<cache::ToKeep>> {
         self.call().to_keep.take()
     }
 

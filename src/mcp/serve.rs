@@ -54,11 +54,16 @@ pub struct Inbound {
 /// Knows the call that is waiting for its answer, so that it can be cancelled should the caller go away first.
 #[derive(Debug, Clone, Default)]
 pub struct Ticket {
-    waiting: Arc<Mutex<Waiting>>,
+    shared: Arc<Shared>,
     /// Sessions with servers that were opened for the answer alone, and end with it.
     pub leases: Leases,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    waiting: Mutex<Waiting>,
     /// The session that the request is in, if another instance may have ended it.
-    doubted: Arc<OnceLock<Session>>,
+    doubted: OnceLock<Session>,
 }
 
 /// What a [`Ticket`] knows of a call.
@@ -72,32 +77,32 @@ struct Waiting {
 impl Ticket {
     /// A call waits for its answer (or none does any more).
     pub fn set(&self, cancel: Option<Cancel>) {
-        *lock(&self.waiting) = Waiting { cancel, given_up: false };
+        *lock(&self.shared.waiting) = Waiting { cancel, given_up: false };
     }
 
     /// The call has been given up: its server is to be told behind the reply, whatever becomes of that.
     pub fn give_up(&self, cancel: Option<Cancel>) {
-        *lock(&self.waiting) = Waiting { cancel, given_up: true };
+        *lock(&self.shared.waiting) = Waiting { cancel, given_up: true };
     }
 
     /// Whether the call has been given up.
     pub fn is_given_up(&self) -> bool {
-        lock(&self.waiting).given_up
+        lock(&self.shared.waiting).given_up
     }
 
     /// The request is in `session`, which another instance may have ended.
     pub fn doubt(&self, session: &Session) {
-        let _ = self.doubted.set(session.clone());
+        let _ = self.shared.doubted.set(session.clone());
     }
 
     /// The session that the request is in, if that is not known to live.
     pub fn doubted(&self) -> Option<&Session> {
-        self.doubted.get()
+        self.shared.doubted.get()
     }
 
     /// The call that waits, if any.
     pub fn take(&self) -> Option<Cancel> {
-        lock(&self.waiting).cancel.take()
+        lock(&self.shared.waiting).cancel.take()
     }
 }
 
@@ -163,7 +168,7 @@ pub struct Note {
     /// The revision the client speaks.
     pub revision: Option<&'static str>,
     /// What went wrong.
-    pub fault: Option<Fault>,
+    pub fault: Option<Box<Fault>>,
 }
 
 /// Methods that ended with the legacy era.
@@ -337,7 +342,7 @@ async fn collect<P: Platform>(mut stream: Box<Stream<P>>) -> Result<Bytes, Fault
 
 /// A fault as a JSON-RPC error.
 pub fn failed<P: Platform>(id: Option<&RawValue>, fault: &Fault, note: &mut Note) -> Answer<P> {
-    note.fault = Some(fault.clone());
+    note.fault = Some(Box::new(fault.clone()));
     let row = fault.kind.row();
     let body = jsonrpc::error(id, row.code, &fault.message, fault.data.as_deref());
     Answer::Json(StatusCode::from_u16(row.rpc_status).unwrap_or(StatusCode::OK), body)

@@ -219,12 +219,15 @@ pub fn run<P: Platform>(
     mailbox: Arc<Mailbox<P>>,
     started: Box<Started>,
 ) -> impl Future<Output = ()> + use<P> {
+    let mcp = mcp.for_caller(&started.stand.caller);
     async move {
-        let Started { stand, mut told, announce } = unboxed(started);
-        let mcp = mcp.for_caller(&stand.caller);
         let leases = Leases::default();
         // Boxed, like all that is done seldom: what waits for so long need not make room for it.
-        let keeper = Box::pin(Keeper::attend(&mcp, &mailbox.standing, stand, announce)).await;
+        let attended = Box::pin(async {
+            let Started { stand, told, announce } = unboxed(started);
+            (Keeper::attend(&mcp, &mailbox.standing, stand, announce).await, told)
+        });
+        let (keeper, mut told) = attended.await;
         if let Some(mut keeper) = keeper {
             keeper.keep(&mut told, leases.clone()).await;
         }

@@ -130,7 +130,7 @@ pub struct Stream<P: Platform> {
     over: bool,
     passed: usize,
     /// The connection has ended too early; kept, so that a future that is dropped loses nothing.
-    broken: Option<Fault>,
+    broken: Option<Box<Fault>>,
     /// The response has come, or no response belongs on this stream.
     pub answered: bool,
     /// Why there was none.
@@ -341,7 +341,7 @@ impl<P: Platform> Stream<P> {
                 }
                 let Some(resume) = &mut self.resume else { return self.fail(&why) };
                 // Boxed, for the same reason.
-                if let Err(fault) = Box::pin(self.mcp.resume(&mut self.reader, resume, why)).await {
+                if let Err(fault) = Box::pin(self.mcp.resume(&mut self.reader, resume, *why)).await {
                     return self.fail(&fault);
                 }
                 self.broken = None;
@@ -370,8 +370,8 @@ impl<P: Platform> Stream<P> {
                     self.over = true;
                     self.answered = true;
                 }
-                Ok(None) => self.broken = Some(no_answer(&self.reader.server)),
-                Err(fault) => self.broken = Some(fault),
+                Ok(None) => self.broken = Some(Box::new(no_answer(&self.reader.server))),
+                Err(fault) => self.broken = Some(Box::new(fault)),
             }
         }
     }

@@ -153,9 +153,10 @@ impl HttpClient for Http {
                     let stream = connector().plain(request.uri()).await?;
                     news::exchange(stream, request).await
                 };
-                return Ok(Box::pin(listened).await?.map(Answer::News));
+                return Ok(Box::pin(listened).await?.map(|news| Answer::News(Box::new(news))));
             }
-            return Ok(self.shared.plain.exchange(connector, request).await?.map(Answer::Plain));
+            let answer = self.shared.plain.exchange(connector, request).await?;
+            return Ok(answer.map(|coming| Answer::Plain(Box::new(coming))));
         }
         let response = self.pool_for(timeout).request(request.map(Full::new)).await;
         response
@@ -243,13 +244,15 @@ impl Stream for Received {
 }
 
 /// What is read from the other side: an upstream over HTTP, a mailbox, or a program.
+///
+/// The large ones are boxed: there are thousands of streams that wait for a mailbox, and need not make room for them.
 pub enum Answer {
     /// An upstream's answer.
     Http(Received),
     /// The same over plain HTTP/1.1.
-    Plain(Coming),
+    Plain(Box<Coming>),
     /// An upstream's stream of news.
-    News(News),
+    News(Box<News>),
     /// What a mailbox says.
     Mailbox(Said),
     /// What a program says.

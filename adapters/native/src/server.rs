@@ -207,20 +207,49 @@ async fn answer(
             drop(linked);
         });
     }
-    // Behind most replies there is nothing to wait for, and a task would cost more than the rest.
-    let mut rest = Box::pin(gateway.finish(after));
-    if !poll_fn(|cx| Poll::Ready(rest.as_mut().poll(cx).is_ready())).await {
-        tokio::spawn(rest.map(|()| drop(behind)));
-    }
     let endless = chunked && response.extensions_mut().remove::<Endless>().is_some();
     if endless {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
+    // Behind most replies there is nothing to wait for, and a task would cost more than the rest.
+    let mut rest = Box::pin(gateway.finish(after).map(|()| drop(behind)));
+    let done = poll_fn(|cx| Poll::Ready(rest.as_mut().poll(cx).is_ready())).await;
+    let rest = Rest((!done).then_some(rest));
     Ok(response.map(|body| match body {
         gateway::Body::Full(bytes) => Outgoing::Full(bytes),
-        gateway::Body::Stream(stream) if endless => Outgoing::News(handover, Some(Box::pin(stream))),
+        gateway::Body::Stream(stream) if endless => {
+            Outgoing::News(handover, Some(Box::pin(Tailed { stream, rest })))
+        }
         gateway::Body::Stream(stream) => Outgoing::Stream(stream),
     }))
+}
+
+/// What is left to do behind a reply. It is worked on when this is dropped.
+struct Rest<F: Future<Output = ()> + Send + 'static>(Option<Pin<Box<F>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> Drop for Rest<F> {
+    fn drop(&mut self) {
+        let Some(rest) = self.0.take() else { return };
+        // A runtime that is going down drops streams too, and takes no new work.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(rest);
+        }
+    }
+}
+
+/// A stream and what there is to do behind it: no task of its own waits for the end of one that may last for days.
+struct Tailed<S, F: Future<Output = ()> + Send + 'static> {
+    stream: S,
+    #[expect(dead_code, reason = "it is dropped behind the stream")]
+    rest: Rest<F>,
+}
+
+impl<S: Stream + Unpin, F: Future<Output = ()> + Send + 'static> Stream for Tailed<S, F> {
+    type Item = S::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        Pin::new(&mut self.stream).poll_next(cx)
+    }
 }
 
 /// A request that has no reply yet. hyper drops it, with all it waits for, when its caller hangs up; the call that

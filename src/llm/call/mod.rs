@@ -180,7 +180,7 @@ pub struct Call<P: Platform> {
     /// What becomes of the answer, where answers are kept.
     caching: Option<Box<Caching>>,
     /// The answer, on its way to the store.
-    pub(super) to_keep: Option<ToKeep>,
+    pub(super) to_keep: Option<Box<ToKeep>>,
     /// What is known of it.
     pub metered: Metered,
 }
