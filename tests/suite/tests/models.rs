@@ -427,7 +427,9 @@ async fn words_are_passed_on_as_they_come() {
         let first = began.elapsed();
         let heard = Dialect::Anthropic.streamed(&reply.text().await);
         assert_eq!(heard.error, "", "{kind}");
-        assert!(first * 3 < began.elapsed(), "{kind}: {first:?} of {:?}", began.elapsed());
+        // The last word is said a second and a half after the first, however late that was.
+        let rest = began.elapsed().saturating_sub(first);
+        assert!(rest > Duration::from_millis(500), "{kind}: {rest:?} behind {first:?}");
     }
 }
 
