@@ -122,7 +122,7 @@ pub struct Stream<P: Platform> {
     /// What models are asked for the server.
     samples: Option<Box<Samples>>,
     /// The call, as the client's session knows it.
-    running: Option<Running>,
+    running: Option<Box<Running>>,
     watch: Option<Box<Watch<P>>>,
     /// What the server asked.
     asks: Option<Box<RawValue>>,
@@ -216,7 +216,7 @@ impl<P: Platform> Stream<P> {
     /// The same, of a call that its client may give up.
     #[must_use]
     pub fn of(mut self, running: Option<Running>, watch: Option<Box<Watch<P>>>) -> Self {
-        (self.running, self.watch) = (running, watch);
+        (self.running, self.watch) = (running.map(Box::new), watch);
         self
     }
 
@@ -317,7 +317,7 @@ impl<P: Platform> Stream<P> {
                 return None;
             }
             // A client that has given its call up is told nothing more about it.
-            if !self.answered && self.running.as_ref().is_some_and(Running::is_cancelled) {
+            if !self.answered && self.running.as_deref().is_some_and(Running::is_cancelled) {
                 if let Mode::Rewritten(rewriting) = &self.mode
                     && let (Some(session), true) = (&rewriting.session, self.reader.is_session())
                 {

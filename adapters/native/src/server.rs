@@ -10,7 +10,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -211,9 +211,10 @@ async fn answer(
     if endless {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    // Behind most replies there is nothing to wait for, and a task would cost more than the rest.
+    // Behind most replies there is nothing to wait for, and a task would cost more than the rest. What does wait is polled
+    // again elsewhere: known to it, this task would stay in memory for as long as that takes.
     let mut rest = Box::pin(gateway.finish(after).map(|()| drop(behind)));
-    let done = poll_fn(|cx| Poll::Ready(rest.as_mut().poll(cx).is_ready())).await;
+    let done = rest.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
     let rest = Rest((!done).then_some(rest));
     Ok(response.map(|body| match body {
         gateway::Body::Full(bytes) => Outgoing::Full(bytes),
