@@ -182,6 +182,35 @@ fn subscriptions_of_one_client_share_its_stream_and_those_of_another_do_not() {
 }
 
 #[test]
+fn subscriptions_that_come_at_once_open_one_session() {
+    let opened = |old: &Old| {
+        let seen = old.seen.lock().unwrap();
+        seen.iter().filter(|(_, message)| message["method"] == "initialize").count()
+    };
+    let three = async |world: &World, uris: [&str; 3]| {
+        let [one, two, three] = uris.map(|uri| wanted(if uri == ONE { &[ONE] } else { &[TWO] }));
+        let open = |wanted| open_able(world, "/mcp/a", json!(7), &[], wanted);
+        let (one, (two, three)) = join(open(one), join(open(two), open(three))).await;
+        [one, two, three]
+    };
+    let old = put();
+    let world = world(&old);
+    world.modern("/mcp", "tools/list", json!({}));
+    let before = opened(&old);
+    world.fake.run(async {
+        let mut all = three(&world, [ONE, TWO, ONE]).await;
+        for (heard, uri) in all.iter_mut().zip([ONE, TWO, ONE]) {
+            assert_eq!(heard.acknowledged().await, json!({"resourceSubscriptions": [uri]}));
+        }
+        touch(&world, ONE, "").await;
+        for (heard, count) in all.iter_mut().zip([2, 0, 2]) {
+            assert_eq!(heard.told_within(2).await.len(), count);
+        }
+        assert_eq!(opened(&old), before + 1);
+    });
+}
+
+#[test]
 fn a_subscription_that_comes_in_mid_call_hears_the_session_of_the_call() {
     let old = put();
     let world = world(&old);
