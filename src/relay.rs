@@ -1,5 +1,6 @@
 //! Upstream bytes in, caller bytes out: pulled, never pushed, with every limit applied on the way.
 
+pub mod dropped;
 mod duplex;
 pub mod through;
 

@@ -358,11 +358,13 @@ fn digest(plan: &Plan, caller: &Caller, front: Front, asked: &Asked, mut questio
         hash.update(bytes);
     };
     add(b"1");
+    // What is configured for a server's question, and not which of that is doing best.
+    let sampled = front == Front::Sampling;
+    let team = plan.llm.team(&asked.model).filter(|_| !sampled);
+    let together = team.is_some() || sampled && asked.may.iter().any(|name| plan.llm.team(name).is_some());
     match given {
         // What a team says may come of a model that a key denies: whoever denies any shares no team's answer.
-        Some(given)
-            if given.shared && (caller.models.deny.is_empty() || plan.llm.team(&asked.model).is_none()) =>
-        {
+        Some(given) if given.shared && (caller.models.deny.is_empty() || !together) => {
             add(b"shared");
         }
         _ => {
@@ -372,14 +374,14 @@ fn digest(plan: &Plan, caller: &Caller, front: Front, asked: &Asked, mut questio
     }
     add(&[front as u8]);
     // Who may answer: what a name stands for, and not how it was called, but where somebody chooses.
-    if let Some(team) = plan.llm.team(&asked.model) {
+    if let Some(team) = team {
         add(asked.model.as_bytes());
         for text in team.models.iter().chain(&team.judge).chain(&team.instruction) {
             add(text.as_bytes());
         }
     } else {
         let mut names = asked.may.clone();
-        if plan.llm.policy(&asked.model).is_some() {
+        if plan.llm.policy(&asked.model).is_some() && !sampled {
             add(asked.model.as_bytes());
             names.sort_unstable();
         }

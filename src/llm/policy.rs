@@ -26,7 +26,8 @@ const ANSWER: u64 = 500;
 pub struct Choice {
     /// Who is asked, in this order. Empty only where several models answer together, and where all are left alone.
     pub candidates: Vec<Candidate>,
-    /// Who may answer, however they are doing, by name and in the order of the configuration or the policy.
+    /// Who may answer, however they are doing, by name and in the order of the configuration or the policy; of a server's
+    /// question also what it wishes for.
     pub may: Vec<String>,
     /// Why nobody is asked now, though some might answer: all are left alone.
     pub alone: Option<Box<Refusal>>,

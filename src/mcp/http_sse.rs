@@ -33,6 +33,8 @@ use super::{Mcp, ask, meta};
 use crate::config::plan::{Caller, Server, Transport};
 use crate::fault::{Fault, Kind};
 use crate::platform::{Clock as _, Platform};
+use crate::relay::Reader;
+use crate::relay::dropped::Dropped;
 use crate::wire::jsonrpc::{self, Message};
 
 /// How long a server of which nothing is known may take to open its stream and name its endpoint.
@@ -42,6 +44,47 @@ const ENDPOINT: usize = 4 * 1024;
 
 /// Messages that are kept while something else is waited for; together no larger than two of the largest answers.
 const KEPT: usize = 256;
+
+/// Messages that are kept for whoever reads the stream next. They go back when it is dropped, and what was not kept is said in
+/// the log.
+struct Aside<'a, P: Platform> {
+    reader: &'a mut Reader<P>,
+    platform: &'a P,
+    messages: Vec<Bytes>,
+    /// Bytes that there is room for.
+    room: usize,
+    dropped: usize,
+}
+
+impl<'a, P: Platform> Aside<'a, P> {
+    fn new(platform: &'a P, reader: &'a mut Reader<P>) -> Self {
+        // The answer to a call may be among them, whatever else is.
+        let room = reader.server.max_response.saturating_mul(2);
+        Self { reader, platform, messages: Vec::new(), room, dropped: 0 }
+    }
+
+    fn put(&mut self, data: Bytes) {
+        if self.messages.len() >= KEPT || data.len() > self.room {
+            self.dropped += 1;
+        } else {
+            self.room -= data.len();
+            self.messages.push(data);
+        }
+    }
+}
+
+impl<P: Platform> Drop for Aside<'_, P> {
+    fn drop(&mut self) {
+        self.reader.put_back(std::mem::take(&mut self.messages));
+        let dropped = Dropped {
+            server: &self.reader.server.name,
+            caller: "",
+            messages: self.dropped,
+            message: "the server said more than is kept while another answer of its was waited for; the newest have gone",
+        };
+        dropped.say(self.platform, "heard.dropped");
+    }
+}
 
 /// What becomes of notifications and other answers that come while something else is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -355,19 +398,14 @@ impl<P: Platform> Mcp<P> {
         others: Others,
     ) -> Result<Bytes, Fault> {
         let server = answered.reader.server.clone();
-        // The answer to a call may be among them, whatever else is.
-        let (mut kept, mut room) = (Vec::new(), server.max_response.saturating_mul(2));
-        while let Some(data) = answered.reader.message().await? {
+        let mut aside = Aside::new(&self.platform, &mut answered.reader);
+        while let Some(data) = aside.reader.message().await? {
             match Message::decode(&data) {
                 Ok(Message::Response { id: of, .. }) if of.is_none_or(|of| of.get() == id) => {
-                    answered.reader.put_back(kept);
                     return Ok(data);
                 }
-                Ok(Message::Notification { .. } | Message::Response { .. })
-                    if others == Others::Keep && kept.len() < KEPT && data.len() <= room =>
-                {
-                    room -= data.len();
-                    kept.push(data);
+                Ok(Message::Notification { .. } | Message::Response { .. }) if others == Others::Keep => {
+                    aside.put(data);
                 }
                 Ok(Message::Request { id, method, .. }) => {
                     self.tell(&server, declined(id, &method), session).await;

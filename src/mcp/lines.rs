@@ -37,8 +37,9 @@ use super::upstream::{Answered, Outgoing, field, http_request, standard_headers}
 use super::{Mcp, meta};
 use crate::config::plan::Server;
 use crate::fault::{Fault, Kind};
-use crate::platform::{Clock as _, Log as _, Platform};
+use crate::platform::{Clock as _, Platform};
 use crate::relay::Reader;
+use crate::relay::dropped::Dropped;
 use crate::wire::jsonrpc::{self, Message};
 use crate::wire::sse::Event;
 
@@ -513,21 +514,9 @@ impl<P: Platform> Line<'_, P> {
 
     /// Says in the log how many of the client's messages the server was not told of.
     fn say_dropped(&self, messages: usize) {
-        #[derive(Serialize)]
-        struct Dropped<'a> {
-            ts: u64,
-            level: &'static str,
-            event: &'static str,
-            server: &'a str,
-            messages: usize,
-        }
-        if messages > 0 {
-            let (ts, server) = (self.mcp.platform.clock().now().0, self.server.name.as_str());
-            let record = Dropped { ts, level: "warn", event: "line.dropped", server, messages };
-            if let Ok(line) = serde_json::to_string(&record) {
-                self.mcp.platform.log().write(&line);
-            }
-        }
+        let message = "the client told more than is kept while a session with the server is opened; the newest have gone";
+        let dropped = Dropped { server: &self.server.name, caller: "", messages, message };
+        dropped.say(&self.mcp.platform, "line.dropped");
     }
 
     /// Sends what nobody waits for an answer to.

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use futures_channel::oneshot;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -95,6 +96,8 @@ struct Inner<P: Platform> {
     idle: Vec<Slot<P>>,
     /// Who hears the session that subscriptions are heard over.
     heard: Option<Arc<Ears>>,
+    /// Who waits for such a session, if one is being opened.
+    opening: Option<Vec<oneshot::Sender<()>>>,
     /// How many subscriptions there are.
     hearing: usize,
     sweeping: bool,
@@ -128,6 +131,7 @@ impl<P: Platform> Default for Desk<P> {
             running: HashMap::new(),
             idle: Vec::new(),
             heard: None,
+            opening: None,
             hearing: 0,
             sweeping: false,
         }))

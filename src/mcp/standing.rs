@@ -35,6 +35,7 @@ use super::stream::cancelled_question;
 use super::tail::{Log, Tail};
 use crate::config::plan::{Caller, Server};
 use crate::platform::{Clock as _, Entropy as _, Platform, Timestamp};
+use crate::relay::dropped::Dropped;
 use crate::wire::jsonrpc::Message;
 use crate::wire::sse::Event;
 
@@ -189,7 +190,14 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, stand: Stand) -> (
     }
     let unread = inner.streams.iter().find_map(|(_, log)| if log.is_read() { None } else { log.rest() });
     let tail = match unread {
-        Some(tail) => tail,
+        Some((tail, messages)) => {
+            let message = "more came while nobody read the session's stream than is kept of it (limits.replay); the oldest \
+                           have gone";
+            let server = stand.target.as_deref().unwrap_or_default();
+            let dropped = Dropped { server, caller: &stand.caller, messages, message };
+            dropped.say(&mcp.platform, "stream.dropped");
+            tail
+        }
         None => {
             if inner.streams.len() >= STREAMS {
                 inner.streams.remove(0).1.end();

@@ -153,14 +153,16 @@ impl Log {
         Some(Tail { log: self.clone(), reader: state.reader })
     }
 
-    /// Reads what nobody has read yet and is still kept.
+    /// Reads what nobody has read yet and is still kept; with how many events nobody has read and nobody can any more.
     #[must_use]
-    pub fn rest(&self) -> Option<Tail> {
-        let after = {
-            let state = lock(&self.0);
-            state.unread.max(state.first) - 1
+    pub fn rest(&self) -> Option<(Tail, usize)> {
+        let (after, lost) = {
+            let mut state = lock(&self.0);
+            let lost = state.first.saturating_sub(state.unread);
+            state.unread += lost;
+            (state.unread - 1, lost)
         };
-        self.tail(after)
+        Some((self.tail(after)?, usize::try_from(lost).unwrap_or(usize::MAX)))
     }
 
     /// Resolves when nobody reads.

@@ -15,6 +15,7 @@ use futures_util::future::{Either, select};
 use futures_util::{FutureExt as _, StreamExt as _};
 use http::{Request, StatusCode};
 
+use super::dropped::Dropped;
 use super::through::begin;
 use super::{Body, Reader, redirect, seam, timed_out, too_large};
 use crate::config::plan::Server;
@@ -41,6 +42,8 @@ pub(super) struct Duplex<P: Platform> {
     most: usize,
     events: VecDeque<Event>,
     posts: Vec<Post<P>>,
+    /// Messages that nobody waits for any more, as too many were on their way.
+    let_go: usize,
     answered: VecDeque<String>,
     /// Bytes of the stream since a message was sent.
     bytes: usize,
@@ -111,6 +114,7 @@ impl<P: Platform> Reader<P> {
             most: limit.saturating_mul(STREAM),
             events: VecDeque::new(),
             posts: Vec::new(),
+            let_go: 0,
             answered: VecDeque::new(),
             bytes: 0,
             heard: false,
@@ -152,6 +156,7 @@ impl<P: Platform> Reader<P> {
             }
             if duplex.posts.len() >= POSTS {
                 duplex.posts.remove(0);
+                duplex.let_go += 1;
             }
             let id = id.map(str::to_owned);
             duplex.posts.push(Post { id, request, redirects: 0, state: State::Sent(Mutex::new(sent)) });
@@ -222,6 +227,13 @@ impl<P: Platform> Reader<P> {
         self.heard_at = self.platform.clock().now();
         let open_ended = self.is_open_ended();
         let Some(duplex) = &mut self.duplex else { return Ok(false) };
+        if !matches!(step, Step::Chunk(_) | Step::Taken) {
+            let messages = std::mem::take(&mut duplex.let_go);
+            let message =
+                "the server takes longer for messages than they come; the oldest are not waited for";
+            let dropped = Dropped { server: &self.server.name, caller: "", messages, message };
+            dropped.say(&self.platform, "line.dropped");
+        }
         match step {
             Step::Chunk(chunk) => {
                 duplex.take(&chunk, open_ended).map_err(|limit| too_large(&self.server, limit))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use causeway::config::glob::{Filter, Glob};
 use causeway::config::plan::{
-    Caller, Key, Llm, Model, Plan, Prices, Provider, Sampler, Sampling, Server, Target,
+    Cache, Caller, Key, Llm, Model, Plan, Prices, Provider, Sampler, Sampling, Server, Target,
 };
 use causeway::config::types::ProviderKind;
 use causeway::platform::SeamError;
@@ -393,6 +393,76 @@ fn a_modern_server_is_answered_without_its_client() {
             assert!(last(&got)["result"]["resultType"].is_null());
         }
     }
+}
+
+#[test]
+fn a_kept_answer_is_found_however_the_models_are_doing() {
+    let fake = Fake::default();
+    Peer::modern(json!({"tools": {}}))
+        .react(|message| {
+            let (params, mut wish) = (&message["params"], wish());
+            wish["messages"][0]["content"]["text"] = params["arguments"]["q"].clone();
+            wish["modelPreferences"] = params["arguments"]["wishes"].clone();
+            let told = match params["inputResponses"]["words"].is_object() {
+                true => json!({"content": [], "told": params["inputResponses"]["words"], "resultType": "complete"}),
+                false => json!({"resultType": "input_required",
+                    "inputRequests": {"words": {"method": SAMPLING, "params": wish}}}),
+            };
+            (message["method"] == "tools/call").then(|| result(message, told))
+        })
+        .put(&fake, "a");
+    let down: Arc<[AtomicBool; 2]> = Arc::default();
+    for (number, host) in ["p", "q"].into_iter().enumerate() {
+        let down = down.clone();
+        fake.upstream(host, move |_| match down[number].load(Ordering::Relaxed) {
+            true => Err(SeamError::Connect("refused".to_owned())),
+            false => Ok(Script::json(said(&format!("said by {host}"), "stop").to_string())),
+        });
+    }
+    let mut server = answered("a");
+    server.sampler.models = vec!["fast".into(), "q/big".into()];
+    let mut plan = plan_of(server);
+    let mut other = Provider::new("q", ProviderKind::OpenaiCompatible, "http://q/v1".parse().unwrap());
+    other.retries = 0;
+    plan.llm.providers.push(Arc::new(other));
+    plan.llm.cache = Some(Cache {
+        ttl: Duration::from_secs(3600),
+        size: 1 << 20,
+        max_answer: 64 * 1024,
+        shared: false,
+        models: Filter::default(),
+    });
+    let world = World::new(fake, plan);
+    let wished = |q: &str, wishes: Value| {
+        let params = json!({"name": "t", "arguments": {"q": q, "wishes": wishes}});
+        let got = last(&modern_call(&world, "/mcp/a", &params, &json!({})));
+        let asked = world.fake.logged().into_iter().rfind(|line| line.contains("\"sampling\""));
+        let line: Value = serde_json::from_str(&asked.unwrap()).unwrap();
+        let text = got["result"]["told"]["content"]["text"].as_str().unwrap_or("nothing").to_owned();
+        format!("{text}, {}", line["llm"]["cache"].as_str().unwrap_or("-"))
+    };
+    let asked = |q: &str| wished(q, Value::Null);
+    assert_eq!(asked("first"), "said by p, miss");
+    assert_eq!(asked("first"), "said by p, hit");
+    down[0].store(true, Ordering::Relaxed);
+    for number in 0..6 {
+        assert_eq!(asked(&format!("other {number}")), "said by q, miss");
+    }
+    assert_eq!(asked("first"), "said by p, hit", "the first of them is left alone now");
+    down[1].store(true, Ordering::Relaxed);
+    for number in 0..6 {
+        assert_eq!(asked(&format!("another {number}")), "nothing, miss");
+    }
+    assert_eq!(asked("first"), "said by p, hit", "all are left alone");
+    assert_eq!(asked("other 0"), "said by q, hit");
+    // Who is wished for is part of the question.
+    for down in down.iter() {
+        down.store(false, Ordering::Relaxed);
+    }
+    world.fake.pass(Duration::from_secs(120));
+    assert_eq!(wished("first", json!({"hints": [{"name": "big"}]})), "said by q, miss");
+    assert_eq!(wished("first", json!({"costPriority": 1})), "said by p, miss");
+    assert_eq!(asked("first"), "said by p, hit");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use causeway::testing::{Fake, Script, Step};
 use futures_util::future::join;
 use serde_json::{Value, json};
 
-use crate::bridge::{capable, form, last, request, retry};
+use crate::bridge::{capable, form, last, messages, request, retry};
 use crate::listen::open_able;
 use crate::old::{Old, accepted};
 use crate::world::{World, key, plan, server};
@@ -182,6 +182,35 @@ fn subscriptions_of_one_client_share_its_stream_and_those_of_another_do_not() {
 }
 
 #[test]
+fn subscriptions_that_come_at_once_open_one_session() {
+    let opened = |old: &Old| {
+        let seen = old.seen.lock().unwrap();
+        seen.iter().filter(|(_, message)| message["method"] == "initialize").count()
+    };
+    let three = async |world: &World, uris: [&str; 3]| {
+        let [one, two, three] = uris.map(|uri| wanted(if uri == ONE { &[ONE] } else { &[TWO] }));
+        let open = |wanted| open_able(world, "/mcp/a", json!(7), &[], wanted);
+        let (one, (two, three)) = join(open(one), join(open(two), open(three))).await;
+        [one, two, three]
+    };
+    let old = put();
+    let world = world(&old);
+    world.modern("/mcp", "tools/list", json!({}));
+    let before = opened(&old);
+    world.fake.run(async {
+        let mut all = three(&world, [ONE, TWO, ONE]).await;
+        for (heard, uri) in all.iter_mut().zip([ONE, TWO, ONE]) {
+            assert_eq!(heard.acknowledged().await, json!({"resourceSubscriptions": [uri]}));
+        }
+        touch(&world, ONE, "").await;
+        for (heard, count) in all.iter_mut().zip([2, 0, 2]) {
+            assert_eq!(heard.told_within(2).await.len(), count);
+        }
+        assert_eq!(opened(&old), before + 1);
+    });
+}
+
+#[test]
 fn a_subscription_that_comes_in_mid_call_hears_the_session_of_the_call() {
     let old = put();
     let world = world(&old);
@@ -234,6 +263,35 @@ fn what_is_told_while_a_call_waits_for_its_client_is_heard() {
         touch(&world, ONE, "").await;
         assert_eq!(heard.told_within(2).await.len(), 2, "it is the next call's again");
     });
+}
+
+#[test]
+fn what_a_server_says_while_its_client_is_away_is_kept_within_bounds_and_the_rest_is_said() {
+    let old = put();
+    let world = world(&old);
+    world.fake.run(async {
+        let params = params("ask", ONE);
+        let ask = async |id, params: &Value| {
+            world.sent(request("/mcp/a", id, params, &capable(), ""), async |_: &str| false).await
+        };
+        let asked = last(&ask(1, &params).await);
+        assert_eq!(asked["result"]["resultType"], "input_required", "{asked}");
+        for progress in 0..300 {
+            let params = json!({"progressToken": 5, "progress": progress});
+            let told = json!({"jsonrpc": "2.0", "method": "notifications/progress", "params": params});
+            old.say(session(&old), &told);
+        }
+        world.fake.sleep(Duration::from_secs(1)).await;
+        let answers = json!({"q1": {"action": "accept", "content": {}}});
+        let got = ask(2, &retry(&params, &asked, answers)).await;
+        assert_eq!(last(&got)["result"]["did"], "tools/call", "{}", got.body);
+        let all = messages(&got.body);
+        assert_eq!((all.len(), &all[0]["params"]["progress"]), (257, &json!(44)));
+    });
+    let logged = world.fake.logged();
+    let said: Vec<&String> = logged.iter().filter(|line| line.contains("park.dropped")).collect();
+    let [one] = said[..] else { panic!("{said:?}") };
+    assert!(one.contains("\"server\":\"a\"") && one.contains("\"messages\":44,"), "{one}");
 }
 
 #[test]
@@ -332,6 +390,52 @@ fn a_call_that_is_given_up_leaves_the_session_to_the_subscription_and_calls_come
         assert_eq!(heard.told_within(2).await.len(), 2);
         assert_eq!(seen(&old)[1..], [format!("{own} call x://one")]);
     });
+}
+
+#[test]
+fn a_subscription_that_is_flooded_before_it_is_made_is_made_anew_and_told_what_may_have_changed() {
+    // Too many; more than a subscription may leave unread; and more bytes than are kept, however fast they are read.
+    for (messages, bytes, pause, dropped) in [(300, 1, 0, 257), (3, 200 * 1024, 0, 2), (8, 200 * 1024, 10, 6)]
+    {
+        let usual = put().react.clone();
+        let flooded = AtomicU64::new(0);
+        let old = Old::new(&Fake::default(), "a")
+            .react(move |old, message, session| {
+                if message["method"] == "resources/subscribe" && flooded.fetch_add(1, Ordering::Relaxed) == 0
+                {
+                    let mut told = update(ONE);
+                    told["params"]["_meta"] = json!({"x": "x".repeat(bytes)});
+                    for _ in 0..messages {
+                        old.say(session, &told);
+                        old.step(session, Step::Wait(Duration::from_millis(pause)));
+                    }
+                    // Long after the client has been told that it is listened to.
+                    old.step(session, Step::Wait(Duration::from_secs(5)));
+                }
+                usual(old, message, session)
+            })
+            .put();
+        let world = world(&old);
+        world.fake.run(async {
+            let mut heard = open_able(&world, "/mcp/a", json!(7), &[], wanted(&[ONE])).await;
+            assert_eq!(heard.acknowledged().await, json!({"resourceSubscriptions": [ONE]}));
+            let told = heard.told_within(20).await;
+            // The rest of the flood may come behind that.
+            let one = told.iter().all(|told| told.contains(ONE));
+            assert!(!told.is_empty() && one, "it may have changed meanwhile: {told:?}");
+            touch(&world, ONE, "").await;
+            assert_eq!(heard.told_within(2).await.len(), 2);
+        });
+        let subscribed = seen(&old).iter().filter(|line| line.contains(" subscribe ")).count();
+        assert_eq!(subscribed, 2, "it is made anew");
+        let logged = world.fake.logged();
+        let said: Vec<&String> = logged.iter().filter(|line| line.contains("heard.dropped")).collect();
+        let [one] = said[..] else { panic!("{said:?}") };
+        assert!(
+            one.contains("\"server\":\"a\"") && one.contains(&format!("\"messages\":{dropped},")),
+            "{one}"
+        );
+    }
 }
 
 #[test]

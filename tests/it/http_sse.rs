@@ -185,6 +185,40 @@ fn what_comes_with_the_handshake_is_not_lost() {
     assert!(!got.body.contains("id: 7"), "nobody could come back for the rest: {}", got.body);
 }
 
+/// A server says so many messages of so many bytes before it takes the client, and so many of them reach it.
+fn check_kept(messages_said: usize, bytes: usize, kept: usize) {
+    let note =
+        json!({"jsonrpc": "2.0", "method": "notifications/message", "params": {"data": "x".repeat(bytes)}});
+    let old = old()
+        .react(move |old, message, session| {
+            if message["method"] == "initialize" && session > 1 {
+                (0..messages_said).for_each(|_| old.say(session, &note));
+            }
+            None
+        })
+        .put();
+    let entry = Server { max_response: 64 * 1024, ..entry(Transport::HttpSse) };
+    let world = World::new(old.fake.clone(), plan(vec![entry]));
+    let (session, _) = world.initialize("/mcp/a");
+    let got = world.legacy("/mcp/a", &session, "tools/call", json!({"name": "t"}));
+    let all = messages(&got);
+    assert_eq!(all.last().unwrap()["result"]["did"], "tools/call", "{}", got.body);
+    assert_eq!(all.len(), kept + 1);
+    let said = world.fake.logged();
+    let said: Vec<Value> = said.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let dropped: Vec<&Value> = said.iter().filter(|line| line["event"] == "heard.dropped").collect();
+    let [one] = dropped[..] else { panic!("{dropped:?}") };
+    assert_eq!((&one["server"], &one["level"]), (&json!("a"), &json!("warn")));
+    assert_eq!(one["messages"], messages_said - kept);
+    assert!(one["message"].as_str().unwrap().contains("more than is kept"), "{one}");
+}
+
+#[test]
+fn what_is_kept_while_an_answer_is_waited_for_is_bounded_and_the_rest_is_said_once() {
+    check_kept(300, 10, 256);
+    check_kept(5, 40 * 1024, 3);
+}
+
 /// A call to a server that answers POSTs as `react` says comes to its result all the same.
 fn check_liberal(react: impl Fn(&Old, &Value, u64) -> Option<Script> + Send + Sync + 'static) {
     let world = world(&old().react(react).put());

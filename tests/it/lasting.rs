@@ -303,13 +303,67 @@ fn what_the_client_tells_while_its_session_is_opened_waits_within_bounds() {
     });
     world.fake.pass(Duration::from_secs(1));
     assert_eq!(over(&old, "notifications/roots/list_changed"), [2; 256]);
-    let dropped: Vec<String> =
-        world.fake.logged().into_iter().filter(|line| line.contains("line.dropped")).collect();
-    assert!(matches!(dropped.as_slice(), [one] if one.contains("\"messages\":44")), "{dropped:?}");
+    assert_eq!(dropped(&world), ["line.dropped a 44"]);
     // There is room again.
     told(&world, &session, "notifications/roots/list_changed");
     world.fake.pass(Duration::from_secs(1));
     assert_eq!(over(&old, "notifications/roots/list_changed").len(), 257);
+}
+
+/// What the log says of dropped messages: `event server caller messages`.
+fn dropped(world: &World) -> Vec<String> {
+    let lines = world.fake.logged().into_iter().filter(|line| line.contains(".dropped"));
+    let lines = lines.map(|line| serde_json::from_str::<Value>(&line).unwrap());
+    let text = |line: &Value, field: &str| line[field].as_str().unwrap_or("-").to_owned();
+    let brief =
+        |line: Value| format!("{} {} {}", text(&line, "event"), text(&line, "server"), line["messages"]);
+    lines.map(brief).collect()
+}
+
+#[test]
+fn a_server_that_takes_no_messages_is_not_waited_for_without_end_and_that_is_said() {
+    let old = Old::new(&Fake::default(), "a").react(|_, message, _| {
+        let slow = message["method"] == "notifications/roots/list_changed";
+        slow.then(|| Script { delay: Duration::from_secs(10), ..accepted() })
+    });
+    let old = old.put();
+    let world = world(&old.fake);
+    let session = open(&world, "/mcp/a", &capable());
+    made(&world, "/mcp/a", &session, "t");
+    for _ in 0..300 {
+        assert_eq!(told(&world, &session, "notifications/roots/list_changed").status, 202);
+        world.fake.settle();
+    }
+    assert_eq!(dropped(&world), [""; 0]);
+    world.fake.pass(Duration::from_secs(11));
+    assert_eq!(dropped(&world), ["line.dropped a 44"]);
+    assert_eq!(made(&world, "/mcp/a", &session, "t")["result"]["did"], "tools/call");
+    assert_eq!(over(&old, "tools/call"), [2, 2], "the session goes on");
+}
+
+#[test]
+fn what_is_told_while_nobody_reads_is_kept_within_bounds_and_the_rest_is_said_once() {
+    for path in ["/mcp/a", "/mcp"] {
+        let old = Old::new(&Fake::default(), "a").put();
+        let limits = Limits { replay: 4096, ..Limits::default() };
+        let world = World::new(old.fake.clone(), Plan { limits, ..plan(vec![entry("a")]) });
+        let session = open(&world, path, &capable());
+        let listens = || world.sent(get(path, &session), async |_: &str| true);
+        assert_eq!(world.fake.run(listens()).body, ":\n");
+        for number in 0..10 {
+            let params = json!({"level": "info", "data": format!("{number} {}", "x".repeat(1000))});
+            old.say(2, &json!({"jsonrpc": "2.0", "method": "notifications/message", "params": params}));
+            world.fake.pass(Duration::from_secs(1));
+        }
+        assert_eq!(dropped(&world), [""; 0]);
+        let back = world.sent(get(path, &session), async |seen: &str| seen.contains("\"9 x"));
+        let back = world.fake.run(back);
+        assert_eq!(messages(&back.body).len(), 4);
+        let server = if path == "/mcp" { "-" } else { "a" };
+        assert_eq!(dropped(&world), [format!("stream.dropped {server} 6")]);
+        world.fake.run(listens());
+        assert_eq!(dropped(&world), [""; 0], "once");
+    }
 }
 
 #[test]

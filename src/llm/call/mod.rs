@@ -83,7 +83,7 @@ pub struct Asked {
     pub caller: String,
     /// Who is asked, in order.
     pub candidates: Vec<Candidate>,
-    /// Who may answer, however they are doing, by name.
+    /// Who may answer, however they are doing, by name; of a server's question also what it wishes for.
     pub may: Vec<String>,
     /// Why nobody is asked, where all are left alone.
     pub alone: Option<Box<Refusal>>,

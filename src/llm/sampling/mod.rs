@@ -20,7 +20,7 @@ pub(in crate::llm) use self::write::whole;
 use super::call::{Asked, Call, Task};
 use super::convert::Front;
 use super::memory::Memory;
-use super::policy::{Choice, Needs, choose};
+use super::policy::{Choice, Needs, consider};
 use super::refusal::Refusal;
 use super::registry::facts;
 use super::route::{Candidate, brief};
@@ -61,7 +61,7 @@ pub fn sampled<P: Platform>(
         request_id: request_id.to_owned(),
         candidates: choice.candidates,
         may: choice.may,
-        alone: None,
+        alone: choice.alone,
         why: choice.why,
     };
     // A server says nothing of a cache: what is kept is given.
@@ -84,7 +84,8 @@ struct Entry<'a> {
 }
 
 /// Who answers, by what a server wishes: a hint that fits goes before everything, then the priorities decide, and without
-/// any the order of the configuration.
+/// any the order of the configuration. Whoever is left alone is not asked, but is among those who may answer: with the wishes,
+/// they are what a kept answer is found by, and that is the same however the models are doing.
 fn wished(
     plan: &Arc<Plan>,
     memory: &Memory,
@@ -95,6 +96,7 @@ fn wished(
     now: Timestamp,
 ) -> Result<(String, Choice), Refusal> {
     let (mut entries, mut refusal) = (Vec::new(), None);
+    let (mut may, mut alone) = (Vec::new(), None);
     #[expect(clippy::cast_precision_loss, reason = "a handful of names")]
     let rank = |at: usize| if models.len() > 1 { at as f64 / (models.len() - 1) as f64 } else { 0.0 };
     for (at, name) in models.iter().enumerate() {
@@ -113,18 +115,35 @@ fn wished(
             let hint = hint.unwrap_or(wishes.hints.len());
             Entry { name, candidate, hint, cost, first, rank: rank(at), sum: 0.0 }
         };
-        if plan.llm.team(name).is_some() {
+        if let Some(team) = plan.llm.team(name) {
             match super::route::candidates(&plan.llm, caller, name) {
-                Ok(_) => entries.push(entry(None)),
+                Ok(_) => {
+                    let all = team.models.iter().chain(&team.judge).chain(&team.instruction);
+                    may.extend([name].into_iter().chain(all).cloned());
+                    entries.push(entry(None));
+                }
                 Err(refused) => _ = refusal.get_or_insert(refused),
             }
             continue;
         }
-        match choose(&plan.llm, caller, name, memory, now, || needs) {
-            Ok(choice) => entries.extend(choice.candidates.into_iter().map(|one| entry(Some(one)))),
+        match consider(&plan.llm, caller, name, memory, now, || needs) {
+            Ok(mut choice) => {
+                if plan.llm.policy(name).is_some() {
+                    choice.may.sort_unstable();
+                }
+                may.push(name.clone());
+                may.append(&mut choice.may);
+                alone = alone.or(choice.alone.map(|why| (name, why)));
+                entries.extend(choice.candidates.into_iter().map(|one| entry(Some(one))));
+            }
             Err(refused) => _ = refusal.get_or_insert(refused),
         }
     }
+    // No name is empty, so that what is wished cannot be taken for one.
+    may.push(String::new());
+    may.extend(wishes.hints.iter().cloned());
+    let (by_cost, by_speed, by_rank) = wishes.priorities;
+    may.extend([by_cost, by_speed, by_rank].map(|wish| wish.to_string()));
     let most = |of: fn(&Entry<'_>) -> Option<f64>| entries.iter().filter_map(of).fold(0.0, f64::max);
     let (cost, first) = (most(|e| e.cost), most(|e| e.first));
     let part = |value: Option<f64>, most: f64| match value {
@@ -133,13 +152,15 @@ fn wished(
         // What nobody knows may be anything.
         None => 0.5,
     };
-    let (by_cost, by_speed, by_rank) = wishes.priorities;
     for entry in &mut entries {
         entry.sum =
             by_cost * part(entry.cost, cost) + by_speed * part(entry.first, first) + by_rank * entry.rank;
     }
     entries.sort_by(|a, b| a.hint.cmp(&b.hint).then(a.sum.total_cmp(&b.sum)));
     let Some(best) = entries.first() else {
+        if let Some((name, why)) = alone {
+            return Ok((name.clone(), Choice { may, alone: Some(why), ..Choice::default() }));
+        }
         return Err(refusal.unwrap_or_else(|| Refusal::new(Kind::UnknownModel, "no model may answer")));
     };
     let why = match (best.hint < wishes.hints.len(), by_cost + by_speed + by_rank > 0.0) {
@@ -158,7 +179,6 @@ fn wished(
         true => Vec::new(),
         false => entries.into_iter().filter_map(|entry| entry.candidate).collect::<Vec<_>>(),
     };
-    let may = candidates.iter().map(Candidate::name).collect();
     Ok((model, Choice { candidates, may, alone: None, why: why.to_owned(), considered }))
 }
 

@@ -25,6 +25,7 @@ use crate::mcp::upstream::{
 };
 use crate::mcp::{Mcp, extensions, forgotten, meta};
 use crate::platform::{Clock as _, Entropy as _, Platform, Timestamp, UpstreamBody};
+use crate::relay::dropped::Dropped;
 use crate::relay::{Reader, too_large};
 use crate::wire::jsonrpc::{self, Message, decode_batch};
 use crate::wire::sse::{Decoder, Event};
@@ -484,9 +485,19 @@ impl<P: Platform> Line<P> {
                     room -= event.data.len();
                     early.push(event.data);
                 }
+                None if early.is_empty() => return Ok(None),
                 // It comes again, and says what may have changed.
-                Some(_) => return Err(no_answer(&server)),
-                None => return Ok(None),
+                came => {
+                    let dropped = Dropped {
+                        server: &server.name,
+                        caller: &client.caller.name,
+                        messages: early.len() + usize::from(came.is_some()),
+                        message: "more came than is kept while a subscription is made; it is made anew, and what may \
+                                  have changed is announced",
+                    };
+                    dropped.say(&self.mcp.platform, "heard.dropped");
+                    return Err(no_answer(&server));
+                }
             }
         };
         reader.put_back(early);

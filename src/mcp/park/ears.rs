@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker, ready};
 
 use bytes::Bytes;
+use futures_channel::oneshot;
 use futures_util::FutureExt as _;
 use futures_util::future::{Either, select};
 use serde::{Deserialize, Serialize};
@@ -353,13 +354,45 @@ async fn attend<P: Platform>(
         inner.heard = all.find(|ears| ears.add(log, &hear.uris));
         inner.heard.clone()
     };
-    if let Some(ears) = joined(&mut lock(&mailbox.parked.0)) {
-        return Ok(Some(ears));
+    loop {
+        let opened = {
+            let mut inner = lock(&mailbox.parked.0);
+            if let Some(ears) = joined(&mut inner) {
+                return Ok(Some(ears));
+            }
+            let Some(waiting) = &mut inner.opening else {
+                inner.opening = Some(Vec::new());
+                break;
+            };
+            let (sender, opened) = oneshot::channel();
+            waiting.push(sender);
+            opened
+        };
+        // Whatever keeps one from a session keeps the others from it, too.
+        if opened.await.is_err() {
+            return Ok(None);
+        }
     }
+    let opening = Opening(mailbox);
     let slot = Slot::open(mcp, server, hear.capabilities.get(), hear.client_info.get()).await?;
     let mut inner = lock(&mailbox.parked.0);
     inner.idle.push(slot);
-    Ok(joined(&mut inner))
+    let ears = joined(&mut inner);
+    // Nobody else begins to open one until this is over.
+    let waiting = inner.opening.replace(Vec::new()).filter(|_| ears.is_some());
+    drop(inner);
+    drop(opening);
+    waiting.into_iter().flatten().for_each(|waits| _ = waits.send(()));
+    Ok(ears)
+}
+
+/// A session is being opened that more than one may wait for. They are told that there is none when this is dropped.
+struct Opening<'a, P: Platform>(&'a Mailbox<P>);
+
+impl<P: Platform> Drop for Opening<'_, P> {
+    fn drop(&mut self) {
+        lock(&self.0.parked.0).opening = None;
+    }
 }
 
 /// What the server says next while no call goes over the session; `None` when nobody reads `log` any more, or the session

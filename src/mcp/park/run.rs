@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_channel::mpsc::UnboundedReceiver;
 use futures_util::{Stream, StreamExt as _};
 use http::{HeaderName, HeaderValue, Method};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::answer::{Heard, answers, next_news};
@@ -27,7 +27,8 @@ use crate::mcp::sampling::Samples;
 use crate::mcp::tasks::Names;
 use crate::mcp::upstream::{Outgoing, error_of, field, no_answer, standard_headers};
 use crate::mcp::{Mcp, extensions};
-use crate::platform::{Clock as _, Log as _, Platform, Timestamp};
+use crate::platform::{Clock as _, Platform, Timestamp};
+use crate::relay::dropped::Dropped;
 use crate::relay::{Reader, too_large};
 use crate::wire::jsonrpc::{self, Message, Splice};
 use crate::wire::sse::{Decoder, Event};
@@ -404,30 +405,13 @@ impl<P: Platform> Run<'_, P> {
         for data in self.held.drain(..) {
             attached.tell(data, self.call.leg.token.as_deref());
         }
-        let dropped = std::mem::take(&mut self.dropped);
-        if dropped > 0 {
-            #[derive(Serialize)]
-            struct Dropped<'a> {
-                ts: u64,
-                level: &'static str,
-                event: &'static str,
-                server: &'a str,
-                caller: &'a str,
-                messages: usize,
-            }
-            let (server, caller) = (self.server.name.as_str(), self.call.caller.as_str());
-            let record = Dropped {
-                ts: self.now().0,
-                level: "warn",
-                event: "park.dropped",
-                server,
-                caller,
-                messages: dropped,
-            };
-            if let Ok(line) = serde_json::to_string(&record) {
-                self.mcp.platform.log().write(&line);
-            }
-        }
+        let dropped = Dropped {
+            server: &self.server.name,
+            caller: &self.call.caller,
+            messages: std::mem::take(&mut self.dropped),
+            message: "more came while the client was away than is kept for it; the oldest have gone",
+        };
+        dropped.say(&self.mcp.platform, "park.dropped");
     }
 
     /// Ends the client's request with every question that is open.

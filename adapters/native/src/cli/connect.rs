@@ -56,9 +56,14 @@ pub(super) struct Connect {
     #[arg(long, value_name = "GLOB")]
     allow: Vec<String>,
 
-    /// How to connect; `auto` is a WebSocket, and events and POST where there are none
+    /// How to connect; `auto` is a WebSocket, and events and POST where those are refused or nothing is heard over them
     #[arg(long, value_enum, value_name = "HOW", default_value = "auto")]
     transport: Transport,
+
+    /// With `auto`: for how long to keep to events and POST where they work and WebSockets do not. It doubles, up to 6 hours,
+    /// each time that WebSockets still do not
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
+    again: Duration,
 
     /// How long calls in flight wait for a connection that was lost
     #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
@@ -147,6 +152,7 @@ impl Connect {
             file: self.config,
             allow: self.allow.iter().map(|pattern| Glob::new(pattern)).collect(),
             transport: self.transport,
+            again: self.again,
             resume: self.resume,
             heartbeat: self.heartbeat,
             pause: self.pause,

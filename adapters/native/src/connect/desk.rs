@@ -25,7 +25,8 @@ use super::answer::{self, Ask, Kitchen, Outlet, Piece};
 use super::targets::{self, Targets};
 use super::tools::Exposed;
 use super::view::{Show, View};
-use super::wire::{Heard, Peer, Transport, Why, Wire};
+use super::ways::Ways;
+use super::wire::{Heard, Peer, Why, Wire};
 use super::{Ended, Options, check};
 use crate::http::Http;
 use crate::programs::Programs;
@@ -53,7 +54,11 @@ pub(super) struct Desk {
     clock: Wall,
     link: Link,
     state: State,
-    transport: Transport,
+    ways: Ways,
+    /// A WebSocket that is tried while the other way is used.
+    trying: Option<Dialling>,
+    /// Something was heard over this connection.
+    spoken: bool,
     /// The next pause.
     pause: Duration,
     up_since: Option<Instant>,
@@ -114,7 +119,9 @@ impl Desk {
             clock: Wall::new(),
             link,
             state: State::Waiting(tokio::time::Instant::now()),
-            transport: options.transport,
+            ways: Ways::new(options.transport, options.again),
+            trying: None,
+            spoken: false,
             pause: FIRST.min(options.pause),
             up_since: None,
             welcomed: false,
@@ -135,6 +142,8 @@ impl Desk {
             let wake = self.link.wake_at().map_or(GLANCE, |at| at.since(now).min(GLANCE));
             let draw = self.view.every();
             self.view.draw();
+            self.try_websocket();
+            let due = self.ways.due().filter(|_| self.trying.is_none() && self.is_quiet());
             let (redial, dialling, wire) = match &mut self.state {
                 State::Waiting(at) => (Some(*at), None, None),
                 State::Dialling(dialling) => (None, Some(dialling), None),
@@ -159,6 +168,11 @@ impl Desk {
                 () = async { match redial { Some(at) => tokio::time::sleep_until(at).await, None => pending().await } } => {
                     self.state = State::Dialling(self.dial());
                 }
+                tried = async { match &mut self.trying { Some(trying) => trying.await, None => pending().await } } => {
+                    self.trying = None;
+                    self.tried(tried, &mut out);
+                }
+                () = async { match due { Some(at) => tokio::time::sleep_until(at.into()).await, None => pending().await } } => {}
                 () = sleep(wake) => self.link.on(self.clock.now(), Input::Tick, &mut out),
                 () = async { match draw { Some(span) => sleep(span).await, None => pending().await } } => {}
                 targets = &mut watch => {
@@ -222,31 +236,77 @@ impl Desk {
 
     fn dial(&self) -> Dialling {
         let peer = self.peer.clone();
-        match self.transport {
-            Transport::Http => Box::pin(async move { Ok(Wire::pair(&peer)) }),
-            Transport::Auto | Transport::Websocket => Box::pin(async move { Wire::websocket(&peer).await }),
+        match self.ways.websocket(Instant::now()) {
+            true => Box::pin(async move { Wire::websocket(&peer).await }),
+            false => Box::pin(async move { Ok(Wire::pair(&peer)) }),
         }
+    }
+
+    /// Whether the connection is one of events and `POST`.
+    fn by_pair(&self) -> bool {
+        matches!(&self.state, State::Connected(wire) if !wire.is_websocket())
+    }
+
+    /// Whether it is connected in the other way and no call is in flight, so that another connection could take its place.
+    fn is_quiet(&self) -> bool {
+        self.by_pair() && self.link.is_up() && !self.streams.values().any(|tap| tap.call)
+    }
+
+    /// Begins to see whether WebSockets pass again, when that is due.
+    fn try_websocket(&mut self) {
+        let due = self.ways.due().is_some_and(|due| due <= Instant::now());
+        if due && self.trying.is_none() && self.is_quiet() {
+            let peer = self.peer.clone();
+            self.trying = Some(Box::pin(async move { Wire::websocket(&peer).await }));
+        }
+    }
+
+    fn tried(&mut self, tried: Result<Wire, Why>, out: &mut Vec<Effect>) {
+        match tried {
+            Ok(wire) if self.is_quiet() => {
+                self.link.on(self.clock.now(), Input::Lost, &mut Vec::new());
+                self.connected(wire, out);
+            }
+            // It passes; as soon as there is no call it is taken.
+            Ok(_) => {}
+            Err(_) => self.ways.put_off(Instant::now()),
+        }
+    }
+
+    fn connected(&mut self, wire: Wire, out: &mut Vec<Effect>) {
+        self.state = State::Connected(wire);
+        (self.trying, self.spoken) = (None, false);
+        self.link.on(self.clock.now(), Input::Dialled, out);
     }
 
     fn dialled(&mut self, dialled: Result<Wire, Why>, out: &mut Vec<Effect>) {
         match dialled {
-            Ok(wire) => {
-                self.state = State::Connected(wire);
-                self.link.on(self.clock.now(), Input::Dialled, out);
-            }
-            Err(Why::NoWebSocket(why)) if self.transport == Transport::Auto => {
-                let line = format!("no WebSocket ({why}): trying events and POST");
-                self.view.event("transport", &line, json!({}));
-                self.transport = Transport::Http;
-                self.state = State::Waiting(tokio::time::Instant::now());
-            }
+            Ok(wire) => self.connected(wire, out),
             Err(why) => self.lost(&why),
         }
+    }
+
+    /// WebSockets get nowhere: the other way is dialled at once.
+    fn turn(&mut self, why: &str) {
+        let line = format!("no WebSocket ({why}): trying events and POST");
+        self.view.event("transport", &line, json!({}));
+        self.ways.got_nowhere();
+        self.state = State::Waiting(tokio::time::Instant::now());
     }
 
     /// There is no connection: dial again after a pause, or never.
     fn lost(&mut self, why: &Why) {
         self.link.on(self.clock.now(), Input::Lost, &mut Vec::new());
+        self.trying = None;
+        let pair = self.by_pair();
+        match why {
+            Why::NoWebSocket(words) | Why::Silent(words) if self.ways.is_open() && !pair => {
+                return self.turn(words);
+            }
+            Why::Cut(_) => self.ways.cut(),
+            _ if pair && self.up_since.is_none() => self.ways.neither(matches!(why, Why::Silent(_))),
+            _ => {}
+        }
         if self.up_since.take().is_some_and(|since| since.elapsed() >= HELD) {
             self.pause = FIRST.min(self.options.pause);
         }
@@ -257,12 +317,16 @@ impl Desk {
                 self.ended = Some(Ended::Refused(words.clone()));
             }
             // Whoever waits for the result of a check need not wait for ever.
-            Why::Later(words) if self.options.once && self.pause > Duration::from_secs(2) => {
+            Why::Later(words) | Why::Silent(words) | Why::Cut(words)
+                if self.options.once && self.pause > Duration::from_secs(2) =>
+            {
                 self.ended = Some(Ended::Refused(words.clone()));
             }
-            Why::Later(words) | Why::Never(words) | Why::NoWebSocket(words) => {
-                // So it is with who took no WebSockets.
-                self.transport = self.options.transport;
+            Why::Later(words)
+            | Why::Silent(words)
+            | Why::Cut(words)
+            | Why::Never(words)
+            | Why::NoWebSocket(words) => {
                 let pause = jitter(self.pause);
                 self.pause = (self.pause * 2).min(self.options.pause);
                 self.view.lost(words, pause);
@@ -273,7 +337,10 @@ impl Desk {
 
     fn heard(&mut self, heard: Heard, out: &mut Vec<Effect>) {
         let now = self.clock.now();
+        let cut = !self.spoken && !self.by_pair();
+        self.spoken |= matches!(heard, Heard::Message(_));
         match heard {
+            Heard::Over(Why::Later(words)) if cut => self.lost(&Why::Cut(words)),
             Heard::Message(Message::Frame(frame)) => self.link.on(now, Input::Frame(frame), out),
             Heard::Message(Message::Ping) => self.link.on(now, Input::Ping, out),
             Heard::Message(Message::Pong) => self.link.on(now, Input::Pong, out),
@@ -338,12 +405,16 @@ impl Desk {
                 Effect::Send { count, message } => self.say(count, Message::Frame(message)),
                 Effect::Ping => self.say(None, Message::Ping),
                 Effect::Pong => self.say(None, Message::Pong),
-                Effect::Drop(why) => self.lost(&Why::Later(why.to_owned())),
+                Effect::Drop(why) => {
+                    let why = why.to_owned();
+                    self.lost(&if self.spoken { Why::Later(why) } else { Why::Silent(why) });
+                }
                 Effect::Close(bye) => self.over(&bye),
                 Effect::Up { resumed, verdicts } => {
                     self.up_since = Some(Instant::now());
                     self.welcomed = true;
                     if let State::Connected(wire) = &self.state {
+                        self.ways.welcomed(wire.is_websocket(), Instant::now());
                         self.view.connected(wire.transport, resumed);
                     }
                     self.view.verdicts(&verdicts);

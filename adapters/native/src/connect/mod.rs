@@ -5,6 +5,7 @@
 //! | `targets` | what the file offers: servers by URL, programs, models |
 //! | `desk` | the link, fed with what arrives and what its streams say; redials for as long as that makes sense |
 //! | `wire` | one connection: a WebSocket, or events down and `POST` up |
+//! | `ways` | which of the two is dialled next |
 //! | `answer` | one stream: the request is made here, the answer goes back as it comes |
 //! | `tools` | which tools are exposed, if not all |
 //! | `check` | whether all that is offered answers, for `--once` |
@@ -19,6 +20,7 @@ mod desk;
 mod targets;
 mod tools;
 mod view;
+mod ways;
 mod wire;
 
 use std::path::PathBuf;
@@ -51,6 +53,8 @@ pub struct Options {
     pub allow: Vec<Glob>,
     /// How to connect.
     pub transport: Transport,
+    /// How long events and `POST` are kept to at first where WebSockets get nowhere.
+    pub again: Duration,
     /// How long calls in flight wait for a lost link.
     pub resume: Duration,
     /// After how much silence the gateway is asked whether it is there.

@@ -24,6 +24,8 @@ use crate::http::Http;
 const AGENT: &str = concat!("causeway/", env!("CARGO_PKG_VERSION"));
 /// How long setting up a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long a gateway may take to say that a connection is a WebSocket from now on.
+const UPGRADE: Duration = Duration::from_secs(10);
 /// Messages that have arrived and wait to be looked at; then the connection is not read for a while.
 const WAITING: usize = 64;
 /// Between two attempts to post the same batch.
@@ -34,7 +36,7 @@ const MAX_REFUSAL: usize = 64 * 1024;
 /// How to connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Transport {
-    /// WebSocket, and the other where that is refused.
+    /// WebSocket, and the other where that gets nowhere.
     Auto,
     /// WebSocket only.
     Websocket,
@@ -59,6 +61,10 @@ pub(super) enum Why {
     Never(String),
     /// There is something, but it takes no WebSockets.
     NoWebSocket(String),
+    /// There is something, but nothing is heard of it.
+    Silent(String),
+    /// The WebSocket has ended before anything was heard: that says little of whether they are taken.
+    Cut(String),
 }
 
 /// What a connection brings.
@@ -89,6 +95,10 @@ impl Drop for Wire {
 }
 
 impl Wire {
+    pub(super) fn is_websocket(&self) -> bool {
+        self.transport == "websocket"
+    }
+
     /// Sends `message`. A connection that is over says so by [`Self::next`].
     pub(super) fn say(&self, session: Option<SessionId>, count: Option<u64>, message: Message) {
         _ = self.said.send((session, count, message));
@@ -102,8 +112,11 @@ impl Wire {
 
     /// Connects by WebSocket.
     pub(super) async fn websocket(peer: &Peer) -> Result<Self, Why> {
-        let connected = tokio::time::timeout(CONNECT, handshake(peer)).await;
-        let late = || Why::Later(format!("no answer within {} s", CONNECT.as_secs()));
+        let uri = peer.url.as_str().parse().map_err(|_| Why::Never("no URL to dial".to_owned()))?;
+        let connection = peer.http.connect(&uri, CONNECT).await;
+        let connection = connection.map_err(|error| Why::Later(error.to_string()))?;
+        let connected = tokio::time::timeout(UPGRADE, handshake(peer, connection)).await;
+        let late = || Why::Silent(format!("no answer within {} s", UPGRADE.as_secs()));
         let (mut sink, mut stream) = connected.map_err(|_| late())??.split();
         let (said, mut outgoing) = mpsc::unbounded_channel::<Said>();
         let (incoming, heard) = mpsc::channel(WAITING);
@@ -177,9 +190,7 @@ fn text(message: Message) -> Text {
 
 type Socket = tokio_tungstenite::WebSocketStream<crate::http::Connection>;
 
-async fn handshake(peer: &Peer) -> Result<Socket, Why> {
-    let uri: http::Uri = peer.url.as_str().parse().map_err(|_| Why::Never("no URL to dial".to_owned()))?;
-    let connection = peer.http.connect(&uri, CONNECT).await.map_err(|error| Why::Later(error.to_string()))?;
+async fn handshake(peer: &Peer, connection: crate::http::Connection) -> Result<Socket, Why> {
     let mut url = peer.url.clone();
     _ = url.set_scheme(if url.scheme() == "https" { "wss" } else { "ws" });
     let mut request = url.as_str().into_client_request().map_err(|error| Why::Never(error.to_string()))?;
@@ -198,10 +209,9 @@ async fn handshake(peer: &Peer) -> Result<Socket, Why> {
             let (head, body) = response.into_parts();
             Err(refused(head.status, &body.unwrap_or_default(), peer.bearer.is_some()))
         }
-        Err(tungstenite::Error::Io(error)) => Err(Why::Later(error.to_string())),
-        // It was ended in the middle: that says nothing of whether WebSockets are taken.
+        Err(tungstenite::Error::Io(error)) => Err(Why::Cut(error.to_string())),
         Err(tungstenite::Error::Protocol(ProtocolError::HandshakeIncomplete)) => {
-            Err(Why::Later("the connection has ended before there was an answer".to_owned()))
+            Err(Why::Cut("the connection has ended before there was an answer".to_owned()))
         }
         Err(error) => Err(Why::NoWebSocket(error.to_string())),
     }

@@ -57,7 +57,7 @@ pub(super) async fn answer(program: &Arc<Program>, request: Request<Bytes>) -> A
                 return Ok(refusal(StatusCode::NOT_FOUND, None, -32001, "Session not found"));
             }
             let body = match head.headers.get(LAST_EVENT_ID) {
-                None => session.open(),
+                None => session.open(&program.voice),
                 Some(last) => match last.to_str().ok().and_then(|last| session.resume(last)) {
                     Some(body) => body,
                     None => {
@@ -151,7 +151,7 @@ async fn stateless(program: &Arc<Program>, asked: Asked<'_>) -> Answer {
     let mut tries = 0;
     let (ticket, inlet) = loop {
         let process = program.modern(read.request_state).await?;
-        let (to, inlet) = outlet();
+        let (to, inlet) = outlet(Some(program.voice.clone()));
         let flight = Flight {
             id: id.to_owned(),
             token: read.token().map(RawValue::to_owned),
@@ -244,7 +244,7 @@ async fn try_in_session(
         }
     };
     let changed = changed.map_or_else(|| Bytes::copy_from_slice(text), |change| replaced(text, [change]));
-    let (to, inlet) = outlet();
+    let (to, inlet) = outlet(Some(program.voice.clone()));
     let flight = Flight {
         id: id.to_owned(),
         token: read.token().map(RawValue::to_owned),

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 
 use super::process::Ticket;
 use super::stream::Stream as Kept;
+use super::voice::Voice;
+use crate::log::Level;
 
 /// How much may wait for a reader, besides the answer; what a program says beyond is left out.
 const WAITING: usize = 4 * 1024 * 1024;
@@ -36,14 +38,16 @@ pub(super) enum Item {
 pub(super) struct Outlet {
     to: mpsc::UnboundedSender<Item>,
     waiting: Arc<Waiting>,
+    /// Where it is said that something was left out.
+    voice: Option<Arc<Voice>>,
 }
 
 /// What waits for a reader.
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: AtomicUsize,
-    /// Something was left out since there was too much.
-    lacks: AtomicBool,
+    /// Messages that were left out since there was too much.
+    lacks: AtomicUsize,
 }
 
 /// The reading end.
@@ -53,11 +57,23 @@ pub(super) struct Inlet {
     waiting: Arc<Waiting>,
 }
 
-/// The two ends of one.
-pub(super) fn outlet() -> (Outlet, Inlet) {
+/// The two ends of one; `voice` says in the end what was left out of it.
+pub(super) fn outlet(voice: Option<Arc<Voice>>) -> (Outlet, Inlet) {
     let (to, from) = mpsc::unbounded_channel();
     let waiting = Arc::new(Waiting::default());
-    (Outlet { to, waiting: waiting.clone() }, Inlet { from, waiting })
+    (Outlet { to, waiting: waiting.clone(), voice }, Inlet { from, waiting })
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        let lacks = self.waiting.lacks.load(Ordering::Relaxed);
+        if let Some(voice) = self.voice.as_ref().filter(|_| lacks > 0) {
+            let text = format!(
+                "{lacks} messages were left out: its client reads more slowly than they come, and {WAITING} bytes waited"
+            );
+            voice.say(Level::Warn, "program.dropped", &text);
+        }
+    }
 }
 
 impl Outlet {
@@ -65,7 +81,7 @@ impl Outlet {
     pub(super) fn say(&self, message: Bytes) -> bool {
         let size = message.len() + OVERHEAD;
         if self.waiting.bytes.load(Ordering::Relaxed) + size > WAITING {
-            self.waiting.lacks.store(true, Ordering::Relaxed);
+            self.waiting.lacks.fetch_add(1, Ordering::Relaxed);
             return false;
         }
         self.waiting.bytes.fetch_add(size, Ordering::Relaxed);
@@ -91,7 +107,7 @@ impl Inlet {
 
     /// Whether something was left out.
     pub(super) fn lacks(&self) -> bool {
-        self.waiting.lacks.load(Ordering::Relaxed)
+        self.waiting.lacks.load(Ordering::Relaxed) > 0
     }
 
     /// The next item; `None` when there will be no more.

@@ -11,6 +11,8 @@ use super::outlet::{Body, Inlet, Item, Outlet, outlet};
 use super::process::{Process, Ticket};
 use super::shared::Slot;
 use super::stream::{self, Stream};
+use super::voice::Voice;
+use crate::log::Level;
 
 /// How many messages wait for a client to ask for the session's stream.
 const WAITING: usize = 64;
@@ -59,6 +61,8 @@ struct State {
     /// The streams that their readers may come back to, the oldest first, and since when nobody reads them.
     kept: VecDeque<(Arc<Stream>, Option<Instant>)>,
     waiting: VecDeque<Waiting>,
+    /// Messages that there was no room for while nobody read.
+    left_out: usize,
     level: Option<usize>,
     subscriptions: BTreeSet<String>,
     used: Instant,
@@ -79,6 +83,7 @@ impl Session {
             stream: None,
             kept: VecDeque::new(),
             waiting: VecDeque::new(),
+            left_out: 0,
             level: None,
             subscriptions: BTreeSet::new(),
             used: Instant::now(),
@@ -90,13 +95,18 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the session's stream, in the place of the one before.
-    pub(super) fn open(&self) -> Body {
-        let (outlet, inlet) = outlet();
+    /// Opens the session's stream, in the place of the one before; `voice` says what is left out of it, or was.
+    pub(super) fn open(&self, voice: &Arc<Voice>) -> Body {
+        let (outlet, inlet) = outlet(Some(voice.clone()));
         let stream = Stream::new(None, inlet, None);
         let body = self.keep(&stream);
         let mut state = self.state();
         state.catch_up(&outlet);
+        let left_out = std::mem::take(&mut state.left_out);
+        if left_out > 0 {
+            let text = format!("{left_out} messages were left out: nobody read the session's stream");
+            voice.say(Level::Warn, "program.dropped", &text);
+        }
         state.stream = Some((outlet, stream));
         state.used = Instant::now();
         body
@@ -174,13 +184,20 @@ impl Session {
         }
         let bytes: usize = state.waiting.iter().map(|waiting| waiting.message.len()).sum();
         if bytes + message.len() > WAITING_BYTES {
+            state.left_out += usize::from(asks.is_none());
             return false;
         }
         if state.waiting.len() >= WAITING {
             // The oldest news are worth least; a request is refused by the clock.
             match state.waiting.iter().position(|waiting| waiting.asks.is_none()) {
-                Some(at) => _ = state.waiting.remove(at),
-                None => return false,
+                Some(at) => {
+                    state.waiting.remove(at);
+                    state.left_out += 1;
+                }
+                None => {
+                    state.left_out += usize::from(asks.is_none());
+                    return false;
+                }
             }
         }
         state.waiting.push_back(Waiting {
@@ -278,6 +295,8 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Log;
+    use crate::log::tests::Sink;
     use futures_util::StreamExt as _;
 
     fn session() -> Arc<Session> {
@@ -291,7 +310,11 @@ mod tests {
             assert!(session.say(Bytes::from(n.to_string()), None));
         }
         assert!(!session.say(Bytes::from(vec![b'x'; WAITING_BYTES + 1]), None));
-        let mut body = session.open();
+        let sink = Sink::default();
+        let log = Log::to(Level::Info, Box::new(sink.clone()));
+        let mut body = session.open(&Arc::new(Voice::new(log.clone(), "chatty", &[])));
+        log.flush();
+        assert!(sink.text().contains("chatty: 37 messages were left out"), "{}", sink.text());
         let first = text(&mut body).await;
         assert!(first.ends_with("data: 36\n\n"), "{first}");
         assert!(session.is_read());
@@ -306,7 +329,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_lost_the_stream_is_told_the_rest_of_it() {
         let (session, other) = (session(), session());
-        let mut body = session.open();
+        let mut body = session.open(&Arc::new(Voice::new(Log::stderr(Level::Off), "chatty", &[])));
         session.say("1".into(), None);
         session.say("2".into(), None);
         let first = text(&mut body).await;

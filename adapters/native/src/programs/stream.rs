@@ -159,7 +159,10 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::tests::Sink;
+    use crate::log::{Level, Log};
     use crate::programs::outlet::outlet;
+    use crate::programs::voice::Voice;
     use futures_util::{FutureExt as _, StreamExt as _};
 
     fn read(body: &mut Body) -> Vec<String> {
@@ -178,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_comes_back_gets_the_rest_and_nothing_twice() {
-        let (to, inlet) = outlet();
+        let (to, inlet) = outlet(None);
         let stream = Stream::new(Some(Item::Message("1".into())), inlet, None);
         let name = stream.name();
         let mut body = stream.read().unwrap();
@@ -203,7 +206,7 @@ mod tests {
 
     #[test]
     fn that_there_is_no_answer_is_said_once() {
-        let (to, inlet) = outlet();
+        let (to, inlet) = outlet(None);
         let stream = Stream::new(Some(Item::Message("1".into())), inlet, None);
         let mut body = stream.read().unwrap();
         to.finish(Item::Failed(SeamError::Cut("ended".to_owned())));
@@ -213,8 +216,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_out_is_said_once() {
+        let sink = Sink::default();
+        let log = Log::to(Level::Info, Box::new(sink.clone()));
+        let (to, inlet) = outlet(Some(Arc::new(Voice::new(log.clone(), "chatty", &[]))));
+        let stream = Stream::new(None, inlet, None);
+        let mut body = stream.read().unwrap();
+        let said = (0..10).filter(|_| to.say(vec![b'x'; 1024 * 1024].into())).count();
+        assert_eq!((said, stream.lacks()), (3, true));
+        assert_eq!(read(&mut body).len(), 3);
+        drop(to);
+        log.flush();
+        let text = sink.text();
+        assert!(text.lines().count() == 1 && text.contains("chatty: 7 messages were left out"), "{text}");
+    }
+
+    #[test]
     fn what_is_kept_is_bounded() {
-        let (to, inlet) = outlet();
+        let (to, inlet) = outlet(None);
         let stream = Stream::new(None, inlet, None);
         let mut body = stream.read().unwrap();
         for _ in 0..3 {

@@ -100,6 +100,45 @@ async fn calls_in_flight_outlive_cuts() {
     }
 }
 
+/// A network in which plain HTTP passes and WebSockets get nowhere.
+async fn where_websockets_get_nowhere(mute: bool) {
+    let fixture = Fixture::start(Options::modern("one")).await;
+    let gateway = Gateway::start(behind(&["one"])).await;
+    let proxy = Proxy::to(gateway.authority()).await;
+    proxy.swallow(mute);
+    let offer = offering(&[("one", &fixture)]);
+    let again = if mute { "600" } else { "1" };
+    let more = ["--again", again];
+    let companion = Companion::start(&proxy.url(), "laptop", Some(KEY), &offer, &more).await;
+    let by = |event: &serde_json::Value| event["transport"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(by(&companion.events("connected")[0]), "http");
+    assert_works(&gateway).await;
+    if mute {
+        // What works is dialled at once the next time.
+        proxy.cut();
+        companion.until_connected(2).await;
+        assert_eq!(by(&companion.events("connected")[1]), "http");
+        assert_eq!(companion.events("transport").len(), 1, "{:?}", companion.events("transport"));
+        assert_works(&gateway).await;
+        return;
+    }
+    // WebSockets pass again some time: it is seen beside the connection, and the session goes on.
+    assert_eq!(companion.connections(), 1, "{:?}", companion.events("lost"));
+    proxy.open();
+    companion.until_connected(2).await;
+    let back = companion.events("connected")[1].clone();
+    assert_eq!((by(&back).as_str(), &back["resumed"]), ("websocket", &json!(true)));
+    assert_eq!(companion.events("lost"), [json!(null); 0], "nothing was lost");
+    assert_works(&gateway).await;
+}
+
+#[tokio::test]
+async fn a_network_that_swallows_websockets_is_passed_by_events_and_posts_until_they_pass_again() {
+    if transports().contains(&"websocket") {
+        join(where_websockets_get_nowhere(false), where_websockets_get_nowhere(true)).await;
+    }
+}
+
 #[tokio::test]
 async fn calls_in_flight_outlive_a_network_that_is_gone_for_seconds() {
     let (_fixture, gateway, proxy, _companion) = behind_a_proxy(&[]).await;

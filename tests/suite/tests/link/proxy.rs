@@ -18,6 +18,10 @@ enum Way {
     Closed,
     /// What a companion says first is kept back: [`Proxy::dial`].
     Kept,
+    /// Plain HTTP passes. Who asks for a WebSocket is never answered.
+    Swallowed,
+    /// Plain HTTP passes. Who asks for a WebSocket is told that it is one, and hears nothing of it.
+    Mute,
 }
 
 #[derive(Debug)]
@@ -144,6 +148,11 @@ impl Proxy {
         });
     }
 
+    /// Only plain HTTP passes on further connections; WebSockets are swallowed, or mute from their beginning on.
+    pub fn swallow(&self, mute: bool) {
+        self.way.send_modify(|(way, _)| *way = if mute { Way::Mute } else { Way::Swallowed });
+    }
+
     /// The next dial that is kept back.
     pub async fn dial(&self) -> Dial {
         let dial = async { self.dials.lock().await.recv().await.unwrap() };
@@ -156,8 +165,26 @@ impl Proxy {
     }
 }
 
-async fn pass(near: TcpStream, authority: &str, way: watch::Receiver<(Way, usize)>) {
-    let Ok(far) = TcpStream::connect(authority).await else { return };
+async fn pass(mut near: TcpStream, authority: &str, way: watch::Receiver<(Way, usize)>) {
+    let Ok(mut far) = TcpStream::connect(authority).await else { return };
+    let now = way.borrow().0;
+    if matches!(now, Way::Swallowed | Way::Mute) {
+        let Some(first) = head(&mut near).await else { return };
+        let websocket = String::from_utf8_lossy(&first).to_ascii_lowercase().contains("upgrade: websocket");
+        if websocket && now == Way::Swallowed {
+            while near.read(&mut [0; 1024]).await.is_ok_and(|length| length > 0) {}
+            return;
+        }
+        if far.write_all(&first).await.is_err() {
+            return;
+        }
+        if websocket {
+            let Some(answer) = head(&mut far).await else { return };
+            let _ = near.write_all(&answer).await;
+            while near.read(&mut [0; 1024]).await.is_ok_and(|length| length > 0) {}
+            return;
+        }
+    }
     between(near, far, way).await;
 }
 
