@@ -185,13 +185,6 @@ pub async fn start<P: Platform>(platform: &P) -> Arc<Instance> {
     instance
 }
 
-/// Looks for a newer stored configuration if it is time to. To be called behind a reply.
-pub async fn look_if_due<P: Platform>(platform: &P, instance: &Instance) {
-    if instance.look_due(platform.clock().now()) {
-        look(platform, instance).await;
-    }
-}
-
 /// Looks for a newer stored configuration.
 /// What is wrong is logged once, and told to callers while there is no plan at all.
 pub async fn look<P: Platform>(platform: &P, instance: &Instance) {

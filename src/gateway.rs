@@ -7,8 +7,10 @@ pub mod dock;
 mod flow;
 mod head;
 mod own;
+mod pushed;
 mod record;
 mod sampling;
+pub mod sockets;
 mod words;
 
 use std::pin::pin;
@@ -25,6 +27,7 @@ use serde::Serialize;
 
 use self::flow::{Ended, Source, Watch, Witness, flow};
 use self::head::{Head, HeadBody, headed, problem, rpc_refusal};
+pub use self::pushed::Pushed;
 use self::sampling::Beside;
 use crate::config::Plan;
 use crate::config::plan::{Caller, Server};
@@ -541,6 +544,14 @@ impl<P: Platform> Gateway<P> {
         // Boxed: there are thousands that wait, and moved in it would take its room twice.
         let mut work = Box::pin(work);
         (said, async move { sampling::beside(work.as_mut(), &mut driver).await })
+    }
+
+    /// Looks for a newer stored configuration if it is time to: on a host whose configuration is pushed, behind replies
+    /// and now and then in the course of long ones.
+    pub async fn look_if_due(&self) {
+        if self.instance.look_due(self.platform.clock().now()) {
+            admin::look(&self.platform, &self.instance).await;
+        }
     }
 
     /// Does what is left to do: resolves when the body has ended or was dropped and the rest is done.

@@ -4,12 +4,14 @@
 //! connection, makes a [`Line`] of the link's dock and passes on what arrives and what is said. Everything else that
 //! concerns a link, from the request of a caller to a companion's `POST`, goes through [`Docked::ask`].
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_channel::oneshot;
 use futures_util::Stream;
 use futures_util::future::{Either, select};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, ORIGIN};
@@ -229,12 +231,42 @@ impl<P: Platform> Docked<P> {
     /// # Errors
     /// When the link is not connected, or the exchange fails.
     pub async fn ask(self, request: Request<Bytes>) -> Result<Response<Told<P>>, SeamError> {
+        self.recall().await;
+        self.does(request).await
+    }
+
+    /// [`Self::ask`] for a host that tends a dock only while there is something to be done: what resolves, one way or the
+    /// other, once that has begun. Then the dock is to be [tended](Self::tend), for what it waits for may never come.
+    pub fn begin(
+        self,
+        request: Request<Bytes>,
+    ) -> (impl Future<Output = Result<Response<Told<P>>, SeamError>> + use<P>, oneshot::Receiver<()>) {
+        let (begun, has_begun) = oneshot::channel();
+        let answer = async move {
+            self.recall().await;
+            let (mut begun, mut asking) = (Some(begun), pin!(self.does(request)));
+            poll_fn(|context| {
+                let answer = asking.as_mut().poll(context);
+                begun = None;
+                answer
+            })
+            .await
+        };
+        (answer, has_begun)
+    }
+
+    /// Has the dock know which plan is in force, and what was known of the link before.
+    async fn recall(&self) {
         self.replan();
+        if !self.dock.remembers() {
+            let held = self.platform.store().load(&through::key(&self.name)).await.ok().flatten();
+            self.dock.remember(held.and_then(|held| serde_json::from_slice(&held.value).ok()));
+        }
+    }
+
+    async fn does(&self, request: Request<Bytes>) -> Result<Response<Told<P>>, SeamError> {
         let what =
             request.headers().get(through::ASK).map(|what| what.as_bytes().to_vec()).unwrap_or_default();
-        if !self.dock.remembers() {
-            self.remember().await;
-        }
         match what.as_slice() {
             what if what == through::EXCHANGE.as_bytes() => {
                 let clock = self.platform.clock().clone();
@@ -366,12 +398,6 @@ impl<P: Platform> Docked<P> {
                 keep(&platform, &name, &facts).await;
             }
         })
-    }
-
-    /// What another instance has kept of the link.
-    async fn remember(&self) {
-        let held = self.platform.store().load(&through::key(&self.name)).await.ok().flatten();
-        self.dock.remember(held.and_then(|held| serde_json::from_slice(&held.value).ok()));
     }
 }
 

@@ -5,7 +5,6 @@
 //! [`COMPLETE`], or [`CUT`] and a line that says why: a response that ends without either has lost its end.
 
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -15,13 +14,11 @@ use futures_util::{Stream, StreamExt as _};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use serde::{Deserialize, Serialize};
 
-use crate::gateway::Gateway;
-use crate::gateway::dock::Told;
+use crate::gateway::dock::{Docked, Told};
 use crate::mcp::mailbox::Said;
 use crate::mcp::tail::Log;
 use crate::platform::{Platform, SeamError};
 use crate::relay::through;
-use crate::tunnel::dock::Dock;
 use crate::tunnel::pair;
 
 /// What may wait to be read before no more is taken of a response.
@@ -32,11 +29,6 @@ const HEAD: usize = 256 * 1024;
 const COMPLETE: u32 = 0;
 /// In place of a length: it never will.
 const CUT: u32 = u32::MAX;
-
-/// The name of the link whose owner has `key`.
-pub(super) fn name(key: &str) -> Option<&str> {
-    key.strip_prefix("link/")
-}
 
 /// Whether a new owner can do anything with `request`: a companion says hello.
 pub(super) fn founds(request: &Request<Bytes>) -> bool {
@@ -106,59 +98,36 @@ pub(super) fn read(letter: &Bytes) -> Option<Request<Bytes>> {
     Some(request)
 }
 
-/// Looks after `dock` before and after `asked` resolves: what is asked may set something going.
-pub(super) async fn tend<P: Platform>(
-    gateway: Gateway<P>,
-    name: String,
-    dock: Arc<Dock>,
-    asked: oneshot::Receiver<()>,
-) {
-    let tending = gateway.dock(&name, dock.clone()).tend();
-    let before = async {
-        if let Some(tending) = tending {
-            tending.await;
-        }
-    };
-    let after = async {
-        let _ = asked.await;
-        if let Some(tending) = gateway.dock(&name, dock.clone()).tend() {
-            tending.await;
-        }
-    };
-    join(before, after).await;
+/// Looks after a dock once what is asked of it has `begun`.
+pub(super) async fn tend<P: Platform>(docked: Docked<P>, begun: oneshot::Receiver<()>) {
+    let _ = begun.await;
+    let tending = docked.tend();
+    // It need not keep its plan while others may come into force.
+    drop(docked);
+    if let Some(tending) = tending {
+        tending.await;
+    }
 }
 
-/// Answers `letter` at `dock`: the response as it comes, and the work for it.
+/// Answers `letter` at a dock: the response as it comes, and the work for it.
 pub(super) fn answer<P: Platform>(
-    gateway: &Gateway<P>,
-    name: &str,
-    dock: Arc<Dock>,
-    letter: Bytes,
+    docked: Docked<P>,
+    letter: &Bytes,
 ) -> (Said, impl Future<Output = ()> + use<P>) {
     let log = Log::once();
     let said = log.tail(0).map_or(Said::nothing(), |tail| Said::Tail(false, tail));
-    let (gateway, name) = (gateway.clone(), name.to_owned());
+    let request = read(letter);
     let work = async move {
-        let (done, asked) = oneshot::channel();
-        let docked = gateway.dock(&name, dock.clone());
+        let Some(request) = request else { return log.end() };
+        let (answer, begun) = docked.clone().begin(request);
         let answering = async {
-            match read(&letter) {
-                Some(request) => {
-                    // Whoever asked may leave before there is anything to be said.
-                    let answer = match select(pin!(docked.ask(request)), pin!(log.unread())).await {
-                        Either::Left((answer, _)) => Some(answer),
-                        Either::Right(_) => None,
-                    };
-                    let _ = done.send(());
-                    if let Some(answer) = answer {
-                        say(&log, answer).await;
-                    }
-                }
-                None => drop(done),
+            // Whoever asked may leave before there is anything to be said.
+            if let Either::Left((answer, _)) = select(pin!(answer), pin!(log.unread())).await {
+                say(&log, answer).await;
             }
             log.end();
         };
-        join(answering, tend(gateway.clone(), name.clone(), dock, asked)).await;
+        join(answering, tend(docked, begun)).await;
     };
     (said, work)
 }

@@ -45,9 +45,9 @@ use crate::mcp::tail::{Log, Tail};
 use crate::platform::{
     Clock as _, Entropy as _, Platform, SeamError, StateStore as _, Swap, Timestamp, Version,
 };
+use crate::relay::through;
 use crate::tunnel::dock::Dock;
 use follow::Following;
-use futures_channel::oneshot;
 use http::{Request, Response};
 pub use link::Asked;
 use record::{Inbox, Letter, Owner};
@@ -146,13 +146,13 @@ impl<P: Platform> Kept<P> {
         key: &str,
         letter: &Bytes,
     ) -> (Said, impl Future<Output = ()> + use<P>) {
-        match link::name(key) {
+        match through::name(key) {
             None => {
                 let (said, work) = gateway.deliver(self.mailbox, letter);
                 (said, Either::Left(work))
             }
             Some(name) => {
-                let (said, work) = link::answer(gateway, name, self.dock, letter.clone());
+                let (said, work) = link::answer(gateway.dock(name, self.dock), letter);
                 (said, Either::Right(work))
             }
         }
@@ -287,15 +287,10 @@ impl<P: Platform> Polled<P> {
                 return Ok((Either::Left(link::response(said)), Either::Left(work)));
             }
         };
-        let name = link::name(key).unwrap_or(key).to_owned();
-        let (done, asked) = oneshot::channel();
-        let docked = gateway.dock(&name, kept.dock.clone());
-        let answer = async move {
-            let answer = docked.ask(request).await;
-            let _ = done.send(());
-            Ok(answer?.map(Asked::Here))
-        };
-        let work = link::tend(gateway.clone(), name, kept.dock, asked);
+        let docked = gateway.dock(through::name(key).unwrap_or(key), kept.dock);
+        let (answer, begun) = docked.clone().begin(request);
+        let answer = async move { Ok(answer.await?.map(Asked::Here)) };
+        let work = link::tend(docked, begun);
         Ok((Either::Right(answer), Either::Right(self.attend(gateway, key.to_owned(), work, None))))
     }
 
@@ -304,7 +299,7 @@ impl<P: Platform> Polled<P> {
         let mut following = following;
         for _ in 0..TRIES {
             let Some((key, letter)) = self.follow(gateway.platform(), following, &log).await else { return };
-            let founds = match link::name(&key) {
+            let founds = match through::name(&key) {
                 None => mailbox::founds(&letter),
                 Some(_) => link::read(&letter).is_some_and(|request| link::founds(&request)),
             };

@@ -36,6 +36,12 @@ pub fn key(name: &str) -> String {
     format!("link/{name}")
 }
 
+/// The name of the link whose owner has `key`; `None` if that is a mailbox's.
+#[must_use]
+pub fn name(key: &str) -> Option<&str> {
+    key.strip_prefix("link/")
+}
+
 /// A request that asks the owner of a link for `what`.
 #[must_use]
 pub fn asking(what: &'static str) -> Request<Bytes> {

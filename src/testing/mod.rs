@@ -169,6 +169,13 @@ impl Fake {
         self
     }
 
+    /// The same world on a host whose docks sleep while nothing happens.
+    #[must_use]
+    pub fn sleeping(mut self) -> Self {
+        self.abilities.links = Links::SleepingSockets;
+        self
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -474,7 +481,7 @@ impl Mailboxes for Fake {
 
     fn ask(&self, key: &str, request: Request<Bytes>) -> Self::Sent {
         let fake = self.clone();
-        let name = key.strip_prefix("link/").unwrap_or(key).to_owned();
+        let name = through::name(key).unwrap_or(key).to_owned();
         Box::pin(async move {
             let what =
                 request.headers().get(ASK).and_then(|what| what.to_str().ok()).unwrap_or("-").to_owned();

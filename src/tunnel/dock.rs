@@ -166,7 +166,14 @@ impl Dock {
         Line { entry: Entry { dock: self.clone(), number: inner.lines }, said, sender: Some(sender) }
     }
 
-    /// The line `number` again, with a link that [`Dock::save`] has saved: for a host whose docks sleep.
+    /// Connections have the numbers behind `last` from now on: those up to it may still be in use.
+    pub fn number_from(&self, last: u64) {
+        let mut inner = self.lock();
+        inner.lines = inner.lines.max(last);
+    }
+
+    /// The line `number` again, with a link that [`Dock::save`] has saved: for a host whose docks sleep. No other line may
+    /// have had the number since ([`Dock::number_from`]).
     #[must_use]
     pub fn restore(
         self: &Arc<Self>,
@@ -178,7 +185,6 @@ impl Dock {
         let link = Link::restore(limits, saved)?;
         let (sender, said) = unbounded();
         let mut inner = self.lock();
-        inner.lines = inner.lines.max(number);
         inner.link = Some(link);
         inner.line = Some((number, sender));
         inner.facts = facts;

@@ -21,6 +21,11 @@ pub const MAX_BATCH: usize = 1024 * 1024;
 /// The media type of a batch.
 pub const MEDIA_TYPE: &str = "application/vnd.causeway.link";
 
+/// The heartbeat's question, as it goes over the wire: a message of its own, as text where there is any.
+pub const PING: &str = "ping";
+/// Its answer.
+pub const PONG: &str = "pong";
+
 /// What goes one way: a frame, or one half of the heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
@@ -38,8 +43,8 @@ impl Message {
     pub fn encode(self) -> Bytes {
         match self {
             Self::Frame(frame) => frame,
-            Self::Ping => Bytes::from_static(b"ping"),
-            Self::Pong => Bytes::from_static(b"pong"),
+            Self::Ping => Bytes::from_static(PING.as_bytes()),
+            Self::Pong => Bytes::from_static(PONG.as_bytes()),
         }
     }
 
@@ -47,8 +52,8 @@ impl Message {
     #[must_use]
     pub fn decode(bytes: Bytes) -> Self {
         match bytes.as_ref() {
-            b"ping" => Self::Ping,
-            b"pong" => Self::Pong,
+            ping if ping == PING.as_bytes() => Self::Ping,
+            pong if pong == PONG.as_bytes() => Self::Pong,
             _ => Self::Frame(bytes),
         }
     }

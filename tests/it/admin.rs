@@ -1,6 +1,7 @@
 //! Pushing configurations.
 
 use causeway::config::glob::Filter;
+use causeway::gateway::Pushed;
 use causeway::instance::{Instance, LOOK_EVERY};
 use causeway::platform::{Clock as _, KeyValue as _, Platform as _};
 use causeway::testing::Fake;
@@ -105,6 +106,24 @@ fn an_instance_starts_with_what_is_stored_or_else_bundled() {
     world.fake.trace();
     assert_eq!(serves(&start()), "a");
     assert_eq!(world.fake.trace(), ["kv.read config/current", "kv.read config/v/1"]);
+}
+
+#[test]
+fn the_first_request_of_an_instance_reads_the_configuration_and_later_ones_look_when_it_is_time() {
+    let world = world();
+    send(&world, "PUT", "/admin/v1/config", ADMIN, &config("a"));
+    let (fake, pushed) = (&world.fake, Pushed::new());
+    fake.trace();
+    fake.run(pushed.gateway(fake.clone()));
+    assert_eq!(fake.trace(), ["kv.read config/current", "kv.read config/v/1"]);
+    let gateway = fake.run(pushed.gateway(fake.clone()));
+    fake.run(gateway.look_if_due());
+    assert_eq!(fake.trace(), [""; 0]);
+    fake.pass(LOOK_EVERY);
+    for looked in [&["kv.read config/current"][..], &[]] {
+        fake.run(gateway.look_if_due());
+        assert_eq!(fake.trace(), looked);
+    }
 }
 
 #[test]

@@ -41,6 +41,7 @@ mod resume;
 mod rules;
 mod sampling;
 mod sessions;
+mod sockets;
 mod streams;
 mod tasks;
 mod watch;

@@ -2,19 +2,21 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use causeway::platform::SeamError;
+use futures_util::future::{Either, select};
 use futures_util::{FutureExt, Stream, StreamExt};
 use js_sys::Uint8Array;
 use wasm_bindgen::{JsCast, JsValue};
-use wasm_bindgen_futures::JsFuture;
+use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{AbortController, AbortSignal, ReadableStreamDefaultReader};
 
 use crate::glue::{self, Chunk, Message};
+use crate::gone::Gone;
 
 /// Bodies that say they are at most this long are taken in one piece: one wait and one crossing instead of two of each.
 const ONE_PIECE: u64 = 64 * 1024;
@@ -74,6 +76,15 @@ impl Chunks {
             chunks.end();
         }
         chunks
+    }
+
+    /// All of it.
+    pub(crate) async fn whole(mut self) -> Result<Bytes, SeamError> {
+        let mut whole = BytesMut::new();
+        while let Some(chunk) = self.next().await {
+            whole.extend_from_slice(&chunk?);
+        }
+        Ok(whole.freeze())
     }
 
     fn end(&mut self) {
@@ -163,9 +174,26 @@ fn take(array: &Uint8Array) -> Bytes {
     Bytes::from(array.to_vec())
 }
 
-/// A body on its way to the caller. Two hold it: the JavaScript stream that pulls it, and the task behind the reply
-/// that ends it when the caller has gone.
-pub(crate) struct Outgoing<S>(Rc<RefCell<Slot<S>>>);
+/// `stream` as a JavaScript stream: pulled chunk by chunk, never ahead. It ends, too, when whoever asked has `gone`.
+pub(crate) fn streamed<S>(stream: S, gone: Option<Gone>) -> JsValue
+where
+    S: Stream<Item = Result<Bytes, SeamError>> + Unpin + 'static,
+{
+    let outgoing = Outgoing(Rc::new(RefCell::new(Slot { stream: Some(stream), waker: None, watcher: None })));
+    if let Some(gone) = gone {
+        let watched = Outgoing(Rc::clone(&outgoing.0));
+        spawn_local(async move {
+            if let Either::Left(_) = select(gone, pin!(watched.over())).await {
+                watched.end();
+            }
+        });
+    }
+    wasm_streams::ReadableStream::from_stream(Pulled(outgoing)).into_raw().into()
+}
+
+/// A body on its way to the caller. Two hold it: the JavaScript stream that pulls it, and whoever ends it when the
+/// caller has gone.
+struct Outgoing<S>(Rc<RefCell<Slot<S>>>);
 
 struct Slot<S> {
     stream: Option<S>,
@@ -183,19 +211,9 @@ impl<S> Slot<S> {
     }
 }
 
-impl<S> Clone for Outgoing<S> {
-    fn clone(&self) -> Self {
-        Self(Rc::clone(&self.0))
-    }
-}
-
 impl<S> Outgoing<S> {
-    pub(crate) fn new(stream: S) -> Self {
-        Self(Rc::new(RefCell::new(Slot { stream: Some(stream), waker: None, watcher: None })))
-    }
-
     /// Drops the stream, wherever it is, and lets whoever waits for its next chunk see the end.
-    pub(crate) fn end(&self) {
+    fn end(&self) {
         let Ok(mut slot) = self.0.try_borrow_mut() else { return };
         let (stream, waker, watcher) = (slot.stream.take(), slot.waker.take(), slot.watcher.take());
         drop(slot);
@@ -204,7 +222,7 @@ impl<S> Outgoing<S> {
     }
 
     /// Resolves when it has ended, one way or the other.
-    pub(crate) async fn over(&self) {
+    async fn over(&self) {
         poll_fn(|context| {
             let Ok(mut slot) = self.0.try_borrow_mut() else { return Poll::Ready(()) };
             if slot.stream.is_none() {
@@ -214,13 +232,6 @@ impl<S> Outgoing<S> {
             Poll::Pending
         })
         .await;
-    }
-}
-
-impl<S: Stream<Item = Result<Bytes, SeamError>> + Unpin + 'static> Outgoing<S> {
-    /// This body as a JavaScript stream: pulled chunk by chunk, never ahead.
-    pub(crate) fn into_js(self) -> JsValue {
-        wasm_streams::ReadableStream::from_stream(Pulled(self)).into_raw().into()
     }
 }
 

@@ -111,6 +111,11 @@ fn read_headers<'a>(mut text: impl Iterator<Item = &'a str>) -> HeaderMap {
     headers
 }
 
+/// The response as JavaScript takes it. Some statuses allow no body at all, not even an empty one.
+pub(crate) fn response(status: u16, head: &str, body: &JsValue) -> worker::Result<web_sys::Response> {
+    glue::response(status, head, body).map_err(|error| worker::Error::RustError(explain(&error)))
+}
+
 /// Headers as `glue.js` takes them.
 pub(crate) fn lines(headers: &HeaderMap) -> String {
     let mut text = String::with_capacity(headers.len() * 48);

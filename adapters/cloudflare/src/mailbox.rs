@@ -17,22 +17,22 @@ use std::time::Duration;
 
 use ::http::Request;
 use bytes::Bytes;
-use causeway::gateway::Gateway;
+use causeway::gateway::sockets::Sockets;
 use causeway::mcp::mailbox::Mailbox as Owner;
 use causeway::platform::{Clock as _, HttpClient, Mailboxes, SeamError};
-use futures_util::StreamExt as _;
+use causeway::relay::through;
 use futures_util::future::{Either, select};
 use js_sys::Uint8Array;
 use wasm_bindgen_futures::spawn_local;
 use worker::{DurableObject, Env, Response, Result, WebSocket, WebSocketIncomingMessage, durable_object};
 
-use crate::body::{Chunks, Exchange, Outgoing, explain};
+use crate::body::{Chunks, Exchange, streamed};
 use crate::http::Fetch;
-use crate::link::Links;
+use crate::link::Wire;
 use crate::object::Object;
 use crate::platform::Worker;
 use crate::time::Time;
-use crate::{glue, http, isolate, link};
+use crate::{http, link, platform};
 
 /// The binding's name in `wrangler.toml`.
 const BINDING: &str = "CAUSEWAY_MAILBOX";
@@ -48,7 +48,7 @@ pub struct Mailbox {
     env: Env,
     owner: Arc<Owner<Worker>>,
     work: Rc<Going>,
-    links: Rc<Links>,
+    links: Arc<Sockets<Wire>>,
 }
 
 /// The work that goes on.
@@ -82,17 +82,17 @@ impl Going {
 
 impl DurableObject for Mailbox {
     fn new(state: worker::State, env: Env) -> Self {
-        Self { state, env, owner: Arc::default(), work: Rc::default(), links: Rc::default() }
+        let links = Sockets::new(state.get_websockets().into_iter().map(Wire));
+        Self { state, env, owner: Arc::default(), work: Rc::default(), links }
     }
 
     async fn fetch(&self, mut request: worker::Request) -> Result<Response> {
         if request.headers().has(link::NAME)? {
-            return self.links.fetch(&self.state, &self.env, request.inner()).await;
+            return link::fetch(&self.links, &self.state, &self.env, request.inner()).await;
         }
         let letter = request.bytes().await?;
-        let platform = Worker::new(self.env.clone());
-        let instance = isolate::instance(&platform).await;
-        let (said, work) = Gateway::new(platform, instance).deliver(self.owner.clone(), &letter);
+        let gateway = platform::gateway(self.env.clone()).await;
+        let (said, work) = gateway.deliver(self.owner.clone(), &letter);
         let going = self.work.clone();
         going.pieces.set(going.pieces.get() + 1);
         spawn_local(async move {
@@ -110,9 +110,7 @@ impl DurableObject for Mailbox {
                 }
             });
         }
-        let body = Outgoing::new(said).into_js();
-        let answer = glue::response(200, "content-type\ntext/event-stream\n", &body);
-        let answer = answer.map_err(|error| worker::Error::RustError(explain(&error)))?;
+        let answer = http::response(200, "content-type\ntext/event-stream\n", &streamed(said, None))?;
         Ok(Response::from(answer))
     }
 
@@ -121,15 +119,18 @@ impl DurableObject for Mailbox {
             WebSocketIncomingMessage::String(text) => text.into_bytes(),
             WebSocketIncomingMessage::Binary(bytes) => bytes,
         };
-        self.links.message(&self.state, &self.env, socket, message.into()).await
+        self.links.received(Wire(socket), message.into());
+        self.go_on().await
     }
 
     async fn websocket_close(&self, socket: WebSocket, _: usize, _: String, _: bool) -> Result<()> {
-        self.links.closed(&self.state, &self.env, socket).await
+        self.links.closed(Wire(socket));
+        self.go_on().await
     }
 
     async fn websocket_error(&self, socket: WebSocket, _: worker::Error) -> Result<()> {
-        self.links.closed(&self.state, &self.env, socket).await
+        self.links.closed(Wire(socket));
+        self.go_on().await
     }
 
     async fn alarm(&self) -> Result<Response> {
@@ -139,6 +140,17 @@ impl DurableObject for Mailbox {
             self.state.storage().set_alarm(Duration::ZERO).await?;
         }
         Response::empty()
+    }
+}
+
+impl Mailbox {
+    /// Works on what has arrived for a link.
+    async fn go_on(&self) -> Result<()> {
+        let gateway = platform::gateway(self.env.clone()).await;
+        if let Some(work) = self.links.go_on(&gateway) {
+            spawn_local(work);
+        }
+        Ok(())
     }
 }
 
@@ -175,18 +187,14 @@ impl Mailboxes for Namespace {
         Box::pin(async move {
             let (exchange, signal) = Exchange::begin()?;
             let (parts, body) = request.into_parts();
-            let name = key.strip_prefix("link/").unwrap_or(&key);
+            let name = through::name(&key).unwrap_or(&key);
             let head = format!("{}{}\n{name}\n", http::lines(&parts.headers), link::NAME);
             let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
             let body = (!body.is_empty()).then(|| Uint8Array::from(body.as_ref()));
             let answer = object(&env, &key).ask(parts.method.as_str(), path, &head, body, &signal).await?;
             let mut answer = http::read_response(&answer, exchange)?;
             let Some(kind) = answer.headers_mut().remove(link::FAULT) else { return Ok(answer) };
-            let (mut body, mut words) = (answer.into_body(), Vec::new());
-            while let Some(Ok(chunk)) = body.next().await {
-                words.extend_from_slice(&chunk);
-            }
-            let words = String::from_utf8_lossy(&words).into_owned();
+            let words = String::from_utf8_lossy(&answer.into_body().whole().await?).into_owned();
             Err(SeamError::from_words(kind.to_str().unwrap_or_default(), words))
         })
     }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use causeway::gateway::{Gateway, Pushed};
 use causeway::platform::{Abilities, Entropy, Links, Log, Platform, Secrets};
 use worker::Env;
 
@@ -23,6 +24,14 @@ pub(crate) const ABILITIES: Abilities = Abilities {
     links: Links::SleepingSockets,
 };
 
+/// What the isolate keeps between requests.
+static ISOLATE: Pushed = Pushed::new();
+
+/// The gateway, for one request.
+pub(crate) async fn gateway(env: Env) -> Gateway<Worker> {
+    ISOLATE.gateway(Worker::new(env)).await
+}
+
 /// The host, for one request.
 #[derive(Debug, Clone)]
 pub(crate) struct Worker(Rc<Parts>);
@@ -36,15 +45,13 @@ struct Parts {
 }
 
 impl Worker {
-    pub(crate) fn new(env: Env) -> Self {
+    fn new(env: Env) -> Self {
         let store = Objects::new(env.clone());
         let key_value = Kv::new(env.clone());
         let mailboxes = Namespace::new(env.clone());
         Self(Rc::new(Parts { store, key_value, mailboxes, settings: Settings(env) }))
     }
-}
 
-impl Worker {
     /// The bindings.
     pub(crate) fn env(&self) -> &Env {
         &self.0.settings.0

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use causeway::platform::{Held, Reach, SeamError, StateStore, Swap, Version};
-use futures_util::StreamExt;
 use js_sys::Uint8Array;
 use wasm_bindgen::JsValue;
 use worker::Env;
@@ -48,12 +47,8 @@ impl StateStore for Objects {
             return Ok(None);
         }
         let version = version(&answer)?;
-        let mut value = Vec::new();
-        let mut chunks = Chunks::new(answer.as_ref(), None, None);
-        while let Some(chunk) = chunks.next().await {
-            value.extend_from_slice(&chunk?);
-        }
-        Ok(Some(Held { version, value: value.into() }))
+        let value = Chunks::new(answer.as_ref(), None, None).whole().await?;
+        Ok(Some(Held { version, value }))
     }
 
     async fn swap(

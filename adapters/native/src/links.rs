@@ -6,7 +6,7 @@ use std::time::Duration;
 use causeway::gateway::dock::{Docked, Opening};
 use causeway::tunnel::MAX_MESSAGE;
 use causeway::tunnel::dock::Say;
-use causeway::tunnel::pair::Message;
+use causeway::tunnel::pair::{Message, PING, PONG};
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderValue};
@@ -51,10 +51,19 @@ pub(crate) async fn serve(docked: Docked<Native>, opening: Opening, upgrade: OnU
     let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(limits)).await;
     let (mut sink, mut source) = socket.split();
     let mut line = docked.line();
-    // What comes before the hello is none, and is told so.
-    let hello = tokio::time::timeout(HELLO, source.next()).await;
-    let Ok(Some(Ok(hello))) = hello else { return };
-    docked.received(&mut line, &opening.caller, read(hello));
+    let hello = async {
+        while line.is_new() {
+            match source.next().await {
+                Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => {}
+                Some(Ok(frame)) => docked.received(&mut line, &opening.caller, read(frame)),
+                _ => return false,
+            }
+        }
+        true
+    };
+    if tokio::time::timeout(HELLO, hello).await != Ok(true) {
+        return;
+    }
     tend(&docked);
     let entry = line.entry().clone();
     let hear = async {
@@ -102,15 +111,22 @@ fn read(frame: Frame) -> Message {
     Message::decode(frame.into_data())
 }
 
+/// A message as it goes over a WebSocket.
+pub(crate) fn frame(message: Message) -> Frame {
+    match message {
+        Message::Frame(bytes) => Frame::Binary(bytes),
+        Message::Ping => Frame::text(PING),
+        Message::Pong => Frame::text(PONG),
+    }
+}
+
 /// Sends what is to be said; `false` if nothing can be sent any more.
 async fn passed<S>(sink: &mut S, say: Say) -> bool
 where
     S: futures_util::Sink<Frame> + Unpin,
 {
     let (frame, goes_on) = match say {
-        Say::Message(_, Message::Frame(bytes)) => (Frame::Binary(bytes), true),
-        Say::Message(_, Message::Ping) => (Frame::text("ping"), true),
-        Say::Message(_, Message::Pong) => (Frame::text("pong"), true),
+        Say::Message(_, message) => (frame(message), true),
         Say::Close(bye) => {
             let (code, reason) = bye.close_frame();
             let frame = CloseFrame { code: CloseCode::from(code), reason: reason.to_owned().into() };

@@ -13,6 +13,7 @@ use causeway::gateway::dock::Docked;
 use causeway::instance::Instance;
 use causeway::mcp::mailbox::Mailbox;
 use causeway::platform::{HttpClient, Mailboxes, SeamError};
+use causeway::relay::through;
 use causeway::tunnel::dock::Dock;
 use futures_util::FutureExt as _;
 use http::Request;
@@ -99,7 +100,7 @@ impl Mailboxes for Native {
     type Sent = <Http as HttpClient>::Sent;
 
     fn ask(&self, key: &str, request: Request<Bytes>) -> Self::Sent {
-        let docked = self.owners().docked(self, key.strip_prefix("link/").unwrap_or(key));
+        let docked = self.owners().docked(self, through::name(key).unwrap_or(key));
         Box::pin(async move {
             let docked =
                 docked.ok_or_else(|| SeamError::Denied("the gateway has not started yet".to_owned()))?;

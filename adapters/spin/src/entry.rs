@@ -1,13 +1,10 @@
 //! The HTTP trigger: request in, reply out, the rest behind it.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use causeway::admin;
 use causeway::gateway::{Body, Gateway, Reply};
-use causeway::instance::Instance;
 use causeway::platform::{Clock as _, SeamError};
 use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt as _};
@@ -19,8 +16,7 @@ use spin_sdk::wasip3::http_compat::BodyWriter;
 use spin_sdk::wit_bindgen::{StreamResult, spawn};
 
 use crate::http::read_request;
-use crate::instance;
-use crate::platform::{Spin, Time};
+use crate::platform::{self, Spin, Time};
 
 /// How often it is looked whether the caller is still there while there is nothing to send: the host tells nobody who
 /// does not write.
@@ -28,14 +24,13 @@ const LOOK: Duration = Duration::from_secs(1);
 
 #[http_service]
 async fn handle(request: Request) -> Result<Response, ErrorCode> {
-    let instance = instance::instance().await;
-    let gateway = Gateway::new(Spin, instance.clone());
-    let watching = instance.clone();
+    let gateway = platform::gateway().await;
+    let watching = gateway.clone();
     let request = read_request(request).await;
     let Reply { response, after } = gateway.clone().handle(request).await;
     spawn(async move {
-        gateway.finish(after).await;
-        admin::look_if_due(&Spin, &instance).await;
+        gateway.clone().finish(after).await;
+        gateway.look_if_due().await;
     });
     let (mut parts, body) = response.into_parts();
     // What is between two neighbours belongs to the host, which refuses a response that has it.
@@ -72,11 +67,11 @@ async fn write_all(mut writer: BodyWriter, bytes: Bytes) {
 async fn write(
     mut writer: BodyWriter,
     stream: impl Stream<Item = Result<Bytes, SeamError>> + Unpin,
-    instance: Arc<Instance>,
+    gateway: Gateway<Spin>,
 ) {
     let mut stream = stream;
     let end = loop {
-        admin::look_if_due(&Spin, &instance).await;
+        gateway.look_if_due().await;
         let next = match select(stream.next(), pin!(Time.sleep(LOOK))).await {
             Either::Left((next, _)) => next,
             Either::Right(_) => {

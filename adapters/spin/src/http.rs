@@ -11,8 +11,8 @@ use causeway::mcp::mailbox::Said;
 use causeway::platform::{CONNECT_TIMEOUT, ConnectTimeout, HttpClient, SeamError};
 use causeway::polled::Asked;
 use futures_channel::oneshot;
+use futures_util::Stream;
 use futures_util::future::{Either, select};
-use futures_util::{FutureExt as _, Stream};
 use http_body::Body as _;
 use http_body_util::Full;
 use spin_sdk::wasip3::http::client;
@@ -67,11 +67,15 @@ pub(crate) async fn read_request(request: spin_sdk::http::Request) -> Request<Re
 }
 
 /// Reads a body to its end, as fast as it is read on.
-async fn read<T: IncomingMessage>(mut body: IncomingBody<T>, writer: Writer) {
+async fn read<T: IncomingMessage>(mut body: IncomingBody<T>, mut writer: Writer) {
     while writer.room().await {
-        let next = poll_fn(|context| Pin::new(&mut body).poll_frame(context));
-        match select(pin!(next), pin!(writer.gone())).await {
-            Either::Left((Some(Ok(frame)), _)) => {
+        let frame = poll_fn(|context| Pin::new(&mut body).poll_frame(context));
+        let next = match select(pin!(frame), pin!(writer.gone())).await {
+            Either::Left((next, _)) => next,
+            Either::Right(_) => return,
+        };
+        match next {
+            Some(Ok(frame)) => {
                 // Trailers say nothing here.
                 if let Ok(bytes) = frame.into_data()
                     && !bytes.is_empty()
@@ -79,11 +83,8 @@ async fn read<T: IncomingMessage>(mut body: IncomingBody<T>, writer: Writer) {
                     writer.put(Ok(bytes));
                 }
             }
-            Either::Left((Some(Err(error)), _)) => {
-                writer.put(Err(failure(error)));
-                return;
-            }
-            Either::Left((None, _)) | Either::Right(_) => return,
+            Some(Err(error)) => return writer.put(Err(failure(error))),
+            None => return,
         }
     }
 }
@@ -97,45 +98,18 @@ impl HttpClient for Outbound {
     type Sent = Sent;
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Chunks>, SeamError> {
-        self.begin(request).await
+        let (answered, answer) = oneshot::channel();
+        start(exchange(request, answered)).await;
+        answer.await.unwrap_or_else(|_| Err(SeamError::Host("the exchange was forgotten".to_owned())))
     }
 
     fn begin(&self, request: Request<Bytes>) -> Sent {
-        Sent::New(Some(Box::new(request)))
+        Box::pin(async move { Self.send(request).await })
     }
 }
 
 /// A request on its way.
-pub(crate) enum Sent {
-    New(Option<Box<Request<Bytes>>>),
-    Out(oneshot::Receiver<Result<Response<Chunks>, SeamError>>),
-    /// To the owner of a link.
-    Asked(Pin<Box<dyn Future<Output = Result<Response<Chunks>, SeamError>>>>),
-}
-
-impl Future for Sent {
-    type Output = Result<Response<Chunks>, SeamError>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Self::New(request) = &mut *self
-            && let Some(request) = request.take()
-        {
-            let (answered, answer) = oneshot::channel();
-            spawn(exchange(*request, answered));
-            // As in `start`.
-            context.waker().wake_by_ref();
-            *self = Self::Out(answer);
-        }
-        let lost = || SeamError::Host("the exchange was forgotten".to_owned());
-        match &mut *self {
-            Self::New(_) => Poll::Ready(Err(lost())),
-            Self::Asked(answer) => answer.poll_unpin(context),
-            Self::Out(answer) => {
-                answer.poll_unpin(context).map(|answer| answer.unwrap_or_else(|_| Err(lost())))
-            }
-        }
-    }
-}
+pub(crate) type Sent = Pin<Box<dyn Future<Output = Result<Response<Chunks>, SeamError>>>>;
 
 /// Sends `request`, answers with the head, and reads the body; ends as soon as nobody waits for it.
 async fn exchange(request: Request<Bytes>, answered: oneshot::Sender<Result<Response<Chunks>, SeamError>>) {

@@ -4,20 +4,21 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use causeway::admin::BUNDLED;
-use causeway::gateway::Gateway;
+use causeway::gateway::{Gateway, Pushed};
 use causeway::platform::{
     Abilities, Clock, Entropy, Links, Log, Mailboxes, Platform, SeamError, Secrets, Timestamp,
 };
+use causeway::polled::Polled;
 use spin_sdk::variables;
 use spin_sdk::wasip3::clocks::monotonic_clock;
 use spin_sdk::wasip3::random::random;
 
 use crate::http::{Chunks, Outbound, Sent, start};
-use crate::instance;
 use crate::key_value::Kv;
 use crate::store::Sqlite;
 
@@ -34,6 +35,23 @@ const ABILITIES: Abilities = Abilities {
 
 /// Where a configuration lies that was bundled as a file (`files` in `spin.toml`).
 const FILE: &str = "/causeway.json";
+
+/// What the instance keeps between requests.
+static INSTANCE: Pushed = Pushed::new();
+
+thread_local! {
+    /// The mailboxes that are owned here.
+    static POLLED: Arc<Polled<Spin>> = Arc::default();
+}
+
+/// The gateway, for one request.
+pub(crate) async fn gateway() -> Gateway<Spin> {
+    INSTANCE.gateway(Spin).await
+}
+
+fn polled() -> Arc<Polled<Spin>> {
+    POLLED.with(Arc::clone)
+}
 
 /// The host. There is nothing to it but its functions.
 #[derive(Debug, Clone, Copy)]
@@ -85,15 +103,14 @@ impl Mailboxes for Spin {
     type Body = Chunks;
 
     fn place(&self) -> String {
-        instance::polled().place(self).to_owned()
+        polled().place(self).to_owned()
     }
 
     #[expect(refining_impl_trait, reason = "the type must be known without looking into what the owner does")]
     fn post(&self, key: &str, letter: Bytes) -> Posting {
         let key = key.to_owned();
         Box::pin(async move {
-            let gateway = Gateway::new(Self, instance::instance().await);
-            let (said, work) = instance::polled().post(gateway, &key, letter).await?;
+            let (said, work) = polled().post(gateway().await, &key, letter).await?;
             start(work).await;
             Ok(Chunks::Mailbox(said))
         })
@@ -103,12 +120,11 @@ impl Mailboxes for Spin {
 
     fn ask(&self, key: &str, request: http::Request<Bytes>) -> Sent {
         let key = key.to_owned();
-        Sent::Asked(Box::pin(async move {
-            let gateway = Gateway::new(Self, instance::instance().await);
-            let (answer, work) = instance::polled().ask(gateway, &key, request).await?;
+        Box::pin(async move {
+            let (answer, work) = polled().ask(gateway().await, &key, request).await?;
             start(work).await;
             Ok(answer.await?.map(|asked| Chunks::Link(Box::new(asked))))
-        }))
+        })
     }
 }
 

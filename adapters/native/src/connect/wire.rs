@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::{self, Message as Text, client::IntoClientRe
 use url::Url;
 
 use crate::http::Http;
+use crate::links::frame;
 
 const AGENT: &str = concat!("causeway/", env!("CARGO_PKG_VERSION"));
 /// How long setting up a connection may take.
@@ -123,9 +124,9 @@ impl Wire {
         // It ends by itself when nothing can be sent any more or nobody will say anything.
         tokio::spawn(async move {
             while let Some((_, _, message)) = outgoing.recv().await {
-                let mut fine = sink.feed(text(message)).await.is_ok();
+                let mut fine = sink.feed(frame(message)).await.is_ok();
                 while let Ok((_, _, message)) = outgoing.try_recv() {
-                    fine = fine && sink.feed(text(message)).await.is_ok();
+                    fine = fine && sink.feed(frame(message)).await.is_ok();
                 }
                 if !fine || sink.flush().await.is_err() {
                     return;
@@ -138,8 +139,8 @@ impl Wire {
                 let heard = match stream.next().await {
                     Some(Ok(Text::Binary(frame))) => Heard::Message(Message::Frame(frame)),
                     Some(Ok(Text::Text(text))) => match text.as_str() {
-                        "ping" => Heard::Message(Message::Ping),
-                        "pong" => Heard::Message(Message::Pong),
+                        pair::PING => Heard::Message(Message::Ping),
+                        pair::PONG => Heard::Message(Message::Pong),
                         _ => continue,
                     },
                     Some(Ok(Text::Ping(_) | Text::Pong(_) | Text::Frame(_))) => continue,
@@ -177,14 +178,6 @@ impl Wire {
     /// Closes it when what was said last has had a moment to be sent.
     pub(super) async fn close(self) {
         tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
-fn text(message: Message) -> Text {
-    match message {
-        Message::Frame(frame) => Text::Binary(frame),
-        Message::Ping => Text::text("ping"),
-        Message::Pong => Text::text("pong"),
     }
 }
 
