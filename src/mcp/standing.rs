@@ -221,7 +221,6 @@ pub fn begin<P: Platform>(mcp: &Mcp<P>, mailbox: &Mailbox<P>, stand: Stand) -> (
 }
 
 /// Keeps the streams of a session up until it ends or nobody wants them any more.
-#[expect(clippy::manual_async_fn, reason = "an `async fn` would keep its arguments twice")]
 pub fn run<P: Platform>(
     mcp: Mcp<P>,
     mailbox: Arc<Mailbox<P>>,
