@@ -42,28 +42,30 @@ const ERROR_BODY: usize = 64 * 1024;
 const MARK: &str = "cw-sampled.";
 const SEALED: &str = "sampled";
 
-/// The way to the gateway's models, for one caller.
-pub struct Models<P: Platform> {
+/// The way to the gateway's models, for one caller. It is as small as can be: all that waits has one.
+pub struct Models<P: Platform>(Arc<Way<P>>);
+
+struct Way<P: Platform> {
     jobs: UnboundedSender<Job<P>>,
     caller: Arc<str>,
 }
 
 impl<P: Platform> Clone for Models<P> {
     fn clone(&self) -> Self {
-        Self { jobs: self.jobs.clone(), caller: self.caller.clone() }
+        Self(self.0.clone())
     }
 }
 
 impl<P: Platform> Models<P> {
     /// The way that ends at the other end of `jobs`, for the caller of this name.
     pub fn new(jobs: UnboundedSender<Job<P>>, caller: &str) -> Self {
-        Self { jobs, caller: caller.into() }
+        Self(Arc::new(Way { jobs, caller: caller.into() }))
     }
 
     /// The same way, for the caller of this name.
     #[must_use]
     pub fn of(self, caller: &str) -> Self {
-        Self { caller: caller.into(), ..self }
+        Self::new(self.0.jobs.clone(), caller)
     }
 }
 
@@ -313,7 +315,7 @@ impl<P: Platform> Mcp<P> {
         let (guard, gone) = oneshot::channel();
         let to = To::Server { session: session.clone(), id: id.to_owned(), gone };
         let question = self.question(models, server, params.map(RawValue::to_owned), samples.asked);
-        if models.jobs.unbounded_send(Job::Ask(question, to)).is_ok() {
+        if models.0.jobs.unbounded_send(Job::Ask(question, to)).is_ok() {
             samples.open.push((id.get().to_owned(), guard));
         }
     }
@@ -348,7 +350,7 @@ impl<P: Platform> Mcp<P> {
         let (sender, receiver) = oneshot::channel();
         if let Some(models) = &self.models {
             let question = self.question(models, server, params.map(RawValue::to_owned), number);
-            let _ = models.jobs.unbounded_send(Job::Ask(question, To::Asker(sender)));
+            let _ = models.0.jobs.unbounded_send(Job::Ask(question, To::Asker(sender)));
         }
         Some(receiver)
     }
@@ -360,14 +362,14 @@ impl<P: Platform> Mcp<P> {
         params: Option<Box<RawValue>>,
         number: usize,
     ) -> Question {
-        Question { server: server.clone(), caller: models.caller.clone(), params, number }
+        Question { server: server.clone(), caller: models.0.caller.clone(), params, number }
     }
 
     /// Has the gateway's own server answer `message`; `None` where nobody works for it.
     pub(super) fn serve_own(&self, message: Bytes) -> Option<oneshot::Receiver<Served>> {
         let models = self.models.as_ref()?;
         let (sender, receiver) = oneshot::channel();
-        models.jobs.unbounded_send(Job::Serve(message, models.caller.clone(), sender)).ok()?;
+        models.0.jobs.unbounded_send(Job::Serve(message, models.0.caller.clone(), sender)).ok()?;
         Some(receiver)
     }
 
@@ -375,7 +377,7 @@ impl<P: Platform> Mcp<P> {
     pub(super) fn settled(&self, again: Box<Again>, result: Box<RawValue>) -> oneshot::Receiver<Came<P>> {
         let (sender, receiver) = oneshot::channel();
         if let Some(models) = &self.models {
-            let _ = models.jobs.unbounded_send(Job::Again(again, result, sender));
+            let _ = models.0.jobs.unbounded_send(Job::Again(again, result, sender));
         }
         receiver
     }
@@ -503,7 +505,7 @@ impl<P: Platform> Mcp<P> {
             return Err(too_large(&again.server, CARRIED));
         }
         let expires = self.platform.clock().now().after(self.plan.limits.park);
-        let sealed = self.sealer().await?.seal(SEALED, &models.caller, expires, &payload);
+        let sealed = self.sealer().await?.seal(SEALED, &models.0.caller, expires, &payload);
         let less = without(result, &["inputRequests", "requestState"]);
         let less = less.as_deref().unwrap_or("{}");
         let members = format!("\"inputRequests\":{},\"requestState\":\"{MARK}{sealed}\"", object(rest));
@@ -534,7 +536,7 @@ impl<P: Platform> Mcp<P> {
         let refuse = |text: &str| Fault::new(Kind::InvalidState, format!("params.requestState: {text}"));
         let now = self.platform.clock().now();
         let opened =
-            self.sealer().await?.open_long(SEALED, &models.caller, now, token, CARRIED + CARRIED / 2);
+            self.sealer().await?.open_long(SEALED, &models.0.caller, now, token, CARRIED + CARRIED / 2);
         let carried: Option<Carried> = opened.and_then(|payload| serde_json::from_slice(&payload).ok());
         let carried = carried.ok_or_else(|| {
             refuse("none that this gateway gave to you, or its time is up; start again: send the request without it")

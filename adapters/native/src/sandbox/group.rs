@@ -136,7 +136,11 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert_eq!(found.len(), 2);
-        let used = measure(&found);
+        // A child that is still becoming what it will be grows and shrinks between two looks.
+        let mut used = measure(&found);
+        while exact_memory(&found).unwrap() > used.memory && Instant::now() < until {
+            used = measure(&found);
+        }
         assert_eq!(used.tasks, 2);
         assert!(used.memory > 0 && used.memory < 64 << 20, "{used:?}");
         assert!(exact_memory(&found).unwrap() <= used.memory);
