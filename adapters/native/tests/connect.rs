@@ -342,8 +342,8 @@ async fn once_checks_everything_and_ends() {
     let (modern, legacy) =
         (Fixture::start(Options::modern("one")).await, Fixture::start(Options::legacy("two")).await);
     let mut edge = Edge::new().await;
-    let companion =
-        Companion::start(&edge.url(), &serving(&[("one", &modern), ("two", &legacy)]), &["--once"]);
+    let offered = serving(&[("one", &modern), ("two", &legacy)]);
+    let companion = Companion::start(&edge.url(), &offered, &["--once", "--allow", "ech*"]);
     edge.accept().await;
     while edge.step().await {}
     let (status, out, err) = companion.end().await;
@@ -352,6 +352,8 @@ async fn once_checks_everything_and_ends() {
         out.contains("NAME") && out.lines().filter(|line| line.contains(" tools, ")).count() == 2,
         "{out}"
     );
+    // And nothing that is not exposed.
+    assert!(out.contains("\none exposes echo\n") && out.contains("\ntwo exposes echo\n"), "{out}");
     assert_eq!(edge.closed.unwrap().code, ByeCode::Shutdown);
 }
 

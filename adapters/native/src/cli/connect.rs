@@ -199,7 +199,8 @@ fn report(checked: &[Checked], json: bool) -> Outcome {
                     "at": one.what,
                     "accepted": one.refused.is_none(),
                     "refused": one.refused,
-                    noun(one): one.has.as_ref().ok(),
+                    noun(one): one.has.as_ref().ok().and_then(Option::as_ref).map(Vec::len),
+                    "names": one.has.as_ref().ok(),
                     "error": one.has.as_ref().err(),
                     "ms": (ms(one) * 10.0).round() / 10.0,
                 })
@@ -215,7 +216,7 @@ fn report(checked: &[Checked], json: bool) -> Outcome {
                     Some(why) => why.clone(),
                 };
                 let here = match &one.has {
-                    Ok(Some(count)) => format!("{count} {}, {:.0} ms", noun(one), ms(one)),
+                    Ok(Some(names)) => format!("{} {}, {:.0} ms", names.len(), noun(one), ms(one)),
                     Ok(None) => format!("answers, {:.0} ms", ms(one)),
                     Err(why) => why.clone(),
                 };
@@ -223,6 +224,13 @@ fn report(checked: &[Checked], json: bool) -> Outcome {
             })
             .collect();
         print(&table(["NAME", "AT", "GATEWAY", "HERE"], &rows))?;
+        for one in checked {
+            if let Ok(Some(names)) = &one.has
+                && !names.is_empty()
+            {
+                print(&format!("\n{} exposes {}", one.offer.name(), names.join(", ")))?;
+            }
+        }
     }
     if checked.is_empty() {
         complain("the file offers nothing under this name");

@@ -41,8 +41,8 @@ pub struct Checked {
     pub what: String,
     /// Why the gateway does not take it.
     pub refused: Option<String>,
-    /// How many tools it has that are exposed, or models, where that can be asked; or why it does not answer.
-    pub has: Result<Option<usize>, String>,
+    /// The names of its tools that are exposed, or of its models, where they can be asked for; or why it does not answer.
+    pub has: Result<Option<Vec<String>>, String>,
     /// How long that took.
     pub took: Duration,
 }
@@ -96,8 +96,8 @@ pub(super) async fn all(
     checked
 }
 
-/// How many models there are.
-async fn models(kitchen: &Kitchen, provider: &Provider, offer: &Offer) -> Result<usize, String> {
+/// The models that there are.
+async fn models(kitchen: &Kitchen, provider: &Provider, offer: &Offer) -> Result<Vec<String>, String> {
     let there = Provider::new(&provider.name, provider.kind, Url::parse(BEHIND).map_err(|e| e.to_string())?);
     let path = address(&there, Place::Models, "").and_then(|address| Url::parse(&address).ok());
     let mut head = frame::Request::post(offer.clone(), path.as_ref().map_or("", Url::path));
@@ -115,7 +115,7 @@ async fn models(kitchen: &Kitchen, provider: &Provider, offer: &Offer) -> Result
         }
     }
     let list = serde_json::from_slice(&whole).map_err(|_| "its answer is no list of models".to_owned())?;
-    Ok(registry::listed(provider.kind, &list).len())
+    Ok(registry::listed(provider.kind, &list).iter().map(|model| super::view::plain(&model.name)).collect())
 }
 
 async fn tools(
@@ -123,7 +123,7 @@ async fn tools(
     server: &Server,
     offer: &Offer,
     allow: &Arc<[Glob]>,
-) -> Result<Option<usize>, String> {
+) -> Result<Option<Vec<String>>, String> {
     if server.transport == Transport::HttpSse {
         // Answers come on another stream; that there is one is enough here.
         let mut head = frame::Request::post(offer.clone(), "");
@@ -175,8 +175,8 @@ impl Asking<'_> {
         meta: Option<&Value>,
         session: Option<&str>,
         exposed: Option<&Exposed>,
-    ) -> Result<usize, String> {
-        let (mut count, mut cursor) = (0, None);
+    ) -> Result<Vec<String>, String> {
+        let (mut listed, mut cursor) = (Vec::new(), None);
         for _ in 0..MAX_PAGES {
             let mut params = json!({});
             if let (Some(params), Some(meta)) = (params.as_object_mut(), meta) {
@@ -188,15 +188,16 @@ impl Asking<'_> {
             let (_, answer) = self.say("tools/list", params, meta, session).await?;
             // A server without tools need not know the method.
             if answer.pointer("/error/code").and_then(Value::as_i64) == Some(-32601) && meta.is_none() {
-                return Ok(0);
+                return Ok(listed);
             }
             let tools =
                 answer.pointer("/result/tools").and_then(Value::as_array).ok_or_else(|| why(&answer))?;
             let names = tools.iter().filter_map(|tool| tool.get("name").and_then(Value::as_str));
-            count += names.filter(|name| exposed.is_none_or(|exposed| exposed.admits(name))).count();
+            let names = names.filter(|name| exposed.is_none_or(|exposed| exposed.admits(name)));
+            listed.extend(names.map(super::view::plain));
             match answer.pointer("/result/nextCursor") {
                 Some(next) if !next.is_null() => cursor = Some(next.clone()),
-                _ => return Ok(count),
+                _ => return Ok(listed),
             }
         }
         Err(format!("its list has more than {MAX_PAGES} pages"))
