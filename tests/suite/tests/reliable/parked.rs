@@ -203,15 +203,15 @@ async fn a_call_that_nobody_takes_up_is_cancelled_upstream_and_its_state_is_refu
 #[tokio::test]
 async fn a_call_that_is_taken_up_in_time_waits_anew() {
     let fixture = Fixture::start(Options::legacy("one").matrix()).await;
-    let park = json!({"limits": {"park": "2s"}});
+    let park = json!({"limits": {"park": "6s"}});
     let gateway = Gateway::start(with(serving(&[("one", &fixture)]), park)).await;
     let target = Target::new(gateway.url("/mcp/one"));
     let client = Modern::connect(&target, Able::all("2026-07-28")).await.unwrap();
     let params = call("ask_twice");
     let first = client.once("tools/call", params.clone()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    tokio::time::sleep(Duration::from_millis(3500)).await;
     let second = client.once("tools/call", next(&params, &first)).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    tokio::time::sleep(Duration::from_millis(3500)).await;
     let done = client.once("tools/call", next(&params, &second)).await.unwrap();
     assert!(text(&done).contains("wish"), "{}", done.answer);
     assert!(fixture.stopped().is_empty(), "{:?}", fixture.stopped());
